@@ -1,0 +1,1 @@
+"""The Bank: a ledger of integer amounts, holds for jobs, and the teller service."""

@@ -1,0 +1,1 @@
+"""The words everybody shares: jobs, slices, input sets, values, metrics. Pure."""

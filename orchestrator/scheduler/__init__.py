@@ -1,0 +1,1 @@
+"""The Scheduler: jobs and slices, and the DCP services around them."""

@@ -1,0 +1,1 @@
+"""Addresses, keystores, keystore files and where they are looked for."""

@@ -1,0 +1,1 @@
+"""The Worker: a supervisor, and sandboxes that are locked-down containers."""

