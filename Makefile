@@ -1,0 +1,47 @@
+# `make help` lists the targets. Every target does its own set-up and says what it does.
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run-local test lint format image bench clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Python environment and Docker Engine: installs what is missing
+	@scripts/setup.sh python docker
+
+run-local: ## the whole distributed computer here, with a demo job (ARGS="--no-demo --port 9001 …")
+	@scripts/setup.sh runtime docker
+	@$(PYTHON) -m sandbox_image.build
+	@exec $(VENV)/bin/dcp-orchestrator local $(ARGS)
+
+image: ## build the Evaluator image, print tag, id and size
+	@scripts/setup.sh runtime docker
+	@$(PYTHON) -m sandbox_image.build $(ARGS)
+
+test: ## all tests, against real containers and the official npm client (ARGS="-k name" selects)
+	@scripts/setup.sh python docker npm
+	@$(PYTHON) -m sandbox_image.build
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: ## ruff, mypy --strict, import walls
+	@scripts/setup.sh python
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: ## let ruff format and mend the code
+	@scripts/setup.sh python
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+clean: ## remove caches and local state (asks the Worker's containers to go, too)
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m orchestrator.worker.docker_runtime.sweep || true; fi
+	rm -rf .local build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove the Python environment and npm packages
+	rm -rf .venv tests/npm/node_modules

