@@ -1,0 +1,204 @@
+"""Deploys one job and follows it to its end.
+
+Speaks the same operations as the official client, in the same order: `submit@5`, subscriptions, compute groups, the
+upload of listed input, then events until `stop`; what is missing then is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator import kvin
+from orchestrator.errors import Fault, OrchestratorError
+from orchestrator.jobs import values, words
+from orchestrator.protocol.client import ClientConnection, DcpClient
+from orchestrator.wallet.keys import PrivateKey
+
+_LABELS = ("result", "status", "console", "error", "noprogress", "custom")
+_UPLOAD_BYTES = 1_000_000
+_ALPHABET = string.ascii_letters + string.digits
+
+
+class JobFailed(OrchestratorError):
+    """The Scheduler stopped the job before it was finished. `code` is the Scheduler's."""
+
+    code = "ECANCELLED"
+    fault = Fault.JOB
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers from `start` to `end`, both included, `step` apart."""
+
+    start: float
+    end: float
+    step: float = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"start": self.start, "end": self.end, "step": self.step}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What the Scheduler tells a job's owner. `data` is as on the wire; `value` is the decoded result of `result`."""
+
+    label: str
+    data: Mapping[str, Any]
+    value: Any = None
+
+
+class Job:
+    """A job before and while it runs. An object deploys once.
+
+    `work_function` is JavaScript source of a function of (input, *arguments).
+    """
+
+    def __init__(
+        self,
+        work_function: str,
+        inputs: Range | Sequence[Any],
+        arguments: Sequence[Any] = (),
+        *,
+        name: str = "",
+        slice_payment: float | None = None,
+    ) -> None:
+        self.id = "".join(secrets.choice(_ALPHABET) for _ in range(22))
+        self.work_function = work_function
+        self.inputs = inputs
+        self.arguments = tuple(arguments)
+        self.name = name or f"Ad-Hoc Job{self.id[-6:]}"
+        self.slice_payment = slice_payment
+        self.results: dict[int, Any] = {}
+        self._stopped: asyncio.Future[Mapping[str, Any]] | None = None
+        self._tokens: dict[str, str] = {}
+
+    async def exec(
+        self,
+        client: DcpClient,
+        config: Mapping[str, Any],
+        account: PrivateKey,
+        on_event: Callable[[JobEvent], None] = lambda _event: None,
+    ) -> list[Any]:
+        """Deploy, wait for the end, and return the results in slice order.
+
+        `config` is the Scheduler's (see `orchestrator.protocol.config.fetch_config`); `account` pays. A slice without a result is None.
+        Raises JobFailed when the Scheduler cancels the job. Under cancellation the job is cancelled at the Scheduler.
+        """
+        services = {name: entry["location"] for name, entry in config["scheduler"]["services"].items()}
+        self._stopped = asyncio.get_running_loop().create_future()
+        submit = client.connect(services["jobSubmit"])
+        try:
+            await submit.request("submit@5", self._submission(account), authorize=[account])
+            stop = await self._follow(client, services, submit, on_event)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OrchestratorError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await submit.request("cancelJob", {"job": self.id, "owner": account.address, "reason": "interrupted"})
+            raise
+        finally:
+            await submit.close()
+        if stop.get("runStatus") != words.RunStatus.FINISHED:
+            raise JobFailed(f"job {self.id} was stopped: {stop.get('reason')}", code=stop.get("code"))
+        return [self.results.get(number) for number in range(1, int(stop.get("sliceCount", len(self.results))) + 1)]
+
+    async def _follow(
+        self, client: DcpClient, services: Mapping[str, str], submit: ClientConnection, on_event: Callable[[JobEvent], None]
+    ) -> Mapping[str, Any]:
+        assert self._stopped is not None
+
+        async def handle(operation: str, data: Any) -> Any:
+            if operation == "event":
+                self._hear(data["event"]["data"], on_event)
+            return "success"
+
+        router = client.connect(services["eventRouter"], on_request=handle)
+        results = client.connect(services["resultSubmitter"])
+        try:
+            await router.request(
+                "subscribeMany",
+                {"reliableEvents": ["stop", "nofunds"], "optionalEvents": list(_LABELS), "options": {"filter": {"job": self.id}}},
+            )
+            groups = client.connect(services["computeGroups"])
+            await groups.request("addJobToGroups", {"job": self.id, "cgArray": [words.PUBLIC_GROUP]})
+            await groups.close()
+            if not isinstance(self.inputs, Range):
+                await self._upload(submit)
+                await results.request("closeJob", {"job": self.id})
+            stop = await self._stopped
+            if stop.get("runStatus") == words.RunStatus.FINISHED:
+                await self._fetch_missing(results, client.identity, int(stop["sliceCount"]))
+            return stop
+        finally:
+            await router.close()
+            await results.close()
+
+    def _submission(self, account: PrivateKey) -> dict[str, Any]:
+        offer = self.slice_payment
+        data: dict[str, Any] = {
+            "paymentAccount": account.address,
+            "workFunctionURI": values.encode_data_uri(self.work_function, ""),
+            "job": self.id,
+            "mvMultSlicePayment": 1 if offer is None else 0,
+            "absoluteSlicePayment": 0 if offer is None else offer,
+            "requirePath": [],
+            "dependencies": [],
+            "requirements": int(words.Capability.KVIN_V9),
+            "description": "",
+            "name": self.name,
+            "link": "",
+            "isOpen": False,
+            "worktime": {"name": "map-basic", "version": "^1.0.0", "custom": False},
+            "marshaledArguments": kvin.marshal([_argument(value) for value in self.arguments]),
+        }
+        if isinstance(self.inputs, Range):
+            data["dataRange"] = self.inputs.to_json()
+        return data
+
+    async def _upload(self, submit: ClientConnection) -> None:
+        """Send the listed input in piles of about a megabyte."""
+        pile: list[Any] = []
+        size = 0
+        for value in self.inputs if not isinstance(self.inputs, Range) else ():
+            pile.append(value)
+            size += len(kvin.stringify(value))
+            if size >= _UPLOAD_BYTES:
+                await submit.request("addSliceData", {"job": self.id, "dataValues": kvin.marshal(pile)})
+                pile, size = [], 0
+        if pile:
+            await submit.request("addSliceData", {"job": self.id, "dataValues": kvin.marshal(pile)})
+
+    def _hear(self, data: Mapping[str, Any], on_event: Callable[[JobEvent], None]) -> None:
+        label = data["eventName"]
+        value = None
+        if label == "result":
+            value = _decode(data["result"]["result"])
+            self.results[int(data["sliceNumber"])] = value
+        on_event(JobEvent(label, data, value))
+        if label == "stop" and self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(data)
+
+    async def _fetch_missing(self, results: ClientConnection, identity: PrivateKey, count: int) -> None:
+        missing = [number for number in range(1, count + 1) if number not in self.results]
+        if not missing:
+            return
+        found = await results.request(
+            "fetchResult", {"job": self.id, "owner": identity.address, "range": missing}, authorize=[identity]
+        )
+        for entry in found:
+            if entry:
+                self.results[int(entry["slice"])] = _decode(values.decode_uri_component(entry["value"]))
+
+
+def _argument(value: Any) -> dict[str, str]:
+    return {"string": kvin.stringify(value), "method": "kvin", "MIMEType": "application/x-kvin"}
+
+
+def _decode(uri: str) -> Any:
+    """The value behind a result URI. URLs are left as they are."""
+    return values.value_of_uri(uri) if uri.startswith("data:") else uri

@@ -1,0 +1,64 @@
+"""Every metric of the system, in one place: name, unit, meaning. Parts import the instruments they feed.
+
+Without a configured provider recording costs next to nothing. `collect_in_memory` installs one that a command can
+read back, as `local` does for its closing line.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, MetricsData, NumberDataPoint
+from opentelemetry.sdk.resources import Resource
+
+_meter = metrics.get_meter("dcp-orchestrator")
+
+slices_ended = _meter.create_counter(
+    "dcp.worker.slices", unit="{slice}", description="slices that left a sandbox, by outcome"
+)
+slice_cpu_time = _meter.create_counter(
+    "dcp.worker.slice.cpu_time", unit="s", description="CPU time that the kernel charged to slices"
+)
+slice_wall_time = _meter.create_histogram(
+    "dcp.worker.slice.wall_time", unit="s", description="wall time of a slice inside its sandbox"
+)
+sandboxes_ended = _meter.create_counter(
+    "dcp.worker.sandboxes", unit="{sandbox}", description="sandboxes that ended, by cause of death"
+)
+results_received = _meter.create_counter(
+    "dcp.scheduler.results", unit="{slice}", description="results that workers submitted, by verdict"
+)
+slices_leased = _meter.create_counter(
+    "dcp.scheduler.leases", unit="{slice}", description="slices handed out to workers"
+)
+
+
+class Readings:
+    """The totals of this process since `collect_in_memory`."""
+
+    def __init__(self, reader: InMemoryMetricReader) -> None:
+        self._reader = reader
+
+    def total(self, name: str) -> float:
+        """Sum of a counter over all its attributes; 0 when nothing was recorded yet."""
+        data = self._reader.get_metrics_data()
+        return sum(
+            point.value
+            for metric in _metrics_of(data)
+            if metric.name == name
+            for point in metric.data.data_points
+            if isinstance(point, NumberDataPoint)
+        )
+
+
+def _metrics_of(data: MetricsData | None) -> list[Metric]:
+    if data is None:
+        return []
+    return [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+
+
+def collect_in_memory(service: str) -> Readings:
+    """Install a provider for this process that keeps totals in memory. Call once, at start-up."""
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader], resource=Resource.create({"service.name": service})))
+    return Readings(reader)

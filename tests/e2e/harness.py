@@ -1,0 +1,209 @@
+"""Starts our commands and the official client as real processes, and reads what they print."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+HERE = pathlib.Path(__file__).parent
+COMMAND = pathlib.Path(sys.executable).parent / "dcp-orchestrator"
+
+
+class Command:
+    """One of our long-running commands. `lines` collects its stdout; `log` names the file with its stderr."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: pathlib.Path) -> None:
+        self.process = process
+        self.log = log
+        self.lines: list[str] = []
+
+    @classmethod
+    async def start(cls, *arguments: str, log: pathlib.Path, env: Mapping[str, str] | None = None) -> Command:
+        with log.open("ab") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                str(COMMAND), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=stderr,
+                env={**os.environ, **(env or {})}, limit=2**24,
+            )  # fmt: skip
+        return cls(process, log)
+
+    async def wait_for_line(self, prefix: str, *, within: float = 60.0) -> str:
+        """The next line that starts with `prefix`. Raises AssertionError with the log when the command ends first."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(within):
+            while line := (await self.process.stdout.readline()).decode():
+                self.lines.append(line.rstrip("\n"))
+                if line.startswith(prefix):
+                    return line.rstrip("\n")
+        raise AssertionError(f"ended before it printed {prefix!r}:\n{self.log.read_text()[-4000:]}")
+
+    async def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def stop(self, *, within: float = 60.0) -> int:
+        """SIGTERM, and wait for the soft shutdown. Returns the exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        assert self.process.stdout is not None
+        async with asyncio.timeout(within):
+            await self.process.stdout.read()
+            return await self.process.wait()
+
+
+@dataclasses.dataclass
+class ClientRun:
+    """What a program of the official client said, in order."""
+
+    status: int
+    said: list[tuple[str, Any]]
+    stderr: str
+
+    def all(self, name: str) -> list[Any]:
+        return [value for said, value in self.said if said == name]
+
+    def one(self, name: str) -> Any:
+        values = self.all(name)
+        assert len(values) == 1, f"{name!r} was said {len(values)} times: {self.said[-30:]}\n{self.stderr[-3000:]}"
+        return values[0]
+
+    def ok(self) -> ClientRun:
+        assert self.status == 0, f"client ended with {self.status}: {self.said[-10:]}\n{self.stderr[-3000:]}"
+        return self
+
+
+class Client:
+    """The official dcp-client in a process of its own; `say` lines can be awaited while it runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[tuple[str, Any]] = []
+
+    async def wait_for(self, name: str, *, count: int = 1, within: float = 60.0) -> Any:
+        """Read on until `name` has been said `count` times in all; the last value."""
+        async with asyncio.timeout(within):
+            while sum(said == name for said, _ in self.said) < count:
+                if not await self._read_line():
+                    raise AssertionError(f"client ended before it said {name!r}: {self.said[-10:]}\n{await self._stderr()}")
+        return [value for said, value in self.said if said == name][-1]
+
+    async def finish(self, *, within: float = 90.0) -> ClientRun:
+        async with asyncio.timeout(within):
+            while await self._read_line():
+                pass
+            stderr = await self._stderr()
+            return ClientRun(await self.process.wait(), self.said, stderr)
+
+    async def _read_line(self) -> bool:
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        if not line:
+            return False
+        with contextlib.suppress(ValueError):  # the client's own chatter
+            name, value = json.loads(line)
+            self.said.append((name, value))
+        return True
+
+    async def _stderr(self) -> str:
+        assert self.process.stderr is not None
+        return (await self.process.stderr.read()).decode(errors="replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wallet:
+    """A resource directory of the official client, with an identity and a bank account made by our own command."""
+
+    folder: pathlib.Path
+
+    @classmethod
+    async def create(cls, folder: pathlib.Path) -> Wallet:
+        for label in ("id", "default"):
+            process = await asyncio.create_subprocess_exec(
+                str(COMMAND), "keystore", "new", str(folder / f"{label}.keystore"), "--no-passphrase",
+                stdout=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            assert await process.wait() == 0
+        return cls(folder)
+
+
+@contextlib.asynccontextmanager
+async def client(
+    program: str, *, scheduler: str, wallet: Wallet, node: pathlib.Path, npm_modules: pathlib.Path
+) -> AsyncIterator[Client]:
+    """Run `program` (see client.cjs) with the official client; it is killed when the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        str(node), str(HERE / "client.cjs"), str(npm_modules),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**26,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(wallet.folder),
+            "DCP_RESOURCE_DIR": str(wallet.folder),
+            "DCP_SCHEDULER_LOCATION": scheduler,
+            "DCP_CLIENT_ALLOW_INSECURE_CONFIGURATION": "1",
+        },
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(program.encode("utf-8"))
+    process.stdin.close()
+    try:
+        yield Client(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+class CuttableProxy:
+    """A TCP relay on loopback in front of a port; `cut()` resets every connection that goes through it."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.connections: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[CuttableProxy]:
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+
+    def cut(self) -> int:
+        """Abort every open connection; how many there were."""
+        count = len(self.connections)
+        for writer in list(self.connections):
+            writer.transport.abort()
+        return count
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, upstream_writer}
+        self.connections |= both
+        try:
+            await asyncio.gather(_pump(reader, upstream_writer), _pump(upstream_reader, writer))
+        finally:
+            self.connections -= both
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError, OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
