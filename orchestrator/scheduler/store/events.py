@@ -1,0 +1,71 @@
+"""Rows of events: each stays until a client has acknowledged it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.scheduler.store.counters import reserve
+from orchestrator.scheduler.store.schema import events, slice_results
+
+CHUNK = 2000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """`body` is JSON text; a result event has none: it is the number of a slice, and `uri` is read from its row."""
+
+    job: int
+    label: str
+    number: int | None = None
+    body: str | None = None
+    uri: str | None = None
+    id: int = 0
+
+
+async def append(tx: AsyncConnection, fresh: Sequence[Event]) -> list[Event]:
+    """Queue events; the answer carries their ids, which grow in commit order."""
+    if not fresh:
+        return []
+    first = await reserve(tx, "event", len(fresh))
+    numbered = [Event(one.job, one.label, one.number, one.body, one.uri, id) for id, one in enumerate(fresh, first)]
+    rows = [
+        {"id": one.id, "job": one.job, "label": one.label, "number": one.number, "body": one.body} for one in numbered
+    ]
+    await tx.execute(sa.insert(events), rows)
+    return numbered
+
+
+async def queued(tx: AsyncConnection, job: int, label: str, after: int, limit: int) -> list[Event]:
+    """Unacknowledged events with an id greater than `after`, oldest first."""
+    query = (
+        sa.select(events.c.job, events.c.label, events.c.number, events.c.body, slice_results.c.uri, events.c.id)
+        .join_from(
+            events,
+            slice_results,
+            sa.and_(
+                events.c.label == "result",
+                slice_results.c.job == events.c.job,
+                slice_results.c.number == events.c.number,
+            ),
+            isouter=True,
+        )
+        .where(events.c.job == job, events.c.label == label, events.c.id > after)
+        .order_by(events.c.id)
+        .limit(limit)
+    )
+    return [Event(*row) for row in await tx.execute(query)]
+
+
+async def count(tx: AsyncConnection, job: int, label: str) -> int:
+    query = sa.select(sa.func.count()).select_from(events).where(events.c.job == job, events.c.label == label)
+    return int((await tx.execute(query)).scalar_one())
+
+
+async def delete(tx: AsyncConnection, ids: Iterable[int]) -> None:
+    items = list(ids)
+    for start in range(0, len(items), CHUNK):
+        await tx.execute(sa.delete(events).where(events.c.id.in_(items[start : start + CHUNK])))

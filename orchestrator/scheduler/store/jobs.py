@@ -1,0 +1,216 @@
+"""Rows of jobs: what never changes (`JobRecord`) apart from what every slice changes (`JobState`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.jobs.words import RunStatus
+from orchestrator.scheduler.estimates import Estimate
+from orchestrator.scheduler.lifecycle import DISTRIBUTABLE, Counts
+from orchestrator.scheduler.store.schema import job_groups, jobs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What was said at submit. `key` is 0 before the row exists."""
+
+    key: int
+    id: str
+    owner: str
+    payment_account: str
+    spec: Mapping[str, Any]
+    input_set: Mapping[str, Any] | None
+    local_exec: bool
+    slice_price: int
+    estimation_slices: int | None
+    created_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobState:
+    """What changes while a job lives."""
+
+    key: int
+    status: RunStatus
+    closed: bool
+    admitted: bool
+    counts: Counts
+    estimate: Estimate
+    estimation_slices: int | None
+    served_at: float = 0.0
+    ended_at: float | None = None
+    pile_digest: str | None = None
+    stop_code: str | None = None
+    stop_reason: str | None = None
+    last_error: str | None = None
+
+
+_COUNTS = tuple(field.name for field in dataclasses.fields(Counts))
+_ESTIMATE = tuple(field.name for field in dataclasses.fields(Estimate))
+_PLAIN = (
+    "status", "closed", "admitted", "served_at", "ended_at", "pile_digest", "stop_code", "stop_reason", "last_error",
+)  # fmt: skip
+_STATE_COLUMNS = [jobs.c[name] for name in ("key", *_PLAIN, "estimation_slices", *_COUNTS, *_ESTIMATE)]
+_RECORD_COLUMNS = [
+    jobs.c[name]
+    for name in (
+        "key", "id", "owner", "payment_account", "spec", "input_set", "local_exec", "slice_price", "estimation_slices",
+        "created_at",
+    )
+]  # fmt: skip
+_SAVE = (
+    sa.update(jobs)
+    .where(jobs.c.key == sa.bindparam("job_key"))
+    .values({name: sa.bindparam(f"new_{name}") for name in (*_PLAIN, *_COUNTS, *_ESTIMATE)})
+)
+
+
+async def insert(tx: AsyncConnection, record: JobRecord, state: JobState) -> int:
+    """Add a job; the answer is its key."""
+    values = _state_values(state) | {
+        "id": record.id,
+        "owner": record.owner,
+        "payment_account": record.payment_account,
+        "spec": json.dumps(record.spec),
+        "input_set": None if record.input_set is None else json.dumps(record.input_set),
+        "local_exec": record.local_exec,
+        "slice_price": str(record.slice_price),
+        "estimation_slices": record.estimation_slices,
+        "created_at": record.created_at,
+    }
+    key = (await tx.execute(sa.insert(jobs).values(values).returning(jobs.c.key))).scalar_one()
+    return int(key)
+
+
+async def record_by_id(tx: AsyncConnection, job_id: str) -> JobRecord | None:
+    row = (await tx.execute(sa.select(*_RECORD_COLUMNS).where(jobs.c.id == job_id))).mappings().first()
+    return None if row is None else _record(row)
+
+
+async def records(tx: AsyncConnection, keys: Iterable[int]) -> list[JobRecord]:
+    rows = await tx.execute(sa.select(*_RECORD_COLUMNS).where(jobs.c.key.in_(list(keys))))
+    return [_record(row) for row in rows.mappings()]
+
+
+async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False) -> dict[int, JobState]:
+    """Current states by key; with `lock` no other transaction changes them before this one ends."""
+    query = sa.select(*_STATE_COLUMNS).where(jobs.c.key.in_(sorted(keys))).order_by(jobs.c.key)
+    rows = await tx.execute(query.with_for_update() if lock else query)
+    return {state.key: state for state in map(_state, rows.mappings())}
+
+
+async def distributable(tx: AsyncConnection, limit: int) -> list[JobState]:
+    """Jobs that have slices waiting for a worker, the longest unserved first."""
+    waiting = jobs.c.total - jobs.c.cursor + jobs.c.ready
+    query = (
+        sa.select(*_STATE_COLUMNS)
+        .where(jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]), waiting > 0)
+        .order_by(jobs.c.served_at, jobs.c.key)
+        .limit(limit)
+    )
+    return [_state(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def save(tx: AsyncConnection, changed: Sequence[JobState]) -> None:
+    if changed:
+        rows = [
+            {"job_key": state.key} | {f"new_{name}": value for name, value in _state_values(state).items()}
+            for state in changed
+        ]
+        await tx.execute(_SAVE, rows)
+
+
+async def join_groups(tx: AsyncConnection, key: int, group_ids: Iterable[str]) -> None:
+    known = await groups(tx, [key])
+    fresh = set(group_ids) - known.get(key, frozenset())
+    if fresh:
+        await tx.execute(sa.insert(job_groups), [{"job": key, "group_id": group} for group in sorted(fresh)])
+
+
+async def groups(tx: AsyncConnection, keys: Iterable[int]) -> dict[int, frozenset[str]]:
+    found: dict[int, set[str]] = {}
+    query = sa.select(job_groups.c.job, job_groups.c.group_id).where(job_groups.c.job.in_(list(keys)))
+    for key, group in await tx.execute(query):
+        found.setdefault(key, set()).add(group)
+    return {key: frozenset(names) for key, names in found.items()}
+
+
+async def listing(
+    tx: AsyncConnection,
+    *,
+    owner: str | None,
+    job_id: str | None,
+    statuses: Sequence[str] | None,
+    created_from: float | None = None,
+    created_to: float | None = None,
+    limit: int = 1000,
+) -> list[tuple[JobRecord, JobState]]:
+    """Jobs for a report, newest first."""
+    columns = {column.name: column for column in (*_RECORD_COLUMNS, *_STATE_COLUMNS)}
+    query = sa.select(*columns.values()).order_by(jobs.c.key.desc()).limit(limit)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
+    if job_id is not None:
+        query = query.where(jobs.c.id == job_id)
+    if statuses is not None:
+        query = query.where(jobs.c.status.in_(list(statuses)))
+    if created_from is not None:
+        query = query.where(jobs.c.created_at >= created_from)
+    if created_to is not None:
+        query = query.where(jobs.c.created_at <= created_to)
+    return [(_record(row), _state(row)) for row in (await tx.execute(query)).mappings()]
+
+
+async def of_account(tx: AsyncConnection, payment_account: str) -> list[str]:
+    """Ids of the account's jobs that have not ended."""
+    query = sa.select(jobs.c.id).where(jobs.c.payment_account == payment_account, jobs.c.ended_at.is_(None))
+    return list((await tx.execute(query)).scalars())
+
+
+def _record(row: Mapping[Any, Any]) -> JobRecord:
+    return JobRecord(
+        key=row["key"],
+        id=row["id"],
+        owner=row["owner"],
+        payment_account=row["payment_account"],
+        spec=json.loads(row["spec"]),
+        input_set=None if row["input_set"] is None else json.loads(row["input_set"]),
+        local_exec=row["local_exec"],
+        slice_price=int(row["slice_price"]),
+        estimation_slices=row["estimation_slices"],
+        created_at=row["created_at"],
+    )
+
+
+def _state(row: Mapping[Any, Any]) -> JobState:
+    return JobState(
+        key=row["key"],
+        status=RunStatus(row["status"]),
+        closed=row["closed"],
+        admitted=row["admitted"],
+        counts=Counts(*(row[name] for name in _COUNTS)),
+        estimate=Estimate(*(row[name] for name in _ESTIMATE)),
+        estimation_slices=row["estimation_slices"],
+        served_at=row["served_at"],
+        ended_at=row["ended_at"],
+        pile_digest=row["pile_digest"],
+        stop_code=row["stop_code"],
+        stop_reason=row["stop_reason"],
+        last_error=row["last_error"],
+    )
+
+
+def _state_values(state: JobState) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
+    values["status"] = str(state.status)
+    for name in _COUNTS:
+        values[name] = getattr(state.counts, name)
+    for name in _ESTIMATE:
+        values[name] = getattr(state.estimate, name)
+    return values

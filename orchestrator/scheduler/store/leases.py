@@ -1,0 +1,69 @@
+"""Rows of leases: one per answered `requestTask`, however many slices and jobs it covers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.scheduler.store.counters import reserve
+from orchestrator.scheduler.store.schema import leases
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    """`id` is the fencing token's number, `token` its unguessable part."""
+
+    id: int
+    token: str
+    worker: str
+    peer: str
+    payment_address: str | None
+    expires_at: float
+    ended: bool = False
+
+
+async def insert(
+    tx: AsyncConnection, *, token: str, worker: str, peer: str, payment_address: str | None, expires_at: float
+) -> Lease:
+    lease = Lease(await reserve(tx, "lease", 1), token, worker, peer, payment_address, expires_at)
+    await tx.execute(sa.insert(leases).values(dataclasses.asdict(lease)))
+    return lease
+
+
+async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:
+    rows = await tx.execute(sa.select(leases).where(leases.c.id.in_(list(ids))))
+    return {row["id"]: Lease(**row) for row in rows.mappings()}
+
+
+async def held_by(tx: AsyncConnection, worker: str, peer: str) -> list[int]:
+    """Leases of a worker that have not ended. Only the identity that took them counts."""
+    query = sa.select(leases.c.id).where(leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False))
+    return list((await tx.execute(query)).scalars())
+
+
+async def renew(tx: AsyncConnection, ids: Iterable[int], expires_at: float) -> None:
+    where = (leases.c.id.in_(sorted(ids)), leases.c.ended.is_(False), leases.c.expires_at < expires_at)
+    await tx.execute(sa.update(leases).where(*where).values(expires_at=expires_at))
+
+
+async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:
+    query = sa.select(leases).where(leases.c.ended.is_(False), leases.c.expires_at <= now).limit(limit)
+    return [Lease(**row) for row in (await tx.execute(query.order_by(leases.c.expires_at))).mappings()]
+
+
+async def next_expiry(tx: AsyncConnection) -> float | None:
+    query = sa.select(sa.func.min(leases.c.expires_at)).where(leases.c.ended.is_(False))
+    expiry = (await tx.execute(query)).scalar()
+    return None if expiry is None else float(expiry)
+
+
+async def end(tx: AsyncConnection, ids: Iterable[int]) -> None:
+    await tx.execute(sa.update(leases).where(leases.c.id.in_(list(ids))).values(ended=True))
+
+
+async def forget(tx: AsyncConnection, before: float) -> None:
+    """Drop leases that ended and expired long ago."""
+    await tx.execute(sa.delete(leases).where(leases.c.ended.is_(True), leases.c.expires_at < before))

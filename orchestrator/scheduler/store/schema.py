@@ -1,0 +1,152 @@
+"""Tables of the Scheduler. Jobs have an internal integer key, so that slice rows stay small."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from orchestrator.database import metadata
+
+# SQLite gives rowids (and with them cheap keys) only to columns spelt INTEGER.
+Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("key", Key, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("owner", sa.Text, nullable=False, index=True),
+    sa.Column("payment_account", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    # What never changes after submit, as JSON: code, arguments, requirements, public text, result storage.
+    sa.Column("spec", sa.Text, nullable=False),
+    # {dataRange} or {dataPattern, sliceCount} as JSON; null when inputs are listed in `slice_inputs`.
+    sa.Column("input_set", sa.Text),
+    sa.Column("closed", sa.Boolean, nullable=False),
+    sa.Column("admitted", sa.Boolean, nullable=False),
+    sa.Column("local_exec", sa.Boolean, nullable=False),
+    # Integer of 10^-18 DCC as decimal text: 64 bit end at 9.2 DCC.
+    sa.Column("slice_price", sa.Text, nullable=False),
+    # null: all slices belong to the estimation
+    sa.Column("estimation_slices", sa.Integer),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("cursor", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("ready", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("leased", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("accepted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("measured", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cpu_ms", sa.Float, nullable=False, server_default="0"),
+    sa.Column("wall_ms", sa.Float, nullable=False, server_default="0"),
+    sa.Column("gpu_ms", sa.Float, nullable=False, server_default="0"),
+    sa.Column("in_bytes", sa.Float, nullable=False, server_default="0"),
+    sa.Column("out_bytes", sa.Float, nullable=False, server_default="0"),
+    # The last pile of listed inputs: a pile that is sent again after a lost answer is recognised by it.
+    sa.Column("pile_digest", sa.Text),
+    sa.Column("stop_code", sa.Text),
+    sa.Column("stop_reason", sa.Text),
+    sa.Column("last_error", sa.Text),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("served_at", sa.Float, nullable=False, server_default="0"),
+    sa.Column("ended_at", sa.Float),
+    sa.Index("ix_jobs_status", "status"),
+)
+
+job_groups = sa.Table(
+    "job_groups",
+    metadata,
+    sa.Column("job", Key, sa.ForeignKey("jobs.key", ondelete="CASCADE"), primary_key=True),
+    sa.Column("group_id", sa.Text, primary_key=True),
+)
+
+slice_inputs = sa.Table(
+    "slice_inputs",
+    metadata,
+    sa.Column("job", Key, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("uri", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Only slices that were leased at least once have a row.
+slices = sa.Table(
+    "slices",
+    metadata,
+    sa.Column("job", Key, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("lease", Key, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    # since when it waits again
+    sa.Column("ready_at", sa.Float),
+    sa.Index(
+        "ix_slices_ready",
+        "job",
+        "number",
+        sqlite_where=sa.text("state = 'ready'"),
+        postgresql_where=sa.text("state = 'ready'"),
+    ),
+    sa.Index(
+        "ix_slices_leased",
+        "lease",
+        sqlite_where=sa.text("state = 'leased'"),
+        postgresql_where=sa.text("state = 'leased'"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+slice_results = sa.Table(
+    "slice_results",
+    metadata,
+    sa.Column("job", Key, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("uri", sa.Text, nullable=False),
+    sa.Column("lease", Key, nullable=False),
+    sa.Column("accepted_at", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+slice_failures = sa.Table(
+    "slice_failures",
+    metadata,
+    sa.Column("job", Key, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("failed_at", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("id", Key, primary_key=True, autoincrement=False),
+    # Unguessable; a report must carry it.
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("worker", sa.Text, nullable=False, index=True),
+    sa.Column("peer", sa.Text, nullable=False),
+    sa.Column("payment_address", sa.Text),
+    sa.Column("expires_at", sa.Float, nullable=False, index=True),
+    # Kept for a while after its end, so that a repeated report still gets the right answer.
+    sa.Column("ended", sa.Boolean, nullable=False),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", Key, primary_key=True, autoincrement=False),
+    sa.Column("job", Key, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    # A result event is only this reference to `slice_results`.
+    sa.Column("number", sa.BigInteger),
+    sa.Column("body", sa.Text),
+    sa.Index("ix_events_queue", "job", "label", "id"),
+)
+
+# Numbers that only grow and are handed out in commit order (leases, events).
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)

@@ -1,0 +1,232 @@
+"""Rows of slices: inputs, life cycle, results, failures. Whole sets per statement."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.scheduler.lifecycle import Slice, SliceState
+from orchestrator.scheduler.store.schema import leases, slice_failures, slice_inputs, slice_results, slices
+
+CHUNK = 2000
+"""values per IN list: databases bound the number of parameters"""
+
+_SLICE = (slices.c.number, slices.c.state, slices.c.lease, slices.c.failures, slices.c.losses)
+_SAVE = (
+    sa.update(slices)
+    .where(slices.c.job == sa.bindparam("of_job"), slices.c.number == sa.bindparam("of_number"))
+    .values(
+        state=sa.bindparam("new_state"),
+        lease=sa.bindparam("new_lease"),
+        failures=sa.bindparam("new_failures"),
+        losses=sa.bindparam("new_losses"),
+        ready_at=sa.bindparam("new_ready_at"),
+    )
+)
+
+
+def _chunks(numbers: Iterable[int]) -> Iterator[list[int]]:
+    items = list(numbers)
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+async def add_inputs(tx: AsyncConnection, job: int, first: int, uris: Sequence[str]) -> None:
+    """Listed inputs `first`, `first + 1`, …"""
+    if uris:
+        rows = [{"job": job, "number": number, "uri": uri} for number, uri in enumerate(uris, first)]
+        await tx.execute(sa.insert(slice_inputs), rows)
+
+
+async def inputs(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for chunk in _chunks(numbers):
+        query = sa.select(slice_inputs.c.number, slice_inputs.c.uri).where(
+            slice_inputs.c.job == job, slice_inputs.c.number.in_(chunk)
+        )
+        found.update({number: uri for number, uri in await tx.execute(query)})
+    return found
+
+
+async def load(tx: AsyncConnection, job: int, numbers: Iterable[int], *, lock: bool = True) -> dict[int, Slice]:
+    found: dict[int, Slice] = {}
+    for chunk in _chunks(numbers):
+        query = sa.select(*_SLICE).where(slices.c.job == job, slices.c.number.in_(chunk))
+        found.update(_read(await tx.execute(query.with_for_update() if lock else query)))
+    return found
+
+
+def _read(rows: Iterable[sa.Row[tuple[int, str, int, int, int]]]) -> dict[int, Slice]:
+    return {
+        number: Slice(number, SliceState(state), lease, failures, losses)
+        for number, state, lease, failures, losses in rows
+    }
+
+
+async def mark_accepted(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> None:
+    for chunk in _chunks(numbers):
+        where = (slices.c.job == job, slices.c.number.in_(chunk))
+        await tx.execute(sa.update(slices).where(*where).values(state=SliceState.ACCEPTED.value, ready_at=None))
+
+
+async def save(tx: AsyncConnection, job: int, changed: Iterable[Slice], now: float) -> None:
+    rows = [
+        {
+            "of_job": job,
+            "of_number": one.number,
+            "new_state": one.state.value,
+            "new_lease": one.lease,
+            "new_failures": one.failures,
+            "new_losses": one.losses,
+            "new_ready_at": now if one.state is SliceState.READY else None,
+        }
+        for one in changed
+    ]
+    if rows:
+        await tx.execute(_SAVE, rows)
+
+
+async def lease_fresh(tx: AsyncConnection, job: int, first: int, count: int, lease: int) -> None:
+    """Rows for slices that are leased for the first time."""
+    state = SliceState.LEASED.value
+    rows = [{"job": job, "number": number, "state": state, "lease": lease} for number in range(first, first + count)]
+    await tx.execute(sa.insert(slices), rows)
+
+
+async def take_ready(
+    tx: AsyncConnection, job: int, limit: int, *, worker: str, failed_elsewhere_before: float
+) -> list[Slice]:
+    """Slices that wait again, lowest number first. One that this worker failed is left to others unless it has been
+    waiting since before `failed_elsewhere_before`."""
+    failed_here = (
+        sa.select(slice_failures.c.number)
+        .where(
+            slice_failures.c.job == slices.c.job,
+            slice_failures.c.number == slices.c.number,
+            slice_failures.c.worker == worker,
+        )
+        .exists()
+    )
+    query = (
+        sa.select(*_SLICE)
+        .where(
+            slices.c.job == job,
+            slices.c.state == sa.literal_column("'ready'"),
+            sa.or_(slices.c.ready_at <= failed_elsewhere_before, ~failed_here),
+        )
+        .order_by(slices.c.number)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(_read(await tx.execute(query)).values())
+
+
+async def lease_again(tx: AsyncConnection, job: int, numbers: Iterable[int], lease: int) -> None:
+    for chunk in _chunks(numbers):
+        where = (slices.c.job == job, slices.c.number.in_(chunk))
+        await tx.execute(
+            sa.update(slices).where(*where).values(state=SliceState.LEASED.value, lease=lease, ready_at=None)
+        )
+
+
+async def leased_under(tx: AsyncConnection, lease_ids: Iterable[int]) -> list[tuple[int, int, int]]:
+    """(job, number, lease) of every slice that is out under these leases."""
+    found: list[tuple[int, int, int]] = []
+    for chunk in _chunks(lease_ids):
+        query = sa.select(slices.c.job, slices.c.number, slices.c.lease).where(
+            slices.c.lease.in_(chunk), slices.c.state == sa.literal_column("'leased'")
+        )
+        found.extend((job, number, lease) for job, number, lease in await tx.execute(query))
+    return found
+
+
+async def leases_without_slices(tx: AsyncConnection, lease_ids: Iterable[int]) -> set[int]:
+    """Those of the given leases under which nothing is out any more."""
+    wanted = set(lease_ids)
+    return wanted - {lease for _, _, lease in await leased_under(tx, wanted)}
+
+
+async def workers_holding(tx: AsyncConnection, job: int) -> set[str]:
+    query = (
+        sa.select(leases.c.worker)
+        .distinct()
+        .join(slices, slices.c.lease == leases.c.id)
+        .where(slices.c.job == job, slices.c.state == sa.literal_column("'leased'"))
+    )
+    return set((await tx.execute(query)).scalars())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    number: int
+    uri: str
+    lease: int
+
+
+async def add_results(tx: AsyncConnection, job: int, results: Sequence[Result], now: float) -> None:
+    if results:
+        rows = [
+            {"job": job, "number": one.number, "uri": one.uri, "lease": one.lease, "accepted_at": now}
+            for one in results
+        ]
+        await tx.execute(sa.insert(slice_results), rows)
+
+
+async def results(
+    tx: AsyncConnection, job: int, numbers: Iterable[int] | None, limit: int | None = None
+) -> list[tuple[int, str]]:
+    """(slice number, URI) of accepted results, in slice order; all of the job when `numbers` is None."""
+    query = (
+        sa.select(slice_results.c.number, slice_results.c.uri)
+        .where(slice_results.c.job == job)
+        .order_by(slice_results.c.number)
+        .limit(limit)
+    )
+    if numbers is None:
+        return [(number, uri) for number, uri in await tx.execute(query)]
+    found: list[tuple[int, str]] = []
+    for chunk in _chunks(sorted(set(numbers))):
+        rows = await tx.execute(query.where(slice_results.c.number.in_(chunk)))
+        found.extend((number, uri) for number, uri in rows)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    number: int
+    worker: str
+    reason: str
+
+
+async def add_failures(tx: AsyncConnection, job: int, failures: Sequence[Failure], now: float) -> None:
+    """Remember who failed what; a worker's newest failure of a slice replaces its older one."""
+    if not failures:
+        return
+    newest = {(one.number, one.worker): one for one in failures}
+    await tx.execute(
+        sa.delete(slice_failures).where(
+            slice_failures.c.job == job,
+            slice_failures.c.number == sa.bindparam("of_number"),
+            slice_failures.c.worker == sa.bindparam("of_worker"),
+        ),
+        [{"of_number": number, "of_worker": worker} for number, worker in newest],
+    )
+    rows = [
+        {"job": job, "number": one.number, "worker": one.worker, "reason": one.reason[:500], "failed_at": now}
+        for one in newest.values()
+    ]
+    await tx.execute(sa.insert(slice_failures), rows)
+
+
+async def story(tx: AsyncConnection, job: int, number: int) -> Mapping[str, object]:
+    """Everything that is known of one slice."""
+    piece = (await load(tx, job, [number], lock=False)).get(number)
+    query = sa.select(slice_failures.c.worker, slice_failures.c.reason, slice_failures.c.failed_at).where(
+        slice_failures.c.job == job, slice_failures.c.number == number
+    )
+    failures = [dict(row) for row in (await tx.execute(query)).mappings()]
+    text = f"slice {number} was never given to a worker" if piece is None else piece.story()
+    return {"slice": number, "story": text, "failures": failures}
