@@ -1,0 +1,142 @@
+"""Names that all parts share: job ids, run states, capabilities, slice metrics, compute groups and their proofs."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from typing import Any, Final, NewType
+
+from eth_hash.auto import keccak
+
+from orchestrator.errors import InvalidInput
+
+#: 22 characters of [A-Za-z0-9], made by the client.
+JobId = NewType("JobId", str)
+
+_JOB_ID = re.compile(r"[A-Za-z0-9]{22}")
+
+
+def parse_job_id(text: Any, field: str = "job") -> JobId:
+    """Check a job id from outside. Raises InvalidInput, naming `field`."""
+    if not isinstance(text, str) or _JOB_ID.fullmatch(text) is None:
+        raise InvalidInput(f"{field} {text!r:.60} is not a job id of 22 letters and digits")
+    return JobId(text)
+
+
+class RunStatus(enum.StrEnum):
+    """State of a job, in the words that clients know."""
+
+    NEW = "new"
+    ESTIMATION = "estimation"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    CORRUPTED = "corrupted"
+
+    @property
+    def is_final(self) -> bool:
+        """No slice of such a job is ever handed out again."""
+        return self in _FINAL
+
+
+_FINAL: Final = frozenset({RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.CORRUPTED})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SliceMetrics:
+    """What one slice used, measured from outside the sandbox."""
+
+    cpu_time_s: float
+    wall_time_s: float
+    bytes_in: int
+    bytes_out: int
+    peak_memory_bytes: int
+    gpu_time_s: float = 0.0
+
+
+class Capability(enum.IntFlag):
+    """What a worker's engine offers and a job requires: the bit mask of dcp-client 5.6.1.
+
+    A job asks for KVIN_V9 always; a Node evaluator offers FDLIBM | KVIN_V9 = 80.
+    """
+
+    V8 = 1
+    SPIDERMONKEY = 2
+    BROWSER = 4
+    OFFSCREEN_CANVAS = 8
+    FDLIBM = 16
+    WEBGPU = 32
+    KVIN_V9 = 64
+
+    @classmethod
+    def parse(cls, mask: Any, field: str) -> Capability:
+        """A mask from outside; bits without a name are kept. Raises InvalidInput, naming `field`."""
+        if type(mask) is not int or not 0 <= mask < 2**31:
+            raise InvalidInput(f"{field} {mask!r:.40} is not a bit mask of capabilities")
+        return cls(mask)
+
+
+#: The group that everybody may join, as an untouched `job.computeGroups` of dcp-client 5.6.1 sends it.
+PUBLIC_GROUP: Final[dict[str, Any]] = {
+    "opaqueId": "WHhetL7mj1w1mw1XV6dxyC",
+    "id": 1,
+    "name": "Public Compute Group (open access)",
+    "joinKey": "public",
+    "joinHash": "",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupDescriptor:
+    """How a client or a worker names a compute group it wants to join: a key with a proof, or a number."""
+
+    join_key: str | None = None
+    join_hash_hash: str | None = None
+    id: int | None = None
+    opaque_id: str | None = None
+
+    @property
+    def is_public(self) -> bool:
+        return self.id == 1 or self.join_key == "public" or self.opaque_id == PUBLIC_GROUP["opaqueId"]
+
+    def proves(self, secret_join_hash: str, dcpsid: str) -> bool:
+        """Whether the sender knew the group's join hash, on the connection with this session id."""
+        return self.join_hash_hash is not None and self.join_hash_hash == join_hash_hash(dcpsid, secret_join_hash)
+
+
+def parse_group(descriptor: Any, field: str) -> GroupDescriptor:
+    """A descriptor from outside (`cgArray[i]`, `workerComputeGroups[i]`). Raises InvalidInput, naming `field`."""
+    if not isinstance(descriptor, dict):
+        raise InvalidInput(f"{field} is not an object that describes a compute group")
+    kinds = {"joinKey": str, "joinHashHash": str, "opaqueId": str, "id": int}
+    for name, kind in kinds.items():
+        value = descriptor.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise InvalidInput(f"{field}.{name} {value!r:.40} is not of type {kind.__name__}")
+    if descriptor.get("joinKey") is None and descriptor.get("id") is None and descriptor.get("opaqueId") is None:
+        raise InvalidInput(f"{field} names no group: it needs joinKey or id")
+    return GroupDescriptor(
+        descriptor.get("joinKey"), descriptor.get("joinHashHash"), descriptor.get("id"), descriptor.get("opaqueId")
+    )
+
+
+def eh1(text: str) -> str:
+    """The salted hash of group proofs: keccak of the text as an Ethereum signed message."""
+    data = text.encode()
+    return "eh1-" + keccak(b"\x19Ethereum Signed Message:\n%d%b" % (len(data), data)).hex()
+
+
+def join_hash(join_key: str, join_secret: str) -> str:
+    """What a group keeps of its secret."""
+    return eh1(f"{join_key} {join_secret}")
+
+
+def join_hash_hash(dcpsid: str, group_join_hash: str) -> str:
+    """What travels: the join hash bound to one connection by its session id."""
+    return eh1(dcpsid + group_join_hash)
+
+
+#: The public group has no secret; workers prove it with the text that JavaScript makes of that (observed with 5.6.1).
+PUBLIC_JOIN_HASH: Final = join_hash("public", "undefined")
