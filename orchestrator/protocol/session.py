@@ -1,0 +1,601 @@
+"""A DCP session, both roles, without I/O: events in, actions out.
+
+Each direction is stop-and-wait: one message is on deck until its ack comes, and the ack brings the nonce for the next.
+What is queued meanwhile leaves as one batch. A session outlives its transport: after a reconnect both sides repeat
+their last ack, which either releases the other's message on deck or tells it to send that message again. So every
+message arrives exactly once and in order, as long as one of the two remembers the session.
+
+The initiator is the client, the target the server. The shell opens transports, opens envelopes (`signing`), carries out
+the actions in order, and calls `handle(Tick(), now)` every few seconds. `now` is the time of day in seconds.
+
+Facts about the reference's behaviour were observed with dcp-client 5.6.1 and 4.4.29.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeGuard
+
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.protocol import js_json, messages, signing
+from orchestrator.protocol.authorization import authorized_resources
+from orchestrator.protocol.errors import Congested, ConnectionClosed, PeerChanged
+from orchestrator.protocol.messages import OutgoingRequest, OutgoingResponse
+from orchestrator.protocol.outbox import OnDeck, Outbox, Outgoing
+from orchestrator.protocol.tokens import MakeToken
+from orchestrator.protocol.validity import InvalidRequestTime, Stamps
+from orchestrator.protocol.vocabulary import (
+    Action,
+    Answer,
+    Answered,
+    Ask,
+    Close,
+    Closed,
+    DropTransport,
+    Ended,
+    Event,
+    Flush,
+    IncomingRequest,
+    Opened,
+    Received,
+    Requested,
+    Respond,
+    Role,
+    Send,
+    SessionLimits,
+    SessionStatistics,
+    State,
+    Tick,
+    TransportDown,
+    TransportUp,
+)
+from orchestrator.wallet import keys
+
+_LONGEST_TOKEN = 256
+# Both halves go into our own texts without escapes.
+_SID = re.compile(r"[0-9A-Za-z_-]{8,128}")
+_KEEPALIVE_ANSWER = {"success": True}
+# Milliseconds since 1970 would be beyond this many seconds.
+_LATEST_TIME = 1e11
+
+
+@dataclass(slots=True)
+class _LastAck:
+    token: str
+    message_id: str
+    nonce: str
+    dcpsid: str | None
+    frame: str
+    transport: int
+
+
+class Session:
+    """One end of a session. See the module's docstring."""
+
+    def __init__(
+        self,
+        role: Role,
+        key: keys.PrivateKey,
+        *,
+        make_token: MakeToken,
+        stamps: Stamps,
+        now: float,
+        sequence: int = 1,
+        limits: SessionLimits | None = None,
+        expected_peer: str | None = None,
+    ) -> None:
+        """`expected_peer`: the address that must answer, when it is known. `sequence` shows in message ids only."""
+        self.role = role
+        self.state = State.CONNECTING
+        self.dcpsid: str | None = None
+        self.peer: str | None = None
+        self.limits = limits or SessionLimits()
+        self._key = key
+        self._make_token = make_token
+        self._stamps = stamps
+        self._sequence = sequence
+        self._expected_peer = expected_peer
+        self._counter = 0
+        self._sid = ""
+        self._connect_id = ""
+        self._outbox = Outbox(self.limits.queue_messages, self.limits.queue_characters)
+        self._unanswered: dict[str, Any] = {}
+        self._in_progress: set[str] = set()
+        self._peer_nonce: str | None = None  # for our next message
+        self._acked_token: str | None = None  # of our last message that the peer has acked
+        self._last_ack: _LastAck | None = None
+        self._received_id: str | None = None
+        self._transport = 0  # counts them
+        self._is_up = False
+        self._born = now
+        self._since = now  # when the transport came or went, or closing began
+        self._clock_offset = 0.0
+        self._close_id: str | None = None
+        self._stats = SessionStatistics(role)
+
+    # --- the machine
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in one event. Never raises for what a peer sent; see `Ask` for what an application may get wrong."""
+        if self.state is State.CLOSED:
+            if isinstance(event, Ask):
+                raise ConnectionClosed("the session is closed")
+            return []
+        return self._table[type(event)](self, event, now)
+
+    def _transport_up(self, _: TransportUp, now: float) -> list[Action]:
+        self._is_up = True
+        self._transport += 1
+        self._since = now
+        self._stats.transports += 1
+        if self.role is Role.TARGET:
+            return self._repeat_ack()
+        if self.dcpsid is None:
+            return self._connect(now)
+        actions = self._repeat_ack()
+        if self._outbox.on_deck is None and not self._outbox:
+            self._queue_request("keepalive", messages.ABSENT, None)
+        return actions + self._flush(None, now)
+
+    def _transport_down(self, _: TransportDown, now: float) -> list[Action]:
+        self._is_up = False
+        self._since = now
+        if self.state is State.CLOSING:
+            return self._end()
+        if self.role is Role.TARGET and self.state is State.CONNECTING:
+            return self._fail("ECONNRESET", "the transport was lost before the session was established")
+        return []
+
+    def _received(self, event: Received, now: float) -> list[Action]:
+        envelope = event.envelope
+        if self.peer is None:
+            if self._expected_peer not in (None, envelope.owner):
+                return self._fail_with(
+                    PeerChanged(
+                        f"the service was {self._expected_peer} before and signs as {envelope.owner} now; if that is "
+                        "meant, remove its entry from the identity cache"
+                    )
+                )
+            self.peer = envelope.owner
+        elif self.peer != envelope.owner:
+            return self._fail("EINVAL", f"incorrect peer address {envelope.owner}")
+        body = envelope.body
+        if body.get("type") == "ack":
+            return self._acknowledged(body, now)
+        return self._message(body, now)
+
+    def _message(self, body: dict[str, Any], now: float) -> list[Action]:
+        message_id, token = body.get("id"), body.get("ackToken")
+        if not _is_token(message_id) or not _is_token(token):
+            return self._fail("EINVAL", "a message must carry id and ackToken")
+        if message_id == self._received_id:
+            self._stats.duplicates_in += 1
+            # On this transport the ack has been sent before and will arrive: repeating it would only make the peer
+            # repeat its next message.
+            return self._repeat_ack() if self._last_ack and self._last_ack.transport != self._transport else []
+        if self.dcpsid is not None:
+            if body.get("dcpsid") != self.dcpsid:
+                return self._fail("EDCPSID", "invalid dcpsid")
+            if body.get("nonce") != (self._last_ack.nonce if self._last_ack else None):
+                return self._fail("DCPC-1026", "nonce mismatch")
+        self._received_id = message_id
+        self._stats.messages_in += 1
+        # The ack goes out at once: handling may take long, and the peer drops the transport without one.
+        actions: list[Action] = [Send(self._acknowledge(message_id, token))]
+        if self.dcpsid is None:
+            return actions + self._establish(body, now)
+        return actions + self._deliver(body, now)
+
+    # --- acks
+
+    def _acknowledge(self, message_id: str, token: str) -> str:
+        self._counter += 1
+        nonce = f"NN{self.role[0]}{self._counter}-{self._make_token()}"
+        frame = signing.seal(self._key, messages.ack_body(self.dcpsid, token, nonce, message_id))
+        self._last_ack = _LastAck(token, message_id, nonce, self.dcpsid, frame, self._transport)
+        return frame
+
+    def _repeat_ack(self) -> list[Action]:
+        ack = self._last_ack
+        if ack is None:
+            return []
+        if ack.dcpsid is None and self.dcpsid is not None:
+            # The very first ack had no session to name, and without the name nobody can resume.
+            body = messages.ack_body(self.dcpsid, ack.token, ack.nonce, ack.message_id)
+            ack.frame, ack.dcpsid = signing.seal(self._key, body), self.dcpsid
+        ack.transport = self._transport
+        return [Send(ack.frame)]
+
+    def _acknowledged(self, body: dict[str, Any], now: float) -> list[Action]:
+        token, nonce = body.get("token"), body.get("nonce")
+        if not _is_token(token) or not _is_token(nonce):
+            return self._fail("EINVAL", "an ack must carry token and nonce")
+        if self.dcpsid is not None and body.get("dcpsid", self.dcpsid) != self.dcpsid:
+            return self._fail("EDCPSID", "invalid dcpsid")
+        on_deck = self._outbox.on_deck
+        if on_deck is not None and token == on_deck.token:
+            self._outbox.on_deck = None
+            self._acked_token = token
+            self._peer_nonce = nonce
+            return self._released(on_deck) + self._flush(None, now)
+        if token != self._acked_token:
+            return self._fail("EINVAL", "unsolicited ack")
+        return self._retransmit(now)
+
+    def _retransmit(self, now: float) -> list[Action]:
+        """The peer repeated an ack, so it has not seen what is on deck, unless that was sent on this very transport."""
+        on_deck = self._outbox.on_deck
+        if on_deck is None or on_deck.transport == self._transport:
+            return []
+        on_deck.transport, on_deck.sent_at = self._transport, now
+        self._stats.retransmissions += 1
+        return [Send(on_deck.frame)]
+
+    def _released(self, on_deck: OnDeck) -> list[Action]:
+        if self.role is Role.TARGET and self.state is State.CONNECTING:
+            self.state = State.ESTABLISHED
+            return [Opened()]
+        if self.state is State.CLOSING and self._close_id is None and not self._outbox:
+            return self._end()  # the peer has our last word
+        return []
+
+    # --- sending
+
+    def _flush(self, _: Flush | None, now: float) -> list[Action]:
+        if self._outbox.on_deck is not None or not self._is_up or self.state is State.CONNECTING or not self._outbox:
+            return []
+        members = self._outbox.take(self.limits.batch_messages, self.limits.batch_characters)
+        return [self._transmit(members, now)]
+
+    def _transmit(self, members: list[Outgoing], now: float) -> Send:
+        time = js_json.number(round(now + self._clock_offset, 3))
+        texts = [
+            message.text(self._make_token(), time, self.peer, self._key.address)
+            if isinstance(message, OutgoingRequest)
+            else message.text
+            for message in members
+        ]
+        self._counter += 1
+        token = f"AT{self.role[0]}{self._counter}-{self._make_token()}"
+        if len(texts) == 1:
+            body = messages.single_body(texts[0], self.dcpsid, time, token, self._peer_nonce)
+        else:
+            assert self.dcpsid is not None
+            body = messages.batch_body(
+                texts,
+                message_id=self._message_id(),
+                dcpsid=self.dcpsid,
+                time=time,
+                ack_token=token,
+                nonce=self._peer_nonce,
+            )
+            self._stats.batches_out += 1
+        self._stats.messages_out += 1
+        frame = signing.seal(self._key, body)
+        self._outbox.on_deck = OnDeck(token, frame, members, self._transport, now)
+        return Send(frame)
+
+    def _message_id(self) -> str:
+        self._counter += 1
+        return f"{self._sequence}-{self._counter}-{self._make_token()}"
+
+    def _ask(self, event: Ask, now: float) -> list[Action]:
+        if self.state is State.CLOSING:
+            raise ConnectionClosed("the session is closing")
+        if len(self._unanswered) >= self.limits.queue_messages:
+            raise Congested(f"{len(self._unanswered)} requests already wait for this peer's answers")
+        self._queue_request(event.operation, event.data, event.context, event.authorize)
+        return []
+
+    def _queue_request(self, operation: str, data: Any, context: Any, authorize: Sequence[keys.PrivateKey] = ()) -> str:
+        message = OutgoingRequest.make(self._message_id(), operation, data, context, authorize)
+        self._outbox.put(message)
+        self._unanswered[message.id] = context
+        self._stats.requests_out += 1
+        return message.id
+
+    def _respond(self, event: Respond, now: float) -> list[Action]:
+        if event.id not in self._in_progress:
+            if self.state is State.CLOSING:
+                return []
+            raise LookupError(f"no request {event.id} is in progress")
+        self._in_progress.discard(event.id)
+        try:
+            return self._queue_response(event.id, event.success, event.payload)
+        except InvalidInput as error:
+            return self._queue_error(event.id, OrchestratorError(f"the answer cannot be sent: {error.message}"))
+
+    def _queue_response(self, message_id: str, success: bool, payload: Any) -> list[Action]:
+        message = OutgoingResponse.make(message_id, success, payload)
+        try:
+            self._outbox.put(message)
+        except Congested as error:
+            # The peer goes on asking without taking the answers.
+            return self._fail(error.code, error.message)
+        self._stats.responses_out += 1
+        return []
+
+    def _queue_error(self, message_id: str, error: OrchestratorError) -> list[Action]:
+        return self._queue_response(message_id, False, messages.error_payload(error, self._key.address))
+
+    # --- establishment
+
+    def _connect(self, now: float) -> list[Action]:
+        """Begin anew: a session that was never established has nothing to resume."""
+        self._sid = self._make_token()
+        self._received_id = self._last_ack = self._peer_nonce = self._acked_token = None
+        data = {"version": messages.WIRE_VERSION, "sid": self._sid}
+        connect = OutgoingRequest.make(self._message_id(), "connect", data, None, inline=True)
+        self._connect_id = connect.id
+        return [self._transmit([connect], now)]
+
+    def _establish(self, body: dict[str, Any], now: float) -> list[Action]:
+        """The first message of a session: the connect request at the target, its answer at the initiator."""
+        kind, payload = body.get("type"), body.get("payload")
+        payload = payload if isinstance(payload, dict) else {}
+        if kind == "request" and payload.get("operation") == "close":
+            return self._closed_by_peer(body["id"], now)
+        if self.role is Role.TARGET and kind == "request" and payload.get("operation") == "connect":
+            return self._negotiate(body["id"], payload, now)
+        if self.role is Role.INITIATOR and kind == "response" and body["id"] == self._connect_id:
+            return self._settle(body, payload, now)
+        code = "DCPC-1321" if payload.get("operation") == "connect" else "EINVAL"
+        return self._fail(code, f"a {kind} message before the session is established")
+
+    def _negotiate(self, message_id: str, payload: dict[str, Any], now: float) -> list[Action]:
+        data = payload.get("data")
+        data = data if isinstance(data, dict) else {}
+        sid, version = data.get("sid"), data.get("version")
+        if not isinstance(sid, str) or not _SID.fullmatch(sid):
+            return self._fail("EINVAL", "connect must carry a sid of letters and digits")
+        self.dcpsid = sid + self._make_token()
+        compatible = messages.is_compatible(version)
+        answer: dict[str, Any]
+        if compatible:
+            answer = {"version": messages.WIRE_VERSION, "operation": "connect"}
+        else:
+            answer = {"message": messages.ACCEPTED_VERSION, "code": "EVERSION"}
+        actions: list[Action] = [
+            self._transmit([OutgoingResponse.make(message_id, compatible, answer)], now),
+        ]
+        if not compatible:
+            error = ConnectionClosed(
+                f"the peer speaks version {version}, not {messages.ACCEPTED_VERSION}", code="EVERSION"
+            )
+            actions += self._begin_closing(error, now)
+        return actions
+
+    def _settle(self, body: dict[str, Any], payload: dict[str, Any], now: float) -> list[Action]:
+        if body.get("success") is not True or not messages.is_compatible(payload.get("version")):
+            return self._fail("EVERSION", f"the service refuses the connection: {str(payload.get('message'))[:200]}")
+        dcpsid = body.get("dcpsid")
+        if not isinstance(dcpsid, str) or not dcpsid.startswith(self._sid) or not _SID.fullmatch(dcpsid):
+            return self._fail("EDCPSID", "peer proposed an invalid dcpsid")
+        self.dcpsid = dcpsid
+        self.state = State.ESTABLISHED
+        self._synchronize(body.get("time"), now)
+        return [Opened(), *self._flush(None, now)]
+
+    def _synchronize(self, time: Any, now: float) -> None:
+        """The initiator lives by the target's clock, as the reference does."""
+        if self.role is Role.INITIATOR and isinstance(time, int | float) and 0 < time < _LATEST_TIME:
+            self._clock_offset = time - now
+
+    # --- receiving
+
+    def _deliver(self, body: dict[str, Any], now: float) -> list[Action]:
+        """A message of an established session, its signature, session and nonce checked."""
+        members = [body]
+        if body.get("type") == "batch":
+            members = body.get("payload")  # type: ignore[assignment]
+            self._stats.batches_in += 1
+            if not isinstance(members, list) or not all(
+                isinstance(member, dict) and member.get("type") != "batch" for member in members
+            ):
+                return self._fail("EINVAL", "a batch must hold messages that are no batches")
+        requests: list[IncomingRequest] = []
+        answers: list[Answer] = []
+        actions: list[Action] = []
+        for member in members:
+            kind = member.get("type")
+            if kind == "request":
+                actions += self._take_request(member, requests, now)
+            elif kind == "response":
+                actions += self._take_response(member, answers, now)
+            elif kind == "notification":
+                self._stats.notifications_in += 1
+            else:
+                actions += self._fail("EINVAL", f"invalid message type {str(kind)[:40]!r}")
+            # A member may have ended the session under our hands.
+            if self.state is State.CLOSED:
+                return actions
+        if answers:
+            actions.append(Answered(tuple(answers)))
+        if requests:
+            actions.append(Requested(tuple(requests)))
+        return actions + self._flush(None, now)
+
+    def _take_request(self, body: dict[str, Any], into: list[IncomingRequest], now: float) -> list[Action]:
+        message_id, payload = body.get("id"), body.get("payload")
+        operation = payload.get("operation") if isinstance(payload, dict) else None
+        if not _is_token(message_id) or not isinstance(payload, dict) or not isinstance(operation, str):
+            return self._fail("EINVAL", "a request must carry id and payload.operation")
+        self._stats.requests_in += 1
+        if operation == "close":
+            return self._closed_by_peer(message_id, now)
+        if operation == "connect":
+            return self._fail("DCPC-1321", "unexpected request operation 'connect'")
+        if operation == "keepalive":
+            return self._queue_response(message_id, True, _KEEPALIVE_ANSWER)
+        if self.state is not State.ESTABLISHED:
+            return []  # closing: nobody is there to answer
+        if message_id in self._in_progress:
+            return self._fail("EINVAL", "a request with this id is in progress")
+        try:
+            if len(self._in_progress) >= self.limits.requests_in_progress:
+                raise Congested(
+                    f"{len(self._in_progress)} requests of this session wait for their answers", code="EBUSY"
+                )
+            self._stamps.check(payload.get("validity"), now)
+            # Before anything is unpacked: the permission covers the payload as it came.
+            authorized = authorized_resources(
+                payload, body.get("auth"), guardian=self._key.address, accessor=self.peer or ""
+            )
+            data = messages.data_of(payload)
+        except (InvalidRequestTime, InvalidInput, Congested) as error:
+            return self._queue_error(message_id, error)
+        self._in_progress.add(message_id)
+        into.append(IncomingRequest(message_id, operation, data, authorized))
+        return []
+
+    def _take_response(self, body: dict[str, Any], into: list[Answer], now: float) -> list[Action]:
+        message_id, success, payload = body.get("id"), body.get("success"), body.get("payload")
+        if not _is_token(message_id) or not isinstance(success, bool):
+            return self._fail("EINVAL", "a response must carry id and success")
+        self._stats.responses_in += 1
+        self._synchronize(body.get("time"), now)
+        if message_id not in self._unanswered:
+            return self._fail("DCPC-1024", "received a response to an unknown request")
+        context = self._unanswered.pop(message_id)
+        if message_id == self._close_id:
+            return self._end()
+        if context is None:
+            return []  # a keepalive of our own
+        if isinstance(payload, dict) and "jsonData" in payload:
+            try:
+                payload = {**payload, "data": messages.data_of(payload)}
+                del payload["jsonData"]
+            except InvalidInput as error:
+                success, payload = False, messages.error_payload(error, self._key.address)
+        into.append(Answer(context, success, payload))
+        return []
+
+    # --- the end
+
+    def _closed_by_peer(self, message_id: str, now: float) -> list[Action]:
+        actions = self._begin_closing(ConnectionClosed("the peer closed the connection", code="ECONNRESET"), now)
+        self._close_id = None
+        actions += self._queue_response(message_id, True, "goodbye")
+        # Without a session there is no nonce to wait for.
+        if self.dcpsid is None:
+            return actions + self._end()
+        return actions + self._flush(None, now)
+
+    def _close(self, _: Close, now: float) -> list[Action]:
+        if self.state is State.CLOSING:
+            return []
+        was_established = self.state is State.ESTABLISHED
+        actions = self._begin_closing(ConnectionClosed("the connection was closed", code="EPIPE"), now)
+        if not was_established or not self._is_up:
+            return actions + self._end()
+        self._close_id = self._queue_request("close", "EPIPE", None)
+        return actions + self._flush(None, now)
+
+    def _begin_closing(self, error: ConnectionClosed, now: float) -> list[Action]:
+        if self.state in (State.CLOSING, State.CLOSED):
+            return []
+        contexts = tuple(context for context in self._unanswered.values() if context is not None)
+        self.state = State.CLOSING
+        self._since = now
+        # Answers that still come to requests already sent are taken and forgotten.
+        self._unanswered = dict.fromkeys(self._unanswered)
+        self._outbox.keep(lambda message: isinstance(message, OutgoingResponse))
+        self._in_progress.clear()
+        return [Closed(error, contexts)]
+
+    def _fail(self, code: str, message: str) -> list[Action]:
+        return self._fail_with(ConnectionClosed(message, code=code))
+
+    def _fail_with(self, error: ConnectionClosed) -> list[Action]:
+        """The session is broken: no orderly close is possible. The peer learns it when it tries to resume."""
+        return self._begin_closing(error, self._since) + self._end()
+
+    def _end(self) -> list[Action]:
+        if self.state is State.CLOSED:
+            return []
+        self.state = State.CLOSED
+        self._outbox.keep(lambda _: False)
+        self._outbox.on_deck = None
+        self._unanswered.clear()
+        return [Ended()]
+
+    def _tick(self, _: Tick, now: float) -> list[Action]:
+        waited = now - self._since
+        if self.state is State.CLOSING:
+            return self._end() if waited > self.limits.close_timeout else []
+        if self.state is State.CONNECTING and now - self._born > self.limits.connect_timeout:
+            return self._fail("ETIMEDOUT", f"no session within {self.limits.connect_timeout:g} s")
+        if not self._is_up:
+            patience = self.limits.linger_timeout if self.role is Role.TARGET else self.limits.reconnect_timeout
+            return self._fail("ETIMEDOUT", f"no transport for {patience:g} s") if waited > patience else []
+        on_deck = self._outbox.on_deck
+        if on_deck is not None and now - on_deck.sent_at > self.limits.max_rtt:
+            on_deck.sent_at = now
+            return [DropTransport(f"no ack within {self.limits.max_rtt:g} s")]
+        return []
+
+    # --- for people and machines that look on
+
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._outbox)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters and fill levels; the one source for dashboards and metrics."""
+        stats = self._stats
+        stats.state = self.state
+        stats.queued, stats.queued_characters = len(self._outbox), self._outbox.characters
+        stats.unanswered, stats.in_progress = len(self._unanswered), len(self._in_progress)
+        return dataclasses.asdict(stats)
+
+    def validate(self) -> None:
+        """Check all invariants; raise `AssertionError`."""
+        self._outbox.validate()
+        on_deck = self._outbox.on_deck
+        if self.state is State.ESTABLISHED:
+            assert self.dcpsid is not None
+            assert self.peer is not None
+            # Whatever can be sent has been sent, but for what awaits a flush.
+            assert on_deck is not None or self._peer_nonce is not None
+        if self.state is State.CLOSED:
+            assert not self._outbox
+            assert on_deck is None
+            assert not self._unanswered
+        if on_deck is not None:
+            assert on_deck.transport <= self._transport
+            waiting = {m.id for m in on_deck.members if isinstance(m, OutgoingRequest) and m.operation != "connect"}
+            assert waiting <= self._unanswered.keys()
+        assert len(self._in_progress) <= self.limits.requests_in_progress
+
+    _table: ClassVar[dict[type, Callable[[Session, Any, float], list[Action]]]] = {
+        TransportUp: _transport_up,
+        TransportDown: _transport_down,
+        Received: _received,
+        Ask: _ask,
+        Respond: _respond,
+        Flush: _flush,
+        Close: _close,
+        Tick: _tick,
+    }
+
+
+def farewell(key: keys.PrivateKey, ack: dict[str, Any], make_token: MakeToken, now: float) -> str | None:
+    """What a target says to a peer whose session it does not know: a close request that the peer's session accepts.
+
+    `ack` is the body of the first message on the peer's transport. None when it is not an ack: only an ack brings the
+    nonce that is needed.
+    """
+    dcpsid, nonce = ack.get("dcpsid"), ack.get("nonce")
+    if ack.get("type") != "ack" or not _is_token(dcpsid) or not _is_token(nonce) or not _SID.fullmatch(dcpsid):
+        return None
+    close = OutgoingRequest.make(f"0-1-{make_token()}", "close", "EPIPE", None, inline=True)
+    time = js_json.number(round(now, 3))
+    text = close.text(make_token(), time, None, key.address)
+    return signing.seal(key, messages.single_body(text, dcpsid, time, f"ATt1-{make_token()}", nonce))
+
+
+def _is_token(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_TOKEN
