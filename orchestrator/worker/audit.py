@@ -1,0 +1,139 @@
+"""Pure: the supervisor's books, open to the reader: are they straight, what is in them, what happened to one entry."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from orchestrator.worker.dealing import Dealer
+from orchestrator.worker.holdings import Job, Place
+
+
+class BooksWrong(AssertionError):
+    """An invariant of the supervisor does not hold: a programming error, never a consequence of input."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobStatistics:
+    name: str
+    fetched: bool
+    unstarted: int
+    queued: int
+    reported: int
+    sandboxes: int
+    slice_s: float | None
+    measured: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """A picture of the supervisor at one moment; times in seconds, `unacknowledged` in characters of results."""
+
+    held: int
+    queued: int
+    reported: int
+    unacknowledged: int
+    sandboxes: int
+    sandboxes_open: int
+    sandboxes_busy: int
+    capacity: int
+    jobs: Mapping[str, JobStatistics]
+    requests: int
+    empty_answers: int
+    request_in_flight: bool
+    next_request_at: float
+    rejected_jobs: Mapping[str, str]  # job → why
+    runtime: str  # "" when sandboxes can be had, else why not
+    stopping: str | None
+    counts: Mapping[str, int]
+
+
+class Auditor(Dealer):
+    """Adds the reading side; see the module."""
+
+    def statistics(self) -> Statistics:
+        sandboxes = self._sandboxes.values()
+        return Statistics(
+            held=len(self._held),
+            queued=sum(len(sandbox.queue) for sandbox in sandboxes),
+            reported=sum(job.reported for job in self._jobs.values()),
+            unacknowledged=self._unacknowledged_size,
+            sandboxes=len(self._sandboxes),
+            sandboxes_open=sum(1 for sandbox in sandboxes if sandbox.open),
+            sandboxes_busy=sum(1 for sandbox in sandboxes if sandbox.queue),
+            capacity=self.policy.sandboxes,
+            jobs={job.id: _job_statistics(job) for job in self._jobs.values()},
+            requests=self._demand.requests,
+            empty_answers=self._demand.empty_answers,
+            request_in_flight=self._demand.in_flight,
+            next_request_at=self._demand.ask_at,
+            rejected_jobs=dict(self._reasons),
+            runtime=self._runtime_reason,
+            stopping=self._stopping,
+            counts=dict(self._counts),
+        )
+
+    def story(self, key: str | int | tuple[str, int]) -> list[tuple[float, str]]:
+        """What happened, as (time, sentence), oldest first: (job id, slice number), job id, or sandbox number.
+
+        Of slices that left, the last thousand are remembered; a slice that was here several times has all its visits.
+        """
+        if isinstance(key, str):
+            return list(self._lives.get(key, ()))
+        if isinstance(key, int):
+            return list(self._sandbox_lives.get(key, ()))
+        past = [line for job_id, number, lines in self._stories if (job_id, number) == key for line in lines]
+        job = self._jobs.get(key[0])
+        held = None if job is None else job.held.get(key[1])
+        return past if held is None else past + held.story
+
+    def validate(self) -> None:
+        """Raise `BooksWrong` unless every held slice is in exactly one place and all counters agree."""
+        places: dict[int, int] = {}
+        for job in self._jobs.values():
+            for place, line in ((Place.WAITING, job.waiting), (Place.READY, job.ready)):
+                for held in line:
+                    places[held.key] = places.get(held.key, 0) + 1
+                    _check(held.place is place, f"slice {held.key} lies among the {place.value}, says {held.place}")
+            for number, held in job.held.items():
+                _check(held.number == number and self._held.get(held.key) is held, f"slice {held.key} is misfiled")
+            by_place = [held.place for held in job.held.values()]
+            _check(job.fetching == by_place.count(Place.FETCHING), f"job {job.id}: fetching count")
+            _check(job.reported == by_place.count(Place.REPORTED), f"job {job.id}: reported count")
+            _check(not (job.ready and not job.fetched), f"job {job.id}: ready before its code is here")
+        for sandbox in self._sandboxes.values():
+            _check(sandbox.job.sandboxes.get(sandbox.id) is sandbox, f"sandbox {sandbox.id} is not with its job")
+            _check(self._jobs.get(sandbox.job.id) is sandbox.job, f"sandbox {sandbox.id} serves a forgotten job")
+            _check(sandbox.open or not sandbox.queue, f"sandbox {sandbox.id} has slices before it is open")
+            for held in sandbox.queue.values():
+                places[held.key] = places.get(held.key, 0) + 1
+                _check(held.sandbox is sandbox and held.place is Place.QUEUED, f"slice {held.key} is misqueued")
+                _check(held.job is sandbox.job, f"slice {held.key} is in a sandbox of another job")
+        for held in self._held.values():
+            expected = 1 if held.place in {Place.WAITING, Place.READY, Place.QUEUED} else 0
+            _check(places.pop(held.key, 0) == expected, f"slice {held.key} ({held.place}) is not in one place")
+            _check(held.place is not Place.GONE, f"slice {held.key} is gone and held")
+        _check(not places, f"slices {list(places)} lie about without being held")
+        size = sum(held.size for held in self._held.values() if held.place is Place.REPORTED)
+        _check(size == self._unacknowledged_size, "size of unacknowledged results")
+        _check(len(self._sandboxes) <= self.policy.sandboxes, "more sandboxes than allowed")
+        _check(sum(len(job.held) for job in self._jobs.values()) == len(self._held), "slices of forgotten jobs")
+        _check(sorted(self._order) == sorted(self._jobs), "the line of jobs")
+
+
+def _job_statistics(job: Job) -> JobStatistics:
+    return JobStatistics(
+        name=job.offer.name,
+        fetched=job.fetched,
+        unstarted=job.unstarted(),
+        queued=sum(len(sandbox.queue) for sandbox in job.sandboxes.values()),
+        reported=job.reported,
+        sandboxes=len(job.sandboxes),
+        slice_s=job.quanta.slice_s(),
+        measured=job.quanta.count,
+    )
+
+
+def _check(holds: bool, what: str) -> None:
+    if not holds:
+        raise BooksWrong(what)

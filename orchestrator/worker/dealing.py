@@ -1,0 +1,238 @@
+"""Pure: the supervisor's decisions: which slice into which sandbox, how many sandboxes per job, when to ask for work.
+
+They are made once after each batch of events, and look only at what those events touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from orchestrator.worker import allotment, demand
+from orchestrator.worker import supervisor_actions as act
+from orchestrator.worker.desk import STORIES_KEPT, Desk
+from orchestrator.worker.holdings import Held, Job, Place, Sandbox
+
+_SPACE_EVERY_S = 0.01
+
+
+class Dealer(Desk):
+    """Adds decisions to the desk; see the module."""
+
+    @property
+    def wake_at(self) -> float:
+        """When the next `Tick` is due at the latest, beyond the regular one a second."""
+        if self._finished or self._stopping or self._demand.in_flight or not self._runtime:
+            return math.inf
+        return self._beacon_at if self._satisfied else min(self._demand.ask_at, self._beacon_at)
+
+    @property
+    def tick_s(self) -> float:
+        """How often a regular `Tick` is wanted."""
+        return min(1.0, self.policy.prefetch_s / 4)
+
+    def _settle(self, now: float) -> None:
+        if self._finished:
+            return
+        if self._stopping:
+            self._settle_stop(now)
+            self._touched.clear()
+            return
+        while self._touched or self._deal:
+            touched, self._touched = self._touched, {}
+            for sandbox in touched.values():
+                if sandbox.id in self._sandboxes:
+                    self._top_up(sandbox, now)
+            if self._deal:
+                self._deal = False
+                self._deal_sandboxes(now)
+        self._maybe_ask(now)
+
+    def _settle_stop(self, now: float) -> None:
+        for job in list(self._jobs.values()):
+            # What came back from a dead sandbox while stopping is not started again.
+            stranded = list(job.ready)
+            job.ready.clear()
+            self._return(stranded, "EWORKERSTOPPING", now)
+            for sandbox in list(job.sandboxes.values()):
+                if not sandbox.queue:
+                    self._drop_sandbox(sandbox, now, "the worker is stopping")
+            self._forget_if_done(job)
+        waits = self._demand.in_flight and self._stopping == "soft"  # for an answer that may bring slices
+        if not self._held and not waits:
+            self._finished = True
+            self._actions.append(act.Finish())
+
+    def _top_up(self, sandbox: Sandbox, now: float) -> None:
+        """Fill the sandbox's queue when it is half empty; note when it has nothing to do."""
+        if not sandbox.open:
+            return
+        job, queue = sandbox.job, sandbox.queue
+        if job.ready and not sandbox.retiring and not self._backlogged:
+            depth = job.quanta.depth(self.policy.queue_s, min(self.policy.max_depth, self._pipeline_depth))
+            if len(queue) * 2 <= depth and len(queue) < depth:
+                # Near the end of a job the rest is spread evenly over its sandboxes.
+                even = -(-(len(job.ready) + len(queue)) // max(1, len(job.sandboxes)))
+                self._submit(sandbox, max(min(depth, even) - len(queue), 0 if queue else 1), now)
+        if not queue:
+            self._look_at_space = True
+            if sandbox.retiring:
+                self._drop_sandbox(sandbox, now, "retired")
+            elif not job.ready:
+                self._deal = self._deal or len(self._jobs) > 1
+                if self._backlogged or not job.waiting:
+                    job.active_at = max(job.active_at, sandbox.idle_since)
+
+    def _submit(self, sandbox: Sandbox, count: int, now: float) -> None:
+        job = sandbox.job
+        batch: list[tuple[int, str]] = []
+        begun: dict[int, list[Held]] = {}
+        if not sandbox.queue:
+            sandbox.head_since = now
+        while len(batch) < count and job.ready:
+            held = job.ready.popleft()
+            assert held.uri is not None
+            held.place, held.sandbox = Place.QUEUED, sandbox
+            sandbox.queue[held.key] = held
+            held.story.append((now, "queued in a sandbox"))
+            batch.append((held.key, held.uri))
+            if not held.began:
+                held.began = True
+                begun.setdefault(id(held.authorization), []).append(held)
+        if not batch:
+            return
+        self._actions.append(act.Submit(sandbox.id, tuple(batch)))
+        for members in begun.values():
+            numbers = tuple(held.number for held in members)
+            self._actions.append(act.Begin(job.id, numbers, members[0].authorization))
+        if job.waiting:
+            self._fetch_data(job)
+
+    def _deal_sandboxes(self, now: float) -> None:
+        """Open, keep, retire and close sandboxes so that jobs with work share them evenly."""
+        if not self._runtime:
+            return
+        jobs = [self._jobs[job_id] for job_id in self._order]
+        wanted = [self._wanted(job) for job in jobs]
+        given = allotment.shares(wanted, self.policy.sandboxes)
+        missing: list[Job] = []
+        for job, share in zip(jobs, given, strict=True):
+            active = [sandbox for sandbox in job.sandboxes.values() if not sandbox.retiring]
+            for sandbox in job.sandboxes.values():
+                if len(active) < share and sandbox.retiring and sandbox.done < self.policy.sandbox_max_slices:
+                    sandbox.retiring = False
+                    active.append(sandbox)
+                    self._touched[sandbox.id] = sandbox
+            missing.extend([job] * (share - len(active)))
+        free = self.policy.sandboxes - len(self._sandboxes)
+        if len(missing) > free:
+            free += self._make_room(jobs, given, len(missing) - free, now)
+        for job in missing[: max(free, 0)]:
+            self._open(job, now)
+
+    def _wanted(self, job: Job) -> int:
+        """How many sandboxes the job could use at this moment."""
+        if not job.fetched:
+            return 0
+        busy = sum(1 for sandbox in job.sandboxes.values() if sandbox.queue)
+        return min(busy + len(job.ready), self.policy.sandboxes)
+
+    def _make_room(self, jobs: Sequence[Job], given: Sequence[int], needed: int, now: float) -> int:
+        """Close idle sandboxes of jobs that have more than their share, let busy ones run out. Returns rooms made."""
+        made = 0
+        needed -= sum(1 for sandbox in self._sandboxes.values() if sandbox.retiring)  # they make room soon
+        for job, share in zip(jobs, given, strict=True):
+            surplus = [sandbox for sandbox in job.sandboxes.values() if not sandbox.retiring]
+            surplus.sort(key=lambda sandbox: len(sandbox.queue))
+            for sandbox in surplus[: max(0, len(surplus) - share)]:
+                if needed <= 0:
+                    return made
+                needed -= 1
+                if sandbox.queue:
+                    sandbox.retiring = True
+                    self._tell(sandbox, now, "retires to make room for another job")
+                else:
+                    self._drop_sandbox(sandbox, now, "idle, and another job needs the room")
+                    made += 1
+        return made
+
+    def _open(self, job: Job, now: float) -> None:
+        sandbox = Sandbox(next(self._sandbox_ids), job, idle_since=now)
+        self._sandboxes[sandbox.id] = job.sandboxes[sandbox.id] = sandbox
+        self._counts["sandboxes opened"] += 1
+        self._sandbox_lives[sandbox.id] = []
+        if len(self._sandbox_lives) > STORIES_KEPT:
+            del self._sandbox_lives[next(iter(self._sandbox_lives))]
+        self._tell(sandbox, now, f"wanted for job {job.id}")
+        self._actions.append(act.OpenSandbox(sandbox.id, job.id))
+
+    def _space(self, now: float) -> float:
+        """Cores that will want work within the horizon."""
+        if len(self._held) >= self.policy.max_held or self._backlogged:
+            return 0.0
+        if sum(job.reported for job in self._jobs.values()) >= self.policy.max_unacknowledged:
+            return 0.0
+        horizon = self.policy.prefetch_s
+        return self.policy.sandboxes - demand.work_within(self._jobs.values(), now, horizon) / horizon
+
+    def _maybe_ask(self, now: float) -> None:
+        if not self._runtime or self._demand.in_flight:
+            return
+        if not self._held:
+            self._beacon_at = math.inf
+        beacon = now >= self._beacon_at
+        if now < self._demand.ask_at and not beacon:
+            return
+        if not (self._look_at_space or beacon or now - self._space_at >= _SPACE_EVERY_S):
+            return
+        self._look_at_space, self._space_at = False, now
+        space = self._space(now) if now >= self._demand.ask_at else 0.0
+        wanted = space >= min(1.0, max(0.25, self.policy.sandboxes / 4))
+        self._satisfied = not wanted
+        if not wanted and not beacon:
+            return
+        self._ask(space if wanted else 0.0, beacon, now)
+
+    def _ask(self, space: float, beacon: bool, now: float) -> None:
+        held = overdue = None
+        if beacon:
+            held, overdue = self._inventory(), self._overdue(now)
+            self._beacon_at = now + self._beacon_s if self._held else math.inf
+        for job_id in [job_id for job_id, until in self._paused.items() if until <= now]:
+            del self._paused[job_id]
+        unresolved = [job.id for job in self._jobs.values() if not job.fetched]
+        self._actions.append(
+            act.RequestTask(
+                space=min(max(1.0, space), float(self.policy.sandboxes)) if space else 0.0,
+                first=self._first_request and bool(space),
+                beacon_only=not space,
+                quanta_ms={job.id: job.quanta.wall_s * 1000 for job in self._jobs.values() if job.quanta.count},
+                held=held,
+                overdue=overdue,
+                unresolved_jobs=tuple(dict.fromkeys([*unresolved, *self._paused])),
+                rejected_jobs=self._rejected.items(),
+                previous_jobs=self._previous.items(),
+            )
+        )
+        if space:
+            self._first_request = False
+        self._demand.asked()
+
+    def _inventory(self) -> dict[str, list[int]] | None:
+        return {job.id: sorted(job.held) for job in self._jobs.values() if job.held} or None
+
+    def _overdue(self, now: float) -> dict[str, list[int]] | None:
+        late: dict[str, list[int]] = {}
+        for sandbox in self._sandboxes.values():
+            limit = self.policy.overdue_base_s + 1.5 * (sandbox.job.quanta.slice_s() or 0.0)
+            if sandbox.queue and now - sandbox.head_since > limit:
+                late.setdefault(sandbox.job.id, []).append(next(iter(sandbox.queue.values())).number)
+        return late or None
+
+    def _rotate(self, now: float) -> None:
+        """When jobs wait that have no sandbox at all, those that have some go to the end of the line."""
+        self._rotated_at = now
+        starving = any(job.fetched and job.ready and not job.sandboxes for job in self._jobs.values())
+        if starving:
+            self._order.sort(key=lambda job_id: bool(self._jobs[job_id].sandboxes))
+            self._deal = True

@@ -1,0 +1,45 @@
+"""Pure: what one job's slices cost here, as moving averages, and what follows for queues and reports.
+
+The averages are plain means at first and exponential later (weight 1/n, never below a floor), so that the slow first
+slice of a sandbox (cold code) is soon outweighed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+_FLOOR = 0.1
+_SHORTEST_S = 1e-5
+
+
+@dataclasses.dataclass(slots=True)
+class Quanta:
+    """Local averages of a job. Times are seconds; `hint_s` is the Scheduler's figure, used until we have our own."""
+
+    hint_s: float | None = None
+    count: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def add(self, wall_s: float, cpu_s: float) -> None:
+        self.count += 1
+        weight = max(1.0 / self.count, _FLOOR)
+        self.wall_s += weight * (max(wall_s, 0.0) - self.wall_s)
+        self.cpu_s += weight * (max(cpu_s, 0.0) - self.cpu_s)
+
+    def slice_s(self) -> float | None:
+        """Expected wall time of the next slice; None while nobody has measured one."""
+        if self.count:
+            return max(self.wall_s, _SHORTEST_S)
+        return None if self.hint_s is None else max(self.hint_s, _SHORTEST_S)
+
+    def depth(self, queue_s: float, most: int) -> int:
+        """How many slices a sandbox may hold at once, so that about `queue_s` of work lies ready in it.
+
+        A slice longer than that runs alone: what a sandbox holds cannot be given to another one. Only our own
+        measurement counts, since a wrong hint from outside could pile long slices up.
+        """
+        if not self.count:
+            return 1
+        return max(1, min(most, 1 + math.floor(queue_s / max(self.wall_s, _SHORTEST_S))))

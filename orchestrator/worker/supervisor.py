@@ -1,0 +1,434 @@
+"""Pure: the Worker's mind. `handle(event, now) -> list[Action]`; no I/O, no clock, no randomness.
+
+A slice's way: it arrives with a task (`WAITING`), its job's code and its datum are fetched, it becomes `READY`, is
+queued in a sandbox of its job (`QUEUED`), its result is sent (`REPORTED`) and acknowledged. Whatever goes wrong, it
+ends in exactly one of: result accepted, returned with a reason, or refused by the Scheduler.
+
+Sandboxes are bound to one job for life. Short slices are queued several deep, so that a sandbox never waits for us.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.jobs.words import SliceMetrics
+from orchestrator.worker import supervisor_actions as act
+from orchestrator.worker import supervisor_events as ev
+from orchestrator.worker.audit import Auditor
+from orchestrator.worker.desk import Policy
+from orchestrator.worker.holdings import Held, Job, Place, Sandbox
+from orchestrator.worker.quanta import Quanta
+from orchestrator.worker.task import JobOffer, SliceOffer, Task
+
+
+class Supervisor(Auditor):
+    """See the module. Not thread-safe; events must be handed over in the order in which they happened."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            ev.Tick: self._on_tick,
+            ev.RuntimeReady: self._on_runtime_ready,
+            ev.RuntimeLost: self._on_runtime_lost,
+            ev.TaskReceived: self._on_task,
+            ev.TaskFailed: self._on_task_failed,
+            ev.JobFetched: self._on_job_fetched,
+            ev.JobFetchFailed: self._on_job_fetch_failed,
+            ev.DatumFetched: self._on_datum,
+            ev.DatumFailed: self._on_datum_failed,
+            ev.SandboxOpened: self._on_opened,
+            ev.SandboxRefusedJob: self._on_refused_job,
+            ev.SandboxEnded: self._on_ended,
+            ev.SliceCompleted: self._on_completed,
+            ev.SliceFailed: self._on_failed,
+            ev.SliceRejected: self._on_rejected,
+            ev.Progressed: self._on_progress,
+            ev.SliceSpoke: self._on_spoke,
+            ev.ResultAccepted: self._on_accepted,
+            ev.ResultRefused: self._on_refused,
+            ev.JobRemoved: self._on_job_removed,
+            ev.StopRequested: self._on_stop,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[act.Action]:
+        """Take one event, return what is to be done, in order."""
+        return self.handle_all((event,), now)
+
+    def handle_all(self, events: Iterable[ev.Event], now: float) -> list[act.Action]:
+        """Take events that happened together; decisions that span them (queues, requests) are made once."""
+        for event in events:
+            self._handlers[type(event)](event, now)
+        self._settle(now)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _on_task(self, event: ev.TaskReceived, now: float) -> None:
+        task = event.task
+        useful = 0
+        if task.beacon_s is not None:
+            self._beacon_s = max(task.beacon_s, 1.0)
+            self._beacon_at = min(self._beacon_at, now + self._beacon_s) if self._held else math.inf
+        for bad in task.malformed:
+            self._reject_job(bad.job_id, bad.reason)
+            self._give_back(bad.job_id, bad.numbers, task.authorization, "EBADTASK")
+        for job_id, offers in task.slices.items():
+            refusal = self._why_not(task.jobs[job_id], now)
+            if refusal is not None:
+                self._give_back(job_id, tuple(offer.number for offer in offers), task.authorization, refusal)
+            elif offers:
+                useful += self._keep(task, self._known(task.jobs[job_id], now), offers, now)
+        self._demand.answered(useful, now, task.retry_after_s)
+        self._look_at_space = True
+
+    def _why_not(self, offer: JobOffer, now: float) -> str | None:
+        """The reason code for which slices of this job go straight back, or None."""
+        if self._stopping:
+            return "EWORKERSTOPPING"
+        if not self._runtime:
+            return "ENOSANDBOX"
+        if offer.job_id in self._rejected:
+            return self._reasons.get(offer.job_id, "EWORKREJECT")
+        if self.policy.job_ids and offer.job_id not in self.policy.job_ids:
+            return "EJOBNOTWANTED"
+        if offer.worktime[0] not in self._worktimes:
+            self._reject_job(offer.job_id, "EWORKTIME")
+            return "EWORKTIME"
+        missing = offer.need_capabilities & ~self._capabilities
+        if missing:
+            self._reject_job(offer.job_id, "ECAPABILITY")
+            return "ECAPABILITY"
+        if self._paused.get(offer.job_id, 0.0) > now:
+            return "EJOBFETCH"
+        return None
+
+    def _known(self, offer: JobOffer, now: float) -> Job:
+        job = self._jobs.get(offer.job_id)
+        if job is None:
+            job = Job(offer, quanta=Quanta(hint_s=offer.known_slice_s), active_at=now)
+            self._jobs[job.id] = job
+            self._order.append(job.id)
+            self._lives[job.id] = collections.deque(maxlen=50)
+            self._tell_job(job, now, "first slices arrived; fetching code and arguments")
+            self._actions.append(act.FetchJob(offer))
+        else:
+            job.quanta.hint_s = offer.known_slice_s
+        return job
+
+    def _keep(self, task: Task, job: Job, offers: Sequence[SliceOffer], now: float) -> int:
+        duplicates: list[int] = []
+        kept = 0
+        for offer in offers:
+            old = job.held.get(offer.number)
+            if old is not None:
+                if old.place is Place.REPORTED:
+                    duplicates.append(offer.number)
+                else:  # the lease was renewed while we are at work: report under the newer one
+                    old.authorization = task.authorization
+                    old.story.append((now, "offered again; the newer authorization counts"))
+                continue
+            held = Held(next(self._keys), job, offer, task.authorization, story=[(now, "received")])
+            self._held[held.key] = held
+            job.held[offer.number] = held
+            self._place(held, now)
+            kept += 1
+        self._counts["slices received"] += kept
+        if duplicates:
+            self._give_back(job.id, tuple(duplicates), task.authorization, "return duplicate slice")
+        if kept:
+            job.active_at = now
+            if self._beacon_at == math.inf:
+                self._beacon_at = now + self._beacon_s
+            self._stir(job)
+        return kept
+
+    def _on_task_failed(self, event: ev.TaskFailed, now: float) -> None:
+        self._demand.failed(now, event.retry_after_s)
+        self._counts["requests failed"] += 1
+
+    def _on_job_fetched(self, event: ev.JobFetched, now: float) -> None:
+        job = self._jobs.get(event.job_id)
+        if job is None or job.fetched:
+            self._ignore(event)
+            return
+        job.fetched, job.datum_of = True, event.datum_of
+        self._tell_job(job, now, "code and arguments are here")
+        waiting, job.waiting = job.waiting, collections.deque()
+        for held in waiting:
+            self._place(held, now)
+        self._stir(job)
+
+    def _on_job_fetch_failed(self, event: ev.JobFetchFailed, now: float) -> None:
+        job = self._jobs.get(event.job_id)
+        if job is None or job.fetched:
+            self._ignore(event)
+            return
+        if event.final:
+            self._reject_job(job.id, event.code)
+        else:
+            self._paused[job.id] = now + max(event.retry_after_s, 1.0)
+        self._tell_job(job, now, f"could not be fetched: {event.code}: {event.message}")
+        self._purge(job, event.code, now)
+
+    def _on_datum(self, event: ev.DatumFetched, now: float) -> None:
+        held = self._held.get(event.key)
+        if held is None or held.place is not Place.FETCHING:
+            self._ignore(event)
+            return
+        held.uri, held.place = event.uri, Place.READY
+        held.job.fetching -= 1
+        held.job.ready.append(held)
+        held.story.append((now, "datum fetched"))
+        self._stir(held.job)
+
+    def _on_datum_failed(self, event: ev.DatumFailed, now: float) -> None:
+        held = self._held.get(event.key)
+        if held is None or held.place is not Place.FETCHING:
+            self._ignore(event)
+            return
+        held.job.fetching -= 1
+        self._counts[f"datum {event.code}"] += 1
+        held.story.append((now, f"datum not fetched: {event.message}"))
+        self._return([held], event.code, now)
+        self._stir(held.job)
+
+    def _on_runtime_ready(self, event: ev.RuntimeReady, now: float) -> None:
+        self._runtime, self._runtime_reason = True, ""
+        self._capabilities, self._worktimes = event.capabilities, event.worktimes
+        self._pipeline_depth = max(1, event.pipeline_depth)
+        self._demand.ask_at = min(self._demand.ask_at, now)
+        self._deal = self._look_at_space = True
+
+    def _on_runtime_lost(self, event: ev.RuntimeLost, now: float) -> None:
+        self._runtime, self._runtime_reason = False, event.reason
+        self._counts["runtime lost"] += 1
+        for sandbox in list(self._sandboxes.values()):
+            self._drop_sandbox(sandbox, now, f"the container engine is gone: {event.reason}")
+        for job in list(self._jobs.values()):
+            self._purge(job, "ENOSANDBOX", now)
+
+    def _on_opened(self, event: ev.SandboxOpened, now: float) -> None:
+        sandbox = self._sandboxes.get(event.sandbox)
+        if sandbox is None or sandbox.open:
+            self._ignore(event)
+            return
+        sandbox.open = True
+        sandbox.idle_since = now
+        sandbox.job.assign_failures = 0
+        self._tell(sandbox, now, "opened")
+        self._touched[sandbox.id] = sandbox
+
+    def _on_refused_job(self, event: ev.SandboxRefusedJob, now: float) -> None:
+        sandbox = self._sandboxes.get(event.sandbox)
+        if sandbox is None or sandbox.open:
+            self._ignore(event)
+            return
+        self._assign_failed(sandbox, event.error, now)
+
+    def _assign_failed(self, sandbox: Sandbox, error: Mapping[str, Any], now: float) -> None:
+        job = sandbox.job
+        self._drop_sandbox(sandbox, now, f"could not take the job: {error.get('message')}", tell_shell=False)
+        self._counts["assign failures"] += 1
+        job.assign_failures += 1
+        if job.assign_failures < self.policy.assign_tries:
+            return
+        self._tell_job(job, now, f"{job.assign_failures} sandboxes in a row could not take it: {error.get('message')}")
+        unfinished = [held for held in job.held.values() if held.place is not Place.REPORTED]
+        if unfinished:
+            self._emit_error(unfinished[0], error, "EASSIGN")
+        self._reject_job(job.id, "EASSIGN")
+        self._purge(job, "EASSIGN", now)
+
+    def _on_ended(self, event: ev.SandboxEnded, now: float) -> None:
+        sandbox = self._sandboxes.get(event.sandbox)
+        if sandbox is None:
+            self._ignore(event)
+            return
+        self._counts[f"sandbox deaths {event.death.value}"] += 1
+        if not sandbox.open and event.death not in ev.INNOCENT:
+            error = {"name": "Error", "message": event.detail, "code": event.death.value}
+            self._assign_failed(sandbox, error, now)
+            return
+        queue = list(sandbox.queue.values())
+        self._drop_sandbox(sandbox, now, f"died: {event.death.value}: {event.detail}", tell_shell=False)
+        if queue:
+            self._blame(queue[0], event, now)
+
+    def _blame(self, held: Held, event: ev.SandboxEnded, now: float) -> None:
+        """`held` was running when its sandbox died (it is back among the ready ones): is it to blame?"""
+        if event.death in ev.INNOCENT:
+            held.deaths += 1
+            if held.deaths < self.policy.death_tries:
+                held.story.append((now, f"sandbox died without its fault ({event.death.value}); runs again"))
+                return
+        held.job.ready.remove(held)
+        error = {"name": "Error", "message": event.detail, "code": event.death.value}
+        if event.death is ev.Death.NO_PROGRESS:
+            self._emit_no_progress(held, event.metrics, event.detail)
+        self._emit_error(held, error, event.death.value)
+        self._return([held], event.death.value, now)
+
+    def _running(self, event: Any) -> Held | None:
+        """The slice an event of a sandbox speaks about, if that sandbox holds it."""
+        held = self._held.get(event.key)
+        if held is None or held.sandbox is None or held.sandbox.id != event.sandbox:
+            self._ignore(event)
+            return None
+        return held
+
+    def _leave_sandbox(self, held: Held, now: float) -> Sandbox:
+        sandbox = held.sandbox
+        assert sandbox is not None
+        del sandbox.queue[held.key]
+        held.sandbox = None
+        sandbox.head_since = now
+        sandbox.done += 1
+        if sandbox.done >= self.policy.sandbox_max_slices:
+            sandbox.retiring = True
+        if not sandbox.queue:
+            sandbox.idle_since = now
+        self._touched[sandbox.id] = sandbox
+        self._demand.progressed()
+        return sandbox
+
+    def _on_completed(self, event: ev.SliceCompleted, now: float) -> None:
+        held = self._running(event)
+        if held is None:
+            return
+        self._leave_sandbox(held, now)
+        held.job.quanta.add(event.metrics.wall_time_s, event.metrics.cpu_time_s)
+        metrics = _added(event.metrics, held.spent)
+        if not (event.progressed or held.progressed):
+            self._counts["slices without progress"] += 1
+            detail = "the work function never called progress()"
+            self._emit_no_progress(held, metrics, detail)
+            self._emit_error(held, {"name": "Error", "message": detail, "code": "ENOPROGRESS"}, "ENOPROGRESS")
+            self._return([held], "ENOPROGRESS", now)
+            return
+        self._counts["slices completed"] += 1
+        held.story.append((now, "completed"))
+        self._report(held, event.result, None, event.size, metrics)
+
+    def _on_failed(self, event: ev.SliceFailed, now: float) -> None:
+        held = self._running(event)
+        if held is None:
+            return
+        self._leave_sandbox(held, now)
+        self._counts["slices that threw"] += 1
+        held.story.append((now, f"threw {event.error.get('name')}: {event.error.get('message')}"))
+        self._emit_error(held, event.error, "EUNCAUGHT")
+        self._report(held, None, event.error, 1024, _added(event.metrics, held.spent))
+
+    def _on_rejected(self, event: ev.SliceRejected, now: float) -> None:
+        held = self._running(event)
+        if held is None:
+            return
+        sandbox = self._leave_sandbox(held, now)
+        held.spent = _added(event.metrics, held.spent)
+        held.rejections += 1
+        held.place, held.progressed = Place.READY, False
+        held.story.append((now, f"rejected by the work function: {event.reason}"))
+        job = held.job
+        job.ready.appendleft(held)
+        # A work function that rejected may have left anything behind: its next try gets a fresh sandbox.
+        self._drop_sandbox(sandbox, now, "the work function called work.reject")
+        if held.rejections <= event.retries:
+            self._counts["local retries"] += 1
+            return
+        job.ready.remove(held)
+        self._counts["jobs rejected by their work function"] += 1
+        reason = {"message": event.reason, "retries": event.retries, "errorCode": "EWORKREJECT"}
+        self._return([held], reason, now)
+        self._reject_job(job.id, "EWORKREJECT")
+        self._tell_job(job, now, f"rejected by its work function: {event.reason}")
+        self._purge(job, "EWORKREJECT", now)
+
+    def _on_progress(self, event: ev.Progressed, now: float) -> None:
+        held = self._running(event)
+        if held is not None:
+            held.progressed = True
+
+    def _on_spoke(self, event: ev.SliceSpoke, now: float) -> None:
+        held = self._running(event)
+        if held is None or (event.name == "console" and not held.job.offer.worker_console):
+            return
+        self._emit(held, event.name, event.payload)
+
+    def _on_accepted(self, event: ev.ResultAccepted, now: float) -> None:
+        held = self._reported(event)
+        if held is not None:
+            self._counts["results accepted"] += 1
+            self._let_go(held, now, "result accepted")
+
+    def _on_refused(self, event: ev.ResultRefused, now: float) -> None:
+        held = self._reported(event)
+        if held is None:
+            return
+        self._counts[f"results refused {event.code}"] += 1
+        if event.lost:
+            self._let_go(held, now, f"result refused: {event.code}: {event.message}")
+        else:
+            self._return([held], event.code, now)
+
+    def _reported(self, event: ev.ResultAccepted | ev.ResultRefused) -> Held | None:
+        held = self._held.get(event.key)
+        if held is None or held.place is not Place.REPORTED:
+            self._ignore(event)
+            return None
+        return held
+
+    def _on_job_removed(self, event: ev.JobRemoved, now: float) -> None:
+        job = self._jobs.get(event.job_id)
+        if job is not None:
+            self._purge(job, event.reason, now)
+
+    def _on_stop(self, event: ev.StopRequested, now: float) -> None:
+        if self._stopping == "hard" or (self._stopping and not event.hard):
+            return
+        self._stopping = "hard" if event.hard else "soft"
+        for job in list(self._jobs.values()):
+            if event.hard:
+                self._purge(job, "EWORKERSTOPPING", now)
+                continue
+            for sandbox in list(job.sandboxes.values()):
+                if not sandbox.queue:
+                    self._drop_sandbox(sandbox, now, "the worker is stopping")
+            job.waiting.clear()
+            job.ready.clear()
+            job.fetching = 0
+            idle = [held for held in job.held.values() if held.place not in {Place.REPORTED, Place.QUEUED}]
+            self._return(idle, "EWORKERSTOPPING", now)
+
+    def _on_tick(self, event: ev.Tick, now: float) -> None:
+        if self._stopping:
+            return
+        for sandbox in list(self._sandboxes.values()):
+            job = sandbox.job
+            if sandbox.open and not sandbox.queue and not job.ready and not job.fetching:
+                linger = self.policy.sandbox_linger_s
+                if now - sandbox.idle_since >= linger and now - job.active_at >= linger:
+                    self._drop_sandbox(sandbox, now, "idle for long")
+        for job in list(self._jobs.values()):
+            if not job.held and not job.sandboxes and now - job.active_at >= self.policy.job_linger_s:
+                self._forget_if_done(job)
+        if now - self._rotated_at >= self.policy.rotation_s:
+            self._rotate(now)
+        self._look_at_space = True
+
+
+def _added(metrics: SliceMetrics, earlier: SliceMetrics | None) -> SliceMetrics:
+    """What a slice cost, earlier tries included."""
+    if earlier is None:
+        return metrics
+    return dataclasses.replace(
+        metrics,
+        cpu_time_s=metrics.cpu_time_s + earlier.cpu_time_s,
+        wall_time_s=metrics.wall_time_s + earlier.wall_time_s,
+        gpu_time_s=metrics.gpu_time_s + earlier.gpu_time_s,
+        bytes_in=metrics.bytes_in + earlier.bytes_in,
+        bytes_out=metrics.bytes_out + earlier.bytes_out,
+        peak_memory_bytes=max(metrics.peak_memory_bytes, earlier.peak_memory_bytes),
+    )

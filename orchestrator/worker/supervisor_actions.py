@@ -1,0 +1,147 @@
+"""Pure: what the supervisor wants done. The shell carries actions out in order and answers with events."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.jobs.words import SliceMetrics
+from orchestrator.worker.task import Authorization, JobOffer, ResultStorage
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestTask:
+    """Ask for work; answered by `TaskReceived` or `TaskFailed`. Never two at a time.
+
+    `space` is the number of cores that want work; `beacon_only` asks for none (a sign of life for what is held).
+    `quanta_ms` maps job id → mean slice time in ms. Lists of slices are {job id: [numbers]}.
+    """
+
+    space: float
+    first: bool
+    beacon_only: bool
+    quanta_ms: Mapping[str, float]
+    held: Mapping[str, list[int]] | None
+    overdue: Mapping[str, list[int]] | None
+    unresolved_jobs: tuple[str, ...]
+    rejected_jobs: tuple[str, ...]
+    previous_jobs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FetchJob:
+    """Get code, arguments, modules and range; answered by `JobFetched` or `JobFetchFailed`."""
+
+    offer: JobOffer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForgetJob:
+    """Nothing of the job is held any more: drop what was fetched for it, stop fetching."""
+
+    job_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FetchDatum:
+    """Answered by `DatumFetched` or `DatumFailed`."""
+
+    key: int
+    job_id: str
+    uri: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenSandbox:
+    """Take a sandbox and assign the job; answered by `SandboxOpened`, `SandboxRefusedJob` or `SandboxEnded`."""
+
+    sandbox: int
+    job_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CloseSandbox:
+    """Kill and remove it, or stop opening it. No answer is wanted: nothing of it is held any more."""
+
+    sandbox: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Submit:
+    """Write these slices to the sandbox, in this order."""
+
+    sandbox: int
+    slices: tuple[tuple[int, str], ...]  # (key, datum URI)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begin:
+    """Tell the Scheduler that these slices have begun; no answer is wanted."""
+
+    job_id: str
+    numbers: tuple[int, ...]
+    authorization: Authorization
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReturnSlices:
+    """Give slices back. `reason` is a code, or {message, retries, errorCode} after `work.reject`."""
+
+    job_id: str
+    numbers: tuple[int, ...]
+    authorization: Authorization
+    reason: str | Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SendResult:
+    """Deliver a result until it is acknowledged; answered by `ResultAccepted` or `ResultRefused`.
+
+    `error` is set when the work function threw: then it is the result.  `modern` tells that the job may get KVIN v9.
+    """
+
+    key: int
+    job_id: str
+    number: int
+    authorization: Authorization
+    result: Any
+    error: Mapping[str, Any] | None
+    metrics: SliceMetrics
+    storage: ResultStorage | None
+    modern: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Emit:
+    """Send an event of a slice to the job's owner: console, custom, error or noProgress."""
+
+    key: int
+    job_id: str
+    number: int
+    authorization: Authorization
+    name: str
+    payload: Mapping[str, Any]
+    modern: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finish:
+    """The supervisor has stopped: everything is delivered or returned. Send what is queued, say good-bye."""
+
+
+Action = (
+    RequestTask
+    | FetchJob
+    | ForgetJob
+    | FetchDatum
+    | OpenSandbox
+    | CloseSandbox
+    | Submit
+    | Begin
+    | ReturnSlices
+    | SendResult
+    | Emit
+    | Finish
+)
