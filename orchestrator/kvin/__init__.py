@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from orchestrator.kvin.decoder import Decoder, Limits
+from orchestrator.kvin.decoder import VERSIONS, Decoder, Limits
 from orchestrator.kvin.encoder import Encoder, dumps, escape_surrogates
 from orchestrator.kvin.scalars import check_url, load_json
 from orchestrator.kvin.values import (
@@ -43,6 +43,7 @@ from orchestrator.kvin.values import (
 
 __all__ = [
     "UNDEFINED",
+    "VERSIONS",
     "BigInt",
     "Boxed",
     "DcpUrl",
