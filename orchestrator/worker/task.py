@@ -95,7 +95,6 @@ class Task:
     target_duration_s: float | None = None
     beacon_s: float | None = None
     retry_after_s: float | None = None
-    group_origins: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -132,7 +131,6 @@ def parse(answer: Any) -> Task:
     config = config if isinstance(config, Mapping) else {}
     shared = config.get("shared")
     beacon_ms = _number(shared.get("frequencyMs")) if isinstance(shared, Mapping) else None
-    origins = body.get("computeGroupOrigins")
     return Task(
         authorization,
         jobs,
@@ -141,7 +139,6 @@ def parse(answer: Any) -> Task:
         target_duration_s=_number(config.get("targetTaskDuration")),
         beacon_s=None if beacon_ms is None else beacon_ms / 1000,
         retry_after_s=_number(body.get("retryAfter")),
-        group_origins=origins if isinstance(origins, Mapping) else {},
     )
 
 

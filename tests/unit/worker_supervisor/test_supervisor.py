@@ -65,7 +65,7 @@ def test_queues_are_refilled_in_batches(desk):
 
 def test_the_end_of_a_job_is_spread_over_its_sandboxes(desk):
     d = desk(sandboxes=2)
-    one, two = d.start({"job": list(range(1, 23))})
+    one, _two = d.start({"job": list(range(1, 23))})
     keys = dict(d.submitted())
     d.complete(one, keys[one], wall_s=0.001)
     assert len(d.submitted()) == 10

@@ -16,7 +16,7 @@ from orchestrator.worker import task
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.supervisor import Supervisor
 
-JOBS = ("a", "b", "c")
+JOBS = ("a", "b", "c", "gpu")  # the last needs what this worker does not have
 
 
 def _metrics(wall_s: float) -> SliceMetrics:
@@ -104,9 +104,8 @@ class World(stateful.RuleBasedStateMachine):
 
     @stateful.rule(
         counts=st.dictionaries(st.sampled_from(JOBS), st.lists(st.integers(1, 9), unique=True, max_size=6)),
-        almost=st.integers(0, 3),
     )
-    def answer(self, counts: dict[str, list[int]], almost: int) -> None:
+    def answer(self, counts: dict[str, list[int]]) -> None:
         if not self.asked:
             return
         self.asked = False
@@ -122,7 +121,8 @@ class World(stateful.RuleBasedStateMachine):
             "lease": self.leases,
             "body": {
                 "newJobs": {
-                    job_id: {"codeLocation": "data:,f", "needCapabilities": 0 if almost else 128} for job_id in counts
+                    job_id: {"codeLocation": "data:,f", "needCapabilities": 32 if job_id == "gpu" else 64}
+                    for job_id in counts
                 },
                 "task": {
                     job_id: [{"sliceNumber": number, "datumUri": self.datum} for number in numbers]
@@ -279,5 +279,5 @@ class World(stateful.RuleBasedStateMachine):
 
 TestWorld = World.TestCase
 TestWorld.settings = hypothesis.settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
