@@ -1,0 +1,117 @@
+"""The teller's operations on a real SQLite file, called as the protocol layer calls a service."""
+
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from orchestrator.bank import Bank
+from orchestrator.bank.amounts import UNITS
+from orchestrator.bank.teller import Teller
+from orchestrator.database import Database, sqlite_url
+from orchestrator.errors import InvalidInput, NotEnoughFunds, NotPermitted, OrchestratorError
+from orchestrator.wallet.keys import PrivateKey
+
+A, B = PrivateKey(b"\1" * 32).address, PrivateKey(b"\2" * 32).address
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    operation: str
+    data: Any
+    authorized: frozenset[str] = frozenset({A})
+
+
+@pytest.fixture
+async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
+    database = await Database.open(sqlite_url(tmp_path / "bank.db"))
+    async with database.transaction() as tx:
+        await Bank().open_account_with_credit(tx, A, 10 * UNITS)
+        await Bank().hold(tx, hold_id="j", account=A, amount=UNITS)
+        await Bank().hold(tx, hold_id="k", account=A, amount=UNITS // 2)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def teller(database: Database) -> Teller:
+    return Teller(Bank(), database)
+
+
+async def test_transfer(teller: Teller) -> None:
+    request = Asked("transfer@1", {"fromAccount": A.lower(), "toAccount": B, "amount": "1.25", "transferId": "t"})
+    answer = await teller.handle(request)
+    assert answer == {"transferId": "t", "fromAccount": A, "toAccount": B, "amount": "1.25", "balance": "7.25"}
+    assert await teller.handle(request) == answer
+    again = await teller.handle(Asked("transfer", {"fromAccount": A, "toAccount": B, "amount": 1.25}))
+    assert (again["balance"], again["transferId"] != "t") == ("6", True)
+
+
+async def test_transfer_all(teller: Teller) -> None:
+    data = {"fromAccount": A, "toAccount": B, "transferAll": True}
+    assert (await teller.handle(Asked("transfer@1", data)))["amount"] == "8.5"
+    with pytest.raises(NotEnoughFunds):
+        await teller.handle(Asked("transfer@1", data))
+
+
+async def test_views(teller: Teller) -> None:
+    both = frozenset({A, B})
+    accounts = {"accounts": [{"address": A, "balance": "8.5"}, {"address": B, "balance": "0"}]}
+    assert await teller.handle(Asked("viewAccounts", {"address": [A, B]}, both)) == accounts
+    assert await teller.handle(Asked("viewAccounts", {"addresses": [A.lower(), B]}, both)) == accounts
+    assert await teller.handle(Asked("viewAccounts", {"address": A})) == {"accounts": accounts["accounts"][:1]}
+    assert await teller.handle(Asked("viewAccounts", {"addresses": []})) == {"accounts": []}
+    escrow = {"num": 2, "total": "1.5"}
+    assert await teller.handle(Asked("viewAccount", {"address": A})) == {
+        "address": A,
+        "balance": "8.5",
+        "escrow": escrow,
+    }
+
+
+@pytest.mark.parametrize(
+    ("operation", "data", "error", "says"),
+    [
+        ("transfer@1", {"fromAccount": B, "toAccount": A, "amount": "1"}, NotPermitted, f"fromAccount {B}"),
+        ("viewAccounts", {"address": [A, B]}, NotPermitted, f"not signed by the key of address {B}"),
+        ("viewAccount", {"address": B}, NotPermitted, "authorize it with its keystore"),
+        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "9"}, NotEnoughFunds, "has 8.5 DCC but 9 DCC"),
+        ("transfer@1", {"fromAccount": A, "toAccount": B}, InvalidInput, "amount must be decimal text or a number"),
+        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "0"}, InvalidInput, "too small"),
+        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "-1"}, InvalidInput, "negative"),
+        ("transfer@1", {"fromAccount": A, "toAccount": A, "amount": "1"}, InvalidInput, "the same account"),
+        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": 1, "transferId": 7}, InvalidInput, "transferId"),
+        ("transfer@1", {"fromAccount": A, "amount": "1"}, InvalidInput, "toAccount is missing"),
+        ("transfer@1", {"fromAccount": A, "toAccount": "issuance", "amount": "1"}, InvalidInput, "'issuance' is not"),
+        (
+            "transfer@1",
+            {"fromAccount": A, "toAccount": "0x" + A[2:].swapcase(), "amount": 1},
+            InvalidInput,
+            "Bad checksum",
+        ),
+        ("transfer@2", {}, InvalidInput, "knows no operation 'transfer@2'"),
+        ("withdraw", {}, InvalidInput, "knows no operation"),
+        ("viewAccount", None, InvalidInput, "data must be an object"),
+        ("viewAccount", {}, InvalidInput, "address is missing"),
+        ("viewAccounts", {"addresses": [A] * 1001}, InvalidInput, "at most 1000"),
+        ("viewAccounts", {"addresses": [[A]]}, InvalidInput, "must be a string"),
+    ],
+)
+async def test_refused(
+    teller: Teller, database: Database, operation: str, data: Any, error: type[OrchestratorError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        await teller.handle(Asked(operation, data))
+    async with database.snapshot() as tx:
+        assert await Bank().balances(tx, [A, B]) == {A: 17 * UNITS // 2, B: 0}
+
+
+async def test_on_a_local_computer_accounts_start_with_credit(database: Database) -> None:
+    teller = Teller(Bank(), database, initial_credit=3 * UNITS)
+    request = Asked("viewAccounts", {"address": [B, B]}, frozenset({B}))
+    for _ in range(2):
+        assert (await teller.handle(request))["accounts"] == [{"address": B, "balance": "3"}] * 2
+    async with database.snapshot() as tx:
+        assert (await Bank().audit(tx)).problems == ()
