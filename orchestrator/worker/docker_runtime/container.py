@@ -1,0 +1,174 @@
+"""One started container: its stream, its cgroup, and the steps of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from orchestrator.worker.cgroups import CgroupReader, SandboxCgroup
+from orchestrator.worker.docker_runtime import failures
+from orchestrator.worker.docker_runtime.attach import AttachStream
+from orchestrator.worker.docker_runtime.engine import Engine
+from orchestrator.worker.metering import Usage
+
+#: What Docker reports when a process in trace-stop is taken for an exited one: only a hostile program does that.
+FALSE_EXIT: Final = 4294967295
+_EMPTYING_TRIES: Final = 8
+_EMPTYING_PAUSE_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """The Engine's last word on a container. `exit_code` is None while it runs."""
+
+    running: bool
+    exit_code: int | None
+    oom_killed: bool
+    pid: int
+    error: str = ""
+
+
+def parse_state(inspected: dict[str, Any]) -> ContainerState:
+    state = inspected.get("State") or {}
+    running = bool(state.get("Running"))
+    return ContainerState(
+        running=running,
+        exit_code=None if running else int(state.get("ExitCode", 0)),
+        oom_killed=bool(state.get("OOMKilled")),
+        pid=int(state.get("Pid") or 0),
+        error=str(state.get("Error") or ""),
+    )
+
+
+class UsageSource(Protocol):
+    """Where a container's counters are read."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether a reading is the kernel's figure of this moment, rather than one of up to a second ago."""
+
+    def read(self, now: float) -> Usage: ...
+
+
+@dataclass(slots=True)
+class CgroupUsage:
+    """Readings from cgroup files; with `base_ns` taken off, what was used before the guest's first instruction."""
+
+    reader: CgroupReader
+    exact: bool = True
+
+    def read(self, now: float) -> Usage:
+        return self.reader.read(now)
+
+
+@dataclass(slots=True)
+class StatsUsage:
+    """Readings from the Engine's stats stream, for an Engine whose cgroups we cannot see. Up to a second old."""
+
+    latest: Usage = field(default_factory=lambda: Usage(0, 0))
+    exact: bool = False
+
+    def read(self, now: float) -> Usage:
+        return self.latest
+
+    def update(self, stats: dict[str, Any]) -> None:
+        cpu = (stats.get("cpu_stats") or {}).get("cpu_usage") or {}
+        memory = stats.get("memory_stats") or {}
+        detail = memory.get("stats") or {}
+        cache = detail.get("total_cache", detail.get("file", 0))
+        cpu_ns = int(cpu.get("total_usage") or 0)
+        if cpu_ns:  # after exit the Engine answers zeros
+            self.latest = Usage(cpu_ns, max(int(memory.get("usage") or 0) - int(cache), 0))
+
+
+class Container:
+    """A container that was created, attached and started by `DockerRuntime.launch`."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        container_id: str,
+        sandbox_id: str,
+        stream: AttachStream,
+        cgroup: SandboxCgroup | None,
+        usage: UsageSource,
+        forget: Callable[[Container], None],
+    ) -> None:
+        self._engine = engine
+        self.id = container_id
+        self.sandbox_id = sandbox_id
+        self.stream = stream
+        self.cgroup = cgroup
+        self.usage = usage
+        self.oom_seen = False
+        self.died: asyncio.Event = asyncio.Event()
+        """Set by the Engine's `die` event (or when the event stream is lost: then ask `state`)."""
+        self.died_code: int | None = None
+        self._forget = forget
+        self._removed = False
+        self.launched_at = time.monotonic()
+
+    async def state(self) -> ContainerState:
+        """Raises ContainerGone, RuntimeUnavailable."""
+        inspected = await self._engine.call("inspect", self._engine.api.inspect_container, self.id)
+        state = parse_state(inspected)
+        if self.oom_seen or (self.cgroup is not None and self.cgroup.reader.oom_kills() > 0):
+            return ContainerState(state.running, state.exit_code, True, state.pid, state.error)
+        return state
+
+    async def kill(self) -> None:
+        """SIGKILL, after dropping the stream (a stalled stream would hold the kill up). Fine when already dead.
+
+        Raises RuntimeUnavailable.
+        """
+        self.stream.abort()
+        with contextlib.suppress(failures.ContainerGone, failures.ContainerRefused):
+            await self._engine.call("kill", self._engine.api.kill, self.id)
+
+    async def remove(self) -> bool:
+        """Remove the container (killing it if need be) and its cgroup; whether nothing of it is left. Idempotent.
+
+        Raises RuntimeUnavailable, and leaves the rest to the reaper.
+        """
+        self.stream.abort()
+        if self._removed:
+            return True
+        try:
+            with contextlib.suppress(failures.ContainerGone):
+                await remove_container(self._engine, self.id)
+            clean = await empty_cgroup(self.cgroup)
+            self._removed = True
+            return clean
+        finally:
+            self._forget(self)
+
+
+async def remove_container(engine: Engine, container_id: str) -> None:
+    """`rm -f` with volumes. A removal that is already under way counts. Raises ContainerGone, RuntimeUnavailable."""
+    try:
+        await engine.call("remove", engine.api.remove_container, container_id, v=True, force=True)
+    except failures.ContainerRefused as exc:
+        if exc.info.get("status") != 409:
+            raise
+
+
+async def empty_cgroup(cgroup: SandboxCgroup | None) -> bool:
+    """See to it that no process outlived its container, and remove the cgroup; False when something is still inside.
+
+    A process in trace-stop survives the Engine's `rm -f`, pinning its memory (observed with Docker 20.10): it is
+    killed here.
+    """
+    if cgroup is None:
+        return True
+    for attempt in range(_EMPTYING_TRIES):
+        if cgroup.remove():
+            return True
+        if attempt >= 2:
+            cgroup.kill()
+        await asyncio.sleep(_EMPTYING_PAUSE_S * 2**attempt)
+    return cgroup.remove()

@@ -1,0 +1,398 @@
+"""Containers for sandboxes: made under the lock-down, attached before they start, watched, and swept up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
+from orchestrator.worker.docker_runtime import failures, reaper, stats
+from orchestrator.worker.docker_runtime.attach import AttachStream, Receiver, attach
+from orchestrator.worker.docker_runtime.container import (
+    CgroupUsage,
+    Container,
+    StatsUsage,
+    UsageSource,
+    parse_state,
+    remove_container,
+)
+from orchestrator.worker.docker_runtime.engine import API_FLOOR, Engine, EngineInfo, endpoint_from_environment
+from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStream
+from orchestrator.worker.limits import SandboxLimits
+from orchestrator.worker.lockdown import Lockdown
+
+log = logging.getLogger(__name__)
+
+_SWEEP_AT_CLOSE_S: Final = 30.0
+_RETRY_FIRST_S: Final = 0.25
+_RETRY_MOST_S: Final = 5.0
+_ABANDONED_CREATE_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """How sandboxes are run. `runtime` is an OCI runtime of the Engine (runc, crun, runsc); None is its default."""
+
+    image: str = "dcp-evaluator:local"
+    docker_host: str | None = None
+    runtime: str | None = None
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
+    call_timeout_s: float = 20.0
+    lease_s: float = 24 * 3600.0
+    """After this, a container whose owner cannot be found is anybody's to remove."""
+    reap_period_s: float = 60.0
+    own_cgroups: bool = True
+    """Whether to give each sandbox a parent cgroup (exact figures after its end) where the machine allows it."""
+
+
+@dataclass
+class _Counts:
+    created: int = 0
+    removed: int = 0
+    reaped: int = 0
+    leaked_cgroups: int = 0
+    engine_losses: int = 0
+    api_failures: int = 0
+
+
+class DockerRuntime:
+    """`async with` it. Owns the event stream, the reaper and the removal of what is thrown away.
+
+    Entering raises RuntimeUnavailable when Docker cannot be used. Leaving removes every container that this run made.
+    A side task that dies unexpectedly ends the whole (the exception leaves the `async with`).
+    """
+
+    def __init__(self, worker_id: str, settings: RuntimeSettings | None = None) -> None:
+        self.settings = settings or RuntimeSettings()
+        self.owner = reaper.Owner.this_process(worker_id)
+        self.lockdown = Lockdown.load()
+        self._engine = Engine(endpoint_from_environment(self.settings.docker_host), self.settings.call_timeout_s)
+        self._tasks = asyncio.TaskGroup()
+        self._tree: CgroupTree | None = None
+        self._tree_checked = False
+        self._live: set[str] = set()
+        self._containers: dict[str, Container] = {}
+        self._available = asyncio.Event()
+        self._reap_soon = asyncio.Event()
+        self._counts = _Counts()
+        self.info: EngineInfo | None = None
+        self.image_id = ""
+        self.create_warnings: set[str] = set()
+
+    # -- life
+
+    async def __aenter__(self) -> DockerRuntime:
+        try:
+            self.info = await self._engine.connect()
+            self._choose_runtime(self.info)
+            self.image_id = await self.find_image(self.settings.image)
+            self._prepare_cgroups(self.info)
+            self._available.set()
+            self.owner.open()
+            await self.reap()
+            await self._tasks.__aenter__()
+        except BaseException:
+            self.owner.close()
+            self._engine.close()
+            raise
+        self._watch_task = self._tasks.create_task(self._watch(), name="docker-events")
+        self._reap_task = self._tasks.create_task(self._reap_regularly(), name="docker-reaper")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watch_task.cancel()
+        self._reap_task.cancel()
+        try:
+            await self._tasks.__aexit__(kind, exc, traceback)
+        finally:
+            try:
+                await self._sweep()
+            finally:
+                self.owner.close()
+                self._engine.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> bool:
+        """Run clean-up work in the runtime's own task group, so that it outlives the cancellation of who asked for it.
+
+        False when the runtime is closing: its sweep does the work then.
+        """
+        try:
+            self._tasks.create_task(work, name=name)
+        except RuntimeError:
+            work.close()
+            return False
+        return True
+
+    async def _sweep(self) -> None:
+        """Remove what is left of this run. Bounded in time; the rest is the next reaper's: its owner will be gone."""
+        self._live.clear()
+        for container in list(self._containers.values()):
+            container.stream.abort()
+        with contextlib.suppress(TimeoutError, failures.RuntimeUnavailable):
+            async with asyncio.timeout(_SWEEP_AT_CLOSE_S):
+                for container in list(self._containers.values()):
+                    await container.remove()
+                await self.reap()
+
+    # -- the Engine
+
+    async def ping(self) -> EngineInfo:
+        """Ask the Engine who it is. Raises RuntimeUnavailable."""
+        return await self._engine.connect()
+
+    @property
+    def available(self) -> bool:
+        return self._available.is_set()
+
+    async def wait_until_available(self) -> None:
+        """Return once the Engine answers and events flow. Never raises RuntimeUnavailable; tries with back-off."""
+        delay = _RETRY_FIRST_S
+        while True:
+            try:
+                await self._engine.connect()
+                return
+            except failures.RuntimeUnavailable as exc:
+                log.debug("docker_unavailable", extra={"reason": exc.reason})
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _RETRY_MOST_S)
+
+    async def find_image(self, image: str) -> str:
+        """The image's id. Raises RuntimeUnavailable("image-missing")."""
+        try:
+            found = await self._engine.call("image", self._engine.api.inspect_image, image)
+        except failures.ContainerGone as exc:
+            raise failures.image_missing(image) from exc
+        return str(found["Id"])
+
+    def _choose_runtime(self, info: EngineInfo) -> None:
+        wanted = self.settings.runtime
+        if wanted is not None and wanted not in info.runtimes:
+            known = ", ".join(sorted(info.runtimes))
+            raise failures.RuntimeUnavailable(
+                "runtime-missing",
+                f"The Docker Engine has no runtime {wanted} (it has {known})",
+                f'Add it to /etc/docker/daemon.json under "runtimes", or choose one of {known}.',
+            )
+
+    def _prepare_cgroups(self, info: EngineInfo) -> None:
+        """Use cgroups of our own where we may; else the container's, else the Engine's statistics."""
+        if not self.settings.own_cgroups or not self._engine.endpoint.local:
+            return
+        if info.cgroup_driver != "cgroupfs":
+            return  # systemd owns the tree: a parent there would have to be a slice unit of its
+        try:
+            self._tree = CgroupTree.of_this_machine(self.owner.worker)
+            self._tree.prepare()
+        except (CgroupFailure, ValueError) as exc:
+            log.info("own_cgroups_unavailable", extra={"reason": str(exc)})
+            self._tree = None
+
+    # -- containers
+
+    async def launch(
+        self,
+        sandbox_id: str,
+        receiver: Receiver,
+        *,
+        limits: SandboxLimits | None = None,
+        entrypoint: Sequence[str] | None = None,
+        image: str | None = None,
+    ) -> Container:
+        """Create, attach and start a container under the lock-down.
+
+        Raises RuntimeUnavailable, ContainerRefused. On failure or cancellation what was made is removed (by a task of
+        ours, or by the reaper if even that fails).
+        """
+        self._live.add(sandbox_id)
+        cgroup: SandboxCgroup | None = None
+        container_id: str | None = None
+        stream: AttachStream | None = None
+        try:
+            cgroup = self._make_cgroup(sandbox_id)
+            body = self.lockdown.create_body(
+                image=image or self.image_id,
+                labels=self.owner.labels(sandbox_id, time.time() + self.settings.lease_s),
+                limits=limits or self.settings.limits,
+                cgroup_parent=cgroup.name if cgroup is not None else None,
+                runtime=self.settings.runtime,
+                entrypoint=entrypoint,
+            )
+            api = self._engine.api
+            made = await self._engine.call(
+                "create", api.create_container_from_config, body, f"dcp-sandbox-{sandbox_id}"
+            )
+            self._counts.created += 1
+            container_id = str(made["Id"])
+            self.create_warnings.update(made.get("Warnings") or ())
+            stream = await attach(
+                self._engine.endpoint, API_FLOOR, container_id, receiver, self.settings.call_timeout_s
+            )
+            container = Container(
+                engine=self._engine,
+                container_id=container_id,
+                sandbox_id=sandbox_id,
+                stream=stream,
+                cgroup=cgroup,
+                usage=CgroupUsage(cgroup.reader) if cgroup is not None else StatsUsage(),
+                forget=self._forget,
+            )
+            self._containers[container_id] = container
+            await self._engine.call("start", api.start, container_id)
+            if cgroup is None or not self._tree_works(cgroup):
+                container.usage = await self._other_usage(container)
+            return container
+        except BaseException as exc:
+            if stream is not None:
+                stream.abort()
+            self._live.discard(sandbox_id)
+            self._note_failure(exc)
+            self.spawn(self._discard(sandbox_id, container_id, cgroup), "docker-discard")
+            raise
+
+    def _make_cgroup(self, sandbox_id: str) -> SandboxCgroup | None:
+        if self._tree is None:
+            return None
+        try:
+            return self._tree.create(sandbox_id)
+        except CgroupFailure as exc:
+            log.warning("cgroup_create_failed", extra={"reason": str(exc)})
+            return None
+
+    def _tree_works(self, cgroup: SandboxCgroup) -> bool:
+        """Whether the Engine put the container where we look. Checked once: an Engine elsewhere has another tree."""
+        if not self._tree_checked:
+            self._tree_checked = True
+            if not cgroup.populated():
+                log.info("own_cgroups_unused", extra={"reason": "the Engine does not share this machine's cgroup tree"})
+                self._tree = None
+        return self._tree is not None
+
+    async def _other_usage(self, container: Container) -> UsageSource:
+        """The container's own cgroup if its files can be read here, else the Engine's statistics."""
+        if self._engine.endpoint.local:
+            state = parse_state(await self._engine.call("inspect", self._engine.api.inspect_container, container.id))
+            try:
+                tree = CgroupTree.of_this_machine(self.owner.worker)
+                return CgroupUsage(open_process(tree.hierarchies, state.pid))
+            except CgroupFailure as exc:
+                log.info("container_cgroup_unreadable", extra={"reason": str(exc)})
+        usage = StatsUsage()
+        self.spawn(self._follow_stats(container, usage), "docker-stats")
+        return usage
+
+    async def _follow_stats(self, container: Container, usage: StatsUsage) -> None:
+        with contextlib.suppress(OrchestratorError):
+            await stats.follow(self._engine.endpoint, API_FLOOR, container.id, usage, self.settings.call_timeout_s)
+
+    def _forget(self, container: Container) -> None:
+        self._counts.removed += 1
+        self._live.discard(container.sandbox_id)
+        self._containers.pop(container.id, None)
+
+    async def _discard(self, sandbox_id: str, container_id: str | None, cgroup: SandboxCgroup | None) -> None:
+        """Throw away a half-made container. Failures are the reaper's work."""
+        container = self._containers.get(container_id or "")
+        with contextlib.suppress(OrchestratorError):
+            if container is not None:
+                await container.remove()
+                return
+            if container_id is not None:
+                with contextlib.suppress(failures.ContainerGone):
+                    await remove_container(self._engine, container_id)
+        if cgroup is not None:
+            cgroup.reader.close()
+            if self._tree is not None and container_id is not None:
+                self._tree.remove_sandbox(sandbox_id)
+        if container_id is None:
+            self._reap_soon.set()
+
+    def _note_failure(self, exc: BaseException) -> None:
+        if isinstance(exc, OrchestratorError):
+            self._counts.api_failures += 1
+
+    # -- watching
+
+    async def _watch(self) -> None:
+        """Follow the Engine's events for ever; when it goes away, tell the containers and wait for it."""
+        since_ns = time.time_ns()
+        while True:
+            with contextlib.suppress(failures.RuntimeUnavailable):
+                label = f"{reaper.LABEL_INSTANCE}={self.owner.instance}"
+                stream = EventStream(self._engine.endpoint, API_FLOOR, label, since_ns, self.settings.call_timeout_s)
+                async with stream:
+                    self._available.set()
+                    async for event in stream:
+                        since_ns = max(since_ns, event.time_ns + 1)
+                        self._on_event(event)
+            self._available.clear()
+            self._counts.engine_losses += 1
+            for container in list(self._containers.values()):
+                container.died.set()
+            await self.wait_until_available()
+            with contextlib.suppress(OrchestratorError):
+                await self.reap()
+
+    def _on_event(self, event: ContainerEvent) -> None:
+        container = self._containers.get(event.container_id)
+        if container is None:
+            return
+        if event.action == "oom":
+            container.oom_seen = True
+        else:
+            container.died_code = event.exit_code
+            container.died.set()
+
+    async def _reap_regularly(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.reap_period_s):
+                    await self._reap_soon.wait()
+                # A create that nobody waits for any more is still under way in the Engine.
+                await asyncio.sleep(_ABANDONED_CREATE_S)
+            self._reap_soon.clear()
+            with contextlib.suppress(OrchestratorError):
+                await self.reap()
+
+    async def reap(self) -> int:
+        """Remove every container that nobody owns any more, and our empty cgroups; how many containers.
+
+        Raises RuntimeUnavailable.
+        """
+        api = self._engine.api
+        listed = await self._engine.call("list", api.containers, all=True, filters={"label": reaper.LABEL_SANDBOX})
+        found = [reaper.Labelled(str(item["Id"]), item.get("Labels") or {}) for item in listed]
+        doomed = reaper.orphans(found, self.owner, self._live, time.time(), reaper.process_is_alive)
+        for container in doomed:
+            with contextlib.suppress(failures.ContainerGone, failures.ContainerRefused):
+                await remove_container(self._engine, container.container_id)
+                self._counts.reaped += 1
+        self._remove_stale_cgroups({item.sandbox for item in found} - {item.sandbox for item in doomed})
+        return len(doomed)
+
+    def _remove_stale_cgroups(self, listed: set[str]) -> None:
+        if self._tree is None:
+            return
+        for sandbox in self._tree.sandboxes() - listed - self._live:
+            if not self._tree.remove_sandbox(sandbox):
+                self._counts.leaked_cgroups += 1
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts since the start, and what is running now."""
+        return {
+            "available": self.available,
+            "engine": self.info.version if self.info is not None else None,
+            "runtime": self.settings.runtime or (self.info.default_runtime if self.info is not None else None),
+            "image_id": self.image_id,
+            "own_cgroups": self._tree is not None,
+            "containers": len(self._containers),
+            **vars(self._counts),
+        }

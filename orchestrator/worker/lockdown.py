@@ -1,0 +1,217 @@
+"""The lock-down of a sandbox: `lockdown.json` and `seccomp.json` are the whole of it; this fills in what differs.
+
+The two files are data to be reviewed alone. `REQUIRED` states the walls a second time, as rules: a body that breaks
+one, whoever wrote it, raises `LockdownLoosened` and no container is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.errors import Fault, OrchestratorError
+from orchestrator.worker.limits import SandboxLimits
+
+_DEFAULT_MASKS: Final = frozenset(
+    {
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/timer_list",
+        "/proc/meminfo",
+        "/proc/cpuinfo",
+        "/proc/cmdline",
+        "/sys/firmware",
+    }
+)
+_DEFAULT_READ_ONLY: Final = frozenset({"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"})
+_FORBIDDEN: Final = """
+    ptrace process_vm_readv process_vm_writev fork vfork clone clone3 execveat socket socketpair connect bind listen
+    accept accept4 sendmsg sendto mount umount2 pivot_root chroot unshare setns bpf perf_event_open userfaultfd keyctl
+    add_key request_key io_uring_setup io_uring_enter io_uring_register memfd_create init_module finit_module kexec_load
+    open_by_handle_at name_to_handle_at setuid setgid setresuid setresgid kill tkill mknod mknodat symlinkat linkat
+    unlinkat renameat2 personality seccomp ioctl prctl prlimit64 shmget msgget semget mq_open inotify_init1
+    fanotify_init pidfd_open pidfd_getfd sched_setaffinity setpriority memfd_secret landlock_create_ruleset
+"""
+#: None of these may ever appear among the system calls that are allowed outright.
+FORBIDDEN_CALLS: Final = frozenset(_FORBIDDEN.split())
+
+
+class LockdownLoosened(OrchestratorError):
+    """The container that was about to be made would have been less locked down than it must be."""
+
+    code = "ELOCKDOWN"
+    fault = Fault.WORKER
+
+
+@dataclass(frozen=True)
+class Lockdown:
+    """The parsed files."""
+
+    body: Mapping[str, Any]
+    seccomp: Mapping[str, Any]
+
+    @classmethod
+    def load(cls) -> Lockdown:
+        """Read both files from the package. Raises LockdownLoosened when the seccomp profile is too wide."""
+        folder = importlib.resources.files("orchestrator.worker")
+        body = json.loads((folder / "lockdown.json").read_text("utf-8"))
+        seccomp = json.loads((folder / "seccomp.json").read_text("utf-8"))
+        validate_seccomp(seccomp)
+        return cls(body, seccomp)
+
+    def create_body(
+        self,
+        *,
+        image: str,
+        labels: Mapping[str, str],
+        limits: SandboxLimits,
+        cgroup_parent: str | None = None,
+        runtime: str | None = None,
+        entrypoint: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """The body of Docker's `POST /containers/create`. `entrypoint` replaces the image's (tests of the walls).
+
+        Raises LockdownLoosened.
+        """
+        body = copy.deepcopy(dict(self.body))
+        body["Image"] = image
+        body["Labels"] = dict(labels)
+        if entrypoint is not None:
+            body["Entrypoint"] = list(entrypoint)
+            body["Cmd"] = []
+        host = body["HostConfig"]
+        host["SecurityOpt"] = [*host["SecurityOpt"], "seccomp=" + json.dumps(self.seccomp, separators=(",", ":"))]
+        host["Memory"] = host["MemorySwap"] = limits.memory_bytes
+        host["NanoCpus"] = round(limits.cpus * 1_000_000_000)
+        host["PidsLimit"] = limits.pids
+        host["Ulimits"] = [
+            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
+            {"Name": "fsize", "Soft": limits.file_bytes, "Hard": limits.file_bytes},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ]
+        if cgroup_parent is not None:
+            host["CgroupParent"] = cgroup_parent
+        if runtime is not None:
+            host["Runtime"] = runtime
+        validate(body)
+        return body
+
+
+def _is(expected: Any) -> Callable[[Any], bool]:
+    # `is` for booleans: 1 == True, and a body that says 1 was not written by us.
+    return lambda value: value is expected if isinstance(expected, bool) else bool(value == expected)
+
+
+def _empty(value: Any) -> bool:
+    return value in (None, [], {}, "")
+
+
+def _positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _holds(*names: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and set(names) <= set(value)
+
+
+def _non_root(value: Any) -> bool:
+    user, separator, group = str(value).partition(":")
+    return bool(separator) and user.isdigit() and group.isdigit() and int(user) > 0 and int(group) > 0
+
+
+def _own_seccomp(value: Any) -> bool:
+    if not isinstance(value, list) or "no-new-privileges" not in value or len(value) != 2:
+        return False
+    profiles = [option.removeprefix("seccomp=") for option in value if option.startswith("seccomp=")]
+    return len(profiles) == 1 and _profile_denies(json.loads(profiles[0]))
+
+
+def _bounded_ulimits(value: Any) -> bool:
+    hard = {limit["Name"]: limit["Hard"] for limit in value or []}
+    return hard.get("core") == 0 and 0 < hard.get("nofile", 0) <= 20_000 and 0 <= hard.get("fsize", -1) <= 1 << 30
+
+
+REQUIRED: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "User": _non_root,
+    "NetworkDisabled": _is(True),
+    "OpenStdin": _is(True),
+    "StdinOnce": _is(True),
+    "Tty": _is(False),
+    "Env": _empty,
+    "Volumes": _empty,
+    "ExposedPorts": _empty,
+    "HostConfig.NetworkMode": _is("none"),
+    "HostConfig.ReadonlyRootfs": _is(True),
+    "HostConfig.CapDrop": _holds("ALL"),
+    "HostConfig.CapAdd": _empty,
+    "HostConfig.Privileged": _is(False),
+    "HostConfig.SecurityOpt": _own_seccomp,
+    "HostConfig.Memory": _positive,
+    "HostConfig.MemorySwappiness": _is(0),
+    "HostConfig.OomKillDisable": _is(False),
+    "HostConfig.OomScoreAdj": _positive,
+    "HostConfig.NanoCpus": _positive,
+    "HostConfig.PidsLimit": _positive,
+    "HostConfig.Ulimits": _bounded_ulimits,
+    "HostConfig.IpcMode": _is("none"),
+    "HostConfig.PidMode": _empty,
+    "HostConfig.UTSMode": _empty,
+    "HostConfig.UsernsMode": _empty,
+    "HostConfig.CgroupnsMode": _is("private"),
+    "HostConfig.Init": _is(False),
+    "HostConfig.AutoRemove": _is(False),
+    "HostConfig.Binds": _empty,
+    "HostConfig.Mounts": _empty,
+    "HostConfig.Tmpfs": _empty,
+    "HostConfig.VolumesFrom": _empty,
+    "HostConfig.Devices": _empty,
+    "HostConfig.DeviceRequests": _empty,
+    "HostConfig.DeviceCgroupRules": _empty,
+    "HostConfig.GroupAdd": _empty,
+    "HostConfig.Sysctls": _empty,
+    "HostConfig.Links": _empty,
+    "HostConfig.ExtraHosts": _empty,
+    "HostConfig.PortBindings": _empty,
+    "HostConfig.LogConfig": _is({"Type": "none"}),
+    "HostConfig.RestartPolicy": _is({"Name": "no"}),
+    "HostConfig.MaskedPaths": _holds(*_DEFAULT_MASKS),
+    "HostConfig.ReadonlyPaths": _holds(*_DEFAULT_READ_ONLY),
+}
+
+
+def validate(body: Mapping[str, Any]) -> None:
+    """Raise LockdownLoosened, naming the field, when `body` breaks a rule of REQUIRED."""
+    for path, rule in REQUIRED.items():
+        value: Any = body
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if not rule(value):
+            raise LockdownLoosened(f"{path} of the container is {_shown(value)}: the lock-down does not allow it")
+    host = body["HostConfig"]
+    if host["MemorySwap"] != host["Memory"]:
+        raise LockdownLoosened("HostConfig.MemorySwap differs from Memory: the sandbox could swap")
+
+
+def validate_seccomp(profile: Mapping[str, Any]) -> None:
+    """Raise LockdownLoosened when the profile does not deny by default or allows a forbidden call outright."""
+    if not _profile_denies(profile):
+        raise LockdownLoosened("the seccomp profile allows what it must deny")
+
+
+def _profile_denies(profile: Mapping[str, Any]) -> bool:
+    if profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"):
+        return False
+    for rule in profile.get("syscalls", []):
+        allowed = rule.get("action") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS")
+        if allowed and not rule.get("args") and FORBIDDEN_CALLS & set(rule.get("names", [])):
+            return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "…"
