@@ -315,6 +315,13 @@ class CgroupTree:
                         gone = False
         return gone
 
+    def dismantle(self) -> None:
+        """Remove the worker's own directory, and the one above it, unless something is inside."""
+        for name in (self.base, self.base.rpartition("/")[0]):
+            for directory in self.everywhere(name):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+
     def remove_sandbox(self, sandbox: str) -> bool:
         return self.remove(f"{self.base}/{sandbox}")
 

@@ -117,6 +117,8 @@ class DockerRuntime:
             try:
                 await self._sweep()
             finally:
+                if self._tree is not None:
+                    self._tree.dismantle()
                 self.owner.close()
                 self._engine.close()
 
