@@ -32,6 +32,7 @@ from orchestrator.protocol.vocabulary import (
     Answer,
     Answered,
     Ask,
+    Breach,
     Close,
     Closed,
     DropTransport,
@@ -506,6 +507,9 @@ class Session:
         self._in_progress.clear()
         return [Closed(error, contexts)]
 
+    def _breach(self, event: Breach, _: float) -> list[Action]:
+        return self._fail(event.error.code, event.error.message)
+
     def _fail(self, code: str, message: str) -> list[Action]:
         return self._fail_with(ConnectionClosed(message, code=code))
 
@@ -574,6 +578,7 @@ class Session:
         TransportUp: _transport_up,
         TransportDown: _transport_down,
         Received: _received,
+        Breach: _breach,
         Ask: _ask,
         Respond: _respond,
         Flush: _flush,

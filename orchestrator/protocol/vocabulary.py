@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.protocol import signing
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.wallet import keys
@@ -61,6 +62,13 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Breach:
+    """The peer sent what is no message at all, or one whose signature does not fit."""
+
+    error: OrchestratorError
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """Queue a request. `context` comes back in `Answered`.
 
@@ -97,7 +105,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = TransportUp | TransportDown | Received | Ask | Respond | Flush | Close | Tick
+Event = TransportUp | TransportDown | Received | Breach | Ask | Respond | Flush | Close | Tick
 
 # --- actions
 

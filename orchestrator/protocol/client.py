@@ -1,0 +1,350 @@
+"""The client shell: sessions with DCP services that survive lost transports.
+
+async with DcpClient(identity, cache_path) as client:
+    connection = client.connect("http://127.0.0.1:9001/pheme/")
+    answer = await connection.request("fetchJobReport", {"job": job_id})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import pathlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tenacity
+from yarl import URL
+
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.protocol import client_socket, messages
+from orchestrator.protocol.client_socket import ClientSocket
+from orchestrator.protocol.config import fetch_config
+from orchestrator.protocol.errors import ConnectionClosed, ConnectionLost, PeerChanged
+from orchestrator.protocol.framing import FramingError, FramingLimits
+from orchestrator.protocol.identity_cache import IdentityCache
+from orchestrator.protocol.link import Link
+from orchestrator.protocol.session import Session
+from orchestrator.protocol.signing import MalformedMessage, open_envelope
+from orchestrator.protocol.tokens import random_token
+from orchestrator.protocol.validity import Stamps
+from orchestrator.protocol.vocabulary import Breach, IncomingRequest, Role, SessionLimits, State
+from orchestrator.wallet import keys
+
+__all__ = ["ClientConnection", "ClientLimits", "DcpClient", "fetch_config"]
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[str, Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class ClientLimits:
+    """Times in seconds.
+
+    A reconnect waits a random time of at most `first_delay`, then at most twice that, and so on up to `longest_delay`.
+    """
+
+    session: SessionLimits = field(default_factory=SessionLimits)
+    framing: FramingLimits = field(default_factory=FramingLimits)
+    first_delay: float = 0.25
+    longest_delay: float = 30
+    socket_timeout: float = 20
+    tick_interval: float = 1
+
+
+class DcpClient:
+    """One identity and its connections. Leaving the `async with` closes them in order."""
+
+    def __init__(
+        self,
+        identity: keys.PrivateKey,
+        identity_cache: pathlib.Path | None = None,
+        *,
+        limits: ClientLimits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`identity_cache` is the file that remembers the services' keys; None remembers them while this object lives.
+
+        Raise `InvalidInput` when the file is damaged.
+        """
+        self.identity = identity
+        self.cache = IdentityCache(identity_cache)
+        self.limits = limits or ClientLimits()
+        self.clock = clock
+        self.stamps = Stamps()
+        self.sequence = itertools.count(1)
+        self._connections: list[ClientConnection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> DcpClient:
+        self._group = await asyncio.TaskGroup().__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        try:
+            if exception[0] is None:
+                await asyncio.gather(*(connection.close() for connection in self._connections))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self._group.__aexit__(*exception)
+        return None
+
+    def connect(self, url: str, *, on_request: Handler | None = None) -> ClientConnection:
+        """A connection to the service at a URL such as `http://host:9001/pheme/`; opened at the first request.
+
+        `on_request(operation, data)` answers the service's own requests: its value is the answer's payload, and
+        `OrchestratorError` an error answer. Raise `InvalidInput` for a URL that cannot be a service's.
+        """
+        connection = ClientConnection(self, url, on_request)
+        self._connections.append(connection)
+        return connection
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work that ends with the client."""
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class ClientConnection:
+    """Requests to one service. It keeps a session as long as it can, and opens a new one when it must."""
+
+    def __init__(self, client: DcpClient, url: str, on_request: Handler | None) -> None:
+        parsed = URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host or not parsed.path.endswith("/"):
+            raise InvalidInput(f"{url!r} cannot be a service's URL: expected http(s)://host[:port]/service/")
+        self.url = url
+        self.on_request = on_request
+        self._client = client
+        self._link: Link | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._retry_now = asyncio.Event()
+        self._session_count = 0
+        self._on_session_end: list[Callable[[ConnectionClosed], None]] = []
+
+    @property
+    def dcpsid(self) -> str | None:
+        """The session's id; None while there is no session. Another one means that the old session was lost."""
+        return self._link.session.dcpsid if self._link is not None else None
+
+    @property
+    def peer(self) -> str | None:
+        """The service's address; None before it has answered."""
+        return self._link.session.peer if self._link is not None else self._client.cache.lookup(self.url)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a session is established and its transport is up."""
+        link = self._link
+        return link is not None and link.session.state is State.ESTABLISHED and link.transport is not None
+
+    async def request(
+        self, operation: str, data: Any = messages.ABSENT, *, authorize: Sequence[keys.PrivateKey] = ()
+    ) -> Any:
+        """Ask the service and wait for its answer, through lost transports and back.
+
+        Requests made at the same time share one signed message; authorised ones (`authorize`: the keys of the accounts
+        or identities that the request may use) travel alone.
+
+        Raise `RemoteError` (the service's error), `ConnectionLost` (the session ended, whether the service acted is not
+        known), `PeerChanged`, `ConnectionClosed` after `close`, `Congested`, `InvalidInput`. When cancelled, the
+        request may still reach the service.
+        """
+        if self._is_closed:
+            raise ConnectionClosed("the connection was closed", code="EPIPE")
+        link = self._link
+        if link is None or link.session.state in (State.CLOSING, State.CLOSED):
+            link = self._open()
+        return await link.request(operation, data, authorize)
+
+    def on_session_end(self, callback: Callable[[ConnectionClosed], None]) -> None:
+        """Call this whenever a session ends, also when `close` ends it. What the service knew of it is gone."""
+        self._on_session_end.append(callback)
+
+    def wake(self) -> None:
+        """Do not wait out the delay before the next attempt to reconnect."""
+        self._retry_now.set()
+
+    def drop_transport(self) -> None:
+        """Close the socket and reconnect: what a broken network would do."""
+        link = self._link
+        if link is not None and isinstance(link.transport, _Pipe):
+            link.transport.drop()
+
+    async def close(self) -> None:
+        """Say goodbye, at most for the close time-out. Requests without an answer raise `ConnectionClosed`."""
+        self._is_closed = True
+        if self._link is not None:
+            self._link.close()
+        self._retry_now.set()
+        if self._runner is not None:
+            await asyncio.wait([self._runner], timeout=self._client.limits.session.close_timeout + 1)
+
+    def statistics(self) -> dict[str, Any]:
+        session = self._link.session.statistics() if self._link is not None else {"state": "closed"}
+        return {"url": self.url, "sessions": self._session_count, **session}
+
+    # --- sessions
+
+    def _open(self) -> Link:
+        client = self._client
+        session = Session(
+            Role.INITIATOR,
+            client.identity,
+            make_token=random_token,
+            stamps=client.stamps,
+            now=client.clock(),
+            sequence=next(client.sequence),
+            limits=client.limits.session,
+            expected_peer=client.cache.lookup(self.url),
+        )
+        self._session_count += 1
+        link = self._link = Link(session, self, client.clock)
+        self._runner = client.spawn(self._run(link))
+        return link
+
+    async def _run(self, link: Link) -> None:
+        """Keep a transport under the session until it ends."""
+        async with asyncio.TaskGroup() as group:
+            ticker = group.create_task(self._tick(link))
+            try:
+                while link.session.state is not State.CLOSED:
+                    socket = await self._reach(link)
+                    if socket is None:
+                        return
+                    if link.session.state is State.CLOSED:  # while the socket was opened
+                        await socket.close()
+                    else:
+                        await self._pump(link, socket)
+            finally:
+                ticker.cancel()
+                link.close()
+
+    async def _tick(self, link: Link) -> None:
+        while True:
+            await asyncio.sleep(self._client.limits.tick_interval)
+            link.tick()
+
+    async def _reach(self, link: Link) -> ClientSocket | None:
+        """Open a socket, however often it takes; None when the session ended meanwhile."""
+        limits = self._client.limits
+        self._retry_now.clear()
+        backoff = tenacity.AsyncRetrying(
+            sleep=self._wait,
+            wait=tenacity.wait_random_exponential(multiplier=limits.first_delay, max=limits.longest_delay),
+            retry=tenacity.retry_if_exception_type(client_socket.CannotConnect),
+            stop=lambda _: link.session.state is State.CLOSED,
+            retry_error_callback=lambda _: None,
+            before_sleep=self._log_attempt,
+        )
+        return await backoff(ClientSocket.open, self.url, timeout=limits.socket_timeout)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._retry_now.wait()
+                self._retry_now.clear()
+        except TimeoutError:
+            pass
+
+    def _log_attempt(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        level = logging.WARNING if state.attempt_number in (1, 10, 100) else logging.DEBUG
+        log.log(level, "%s cannot be reached: %s; trying again", self.url, error, extra={"action": "reconnect"})
+
+    async def _pump(self, link: Link, socket: ClientSocket) -> None:
+        """Carry messages until the socket is gone."""
+        pipe = _Pipe(socket)
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(pipe.write())
+                link.attach(pipe)
+                try:
+                    async for packet in socket:
+                        self._receive(link, pipe, packet)
+                finally:
+                    writer.cancel()
+        finally:
+            link.detach(pipe)
+            await socket.close()
+
+    def _receive(self, link: Link, pipe: _Pipe, packet: str) -> None:
+        if link.transport is not pipe:
+            return
+        try:
+            for message in pipe.socket.receiver.receive(packet, pipe.socket.sender):
+                link.receive(open_envelope(message))
+        except (FramingError, MalformedMessage) as error:
+            link.feed(Breach(error))
+
+    # --- what the session tells
+
+    def opened(self, link: Link) -> None:
+        if link.session.peer is not None:
+            self._client.cache.learn(self.url, link.session.peer)
+
+    def requested(self, link: Link, requests: Sequence[IncomingRequest]) -> None:
+        for request in requests:
+            self._client.spawn(self._handle(link, request))
+
+    async def _handle(self, link: Link, request: IncomingRequest) -> None:
+        try:
+            if self.on_request is None:
+                raise OrchestratorError(f"{request.operation} is not answered here", code="ENOSYS")
+            payload = await self.on_request(request.operation, request.data)
+        except OrchestratorError as error:
+            link.respond(request.id, False, messages.error_payload(error, self._client.identity.address))
+        except Exception:  # a handler's bug is answered, not fatal
+            log.exception("the handler of %s failed", request.operation, extra={"action": "handler-failed"})
+            failure = OrchestratorError(f"{request.operation} failed at the client")
+            link.respond(request.id, False, messages.error_payload(failure, self._client.identity.address))
+        else:
+            link.respond(request.id, True, payload)
+
+    def failure(self, error: ConnectionClosed) -> ConnectionClosed:
+        """The error that waiting requests get."""
+        if self._is_closed or isinstance(error, PeerChanged):
+            return error
+        return ConnectionLost(error.message, code=error.code)
+
+    def closed(self, link: Link, error: ConnectionClosed) -> None:
+        self._retry_now.set()
+        if link is self._link:
+            self._link = None
+        if not self._is_closed:
+            log.info("the session with %s ended: %s", self.url, error, extra={"action": "session-lost"})
+        for callback in self._on_session_end:
+            callback(error)
+
+    def ended(self, link: Link) -> None:
+        self._retry_now.set()
+
+
+class _Pipe:
+    """A client's socket as a transport: keeps order, only queues."""
+
+    def __init__(self, socket: ClientSocket) -> None:
+        self.socket = socket
+        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def send(self, message: str) -> None:
+        for frame in self.socket.sender.frames(message):
+            self._queue.put_nowait(frame)
+
+    def drop(self) -> None:
+        self._queue.put_nowait(None)
+
+    async def write(self) -> None:
+        while True:
+            packet = await self._queue.get()
+            if packet is None:
+                await self.socket.close()
+                return
+            await self.socket.send(packet)

@@ -1,0 +1,410 @@
+"""The server shell: DCP services on aiohttp and python-socketio.
+
+Every service is mounted on two socket.io paths, because the two reference clients differ: `/<service>/dcp5/socketio/`
+(dcp-client 5.x) and `/<service>/` (4.x, the official worker). Sessions are known by their dcpsid, never by a socket: a
+client comes back on a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from aiohttp import web
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.protocol import messages, sockets
+from orchestrator.protocol.errors import ConnectionClosed
+from orchestrator.protocol.framing import FramingError, FramingLimits
+from orchestrator.protocol.link import Link
+from orchestrator.protocol.session import Session, farewell
+from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
+from orchestrator.protocol.sockets import ServerSocket
+from orchestrator.protocol.tokens import random_token
+from orchestrator.protocol.validity import Stamps
+from orchestrator.protocol.vocabulary import Breach, IncomingRequest, Role, SessionLimits, State
+from orchestrator.wallet import keys
+
+__all__ = ["DcpServer", "Request", "ServerConnection", "ServerLimits", "Service"]
+
+log = logging.getLogger(__name__)
+
+Dialect = Literal[4, 5]
+_SERVICE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_CONFIG_PATH = "/etc/dcp-config.kvin"
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What all peers together may make the server hold; times in seconds."""
+
+    session: SessionLimits = field(default_factory=SessionLimits)
+    framing: FramingLimits = field(default_factory=FramingLimits)
+    sessions: int = 20_000
+    # Before it has named its session a socket may send little, and not for long.
+    greeting: FramingLimits = field(default_factory=lambda: FramingLimits(message=65_536, partial=1, fragments=8))
+    greeting_timeout: float = 30
+    # Packets that a peer leaves unread before its socket is dropped.
+    unread_packets: int = 2_000
+    sweep_interval: float = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request from a client.
+
+    `data` is `messages.ABSENT` when the client sent none. `peer` is the address whose key signed the message.
+    `authorized` are the further resources (accounts, identities) whose permission came with the request.
+    """
+
+    operation: str
+    data: Any
+    peer: str
+    authorized: frozenset[str]
+    connection: ServerConnection
+
+
+class Service(Protocol):
+    """What is mounted under a name. Raising `OrchestratorError` answers with an error of its code and message."""
+
+    async def handle(self, request: Request) -> Any:
+        """The answer's payload, any JSON value. Called once per request, many at a time."""
+
+
+class BatchService(Service, Protocol):
+    """A service that wants all the requests of one received message at once."""
+
+    async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
+        """One payload or error for each request, in order; the answers leave as one batch."""
+
+
+class ServerConnection:
+    """A client's session with one service."""
+
+    def __init__(self, service: str, dialect: Dialect) -> None:
+        self.service = service
+        self.dialect: Dialect = dialect
+        """4 or 5: which generation of the reference client. 4 reads KVIN up to v8, and knows no notifications."""
+        self.closed = asyncio.Event()
+        self._callbacks: list[Callable[[ConnectionClosed], None]] = []
+        self._link: Link
+
+    @property
+    def dcpsid(self) -> str:
+        return self._link.session.dcpsid or ""
+
+    @property
+    def peer(self) -> str:
+        """The client's address, checksummed."""
+        return self._link.session.peer or ""
+
+    async def request(self, operation: str, data: Any = messages.ABSENT) -> Any:
+        """Ask the client and wait for its answer; see `Link.request`.
+
+        No time-out of its own: a client that has lost its transport may come back for two hours.
+        """
+        return await self._link.request(operation, data)
+
+    def on_close(self, callback: Callable[[ConnectionClosed], None]) -> None:
+        """Call this, once, when the session is over; at once when it already is."""
+        if self.closed.is_set():
+            callback(ConnectionClosed("the session is closed"))
+        else:
+            self._callbacks.append(callback)
+
+    def close(self) -> None:
+        """End the session in order; returns at once."""
+        self._link.close()
+
+    def statistics(self) -> dict[str, Any]:
+        return {"service": self.service, "peer": self.peer, **self._link.session.statistics()}
+
+    def __repr__(self) -> str:
+        return f"<ServerConnection {self.service} {self.peer} {self.dcpsid[:8]} {self._link.session.state}>"
+
+
+class DcpServer:
+    """An HTTP server with DCP services.
+
+        async with DcpServer(identity, {"pheme": service}, config_text) as server:
+            await server.listen("127.0.0.1", 9001)
+            await asyncio.Event().wait()
+
+    `services` maps names to services, mounted at `/<name>/`. `config_text` gives the body of the configuration in KVIN
+    version 8 or 9. When the `async with` ends, sockets are closed and handlers cancelled; clients will try to resume.
+    """
+
+    def __init__(
+        self,
+        identity: keys.PrivateKey,
+        services: Mapping[str, Service],
+        config_text: Callable[[Literal[8, 9]], str],
+        *,
+        limits: ServerLimits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        for name in services:
+            if not _SERVICE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot be the name of a service: letters and digits only")
+        self.identity = identity
+        self.limits = limits or ServerLimits()
+        self._services = dict(services)
+        self._config_text = config_text
+        self._clock = clock
+        self._stamps = Stamps()
+        self._links: dict[str, _ServerLink] = {}
+        self._unready: set[_ServerLink] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refused = 0
+        self._sockets = sockets.SocketServer(
+            list(services),
+            on_message=self._on_packet,
+            on_gone=self._on_gone,
+            spawn=self._spawn,
+            unread_packets=self.limits.unread_packets,
+            greeting=self.limits.greeting,
+        )
+        self.app = self._sockets.app
+        self.app.router.add_get(_CONFIG_PATH, self._serve_config)
+        self._runner: web.AppRunner | None = None
+        self._ports: list[int] = []
+
+    # --- running
+
+    async def __aenter__(self) -> DcpServer:
+        async with contextlib.AsyncExitStack() as stack:
+            self._group = await stack.enter_async_context(asyncio.TaskGroup())
+            stack.callback(self._cancel_tasks)
+            self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=2)
+            await self._runner.setup()
+            stack.push_async_callback(self._runner.cleanup)
+            stack.push_async_callback(self._sockets.close)
+            self._spawn(self._sweep())
+            self._spawn(self._sockets.run())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        return await self._stack.__aexit__(*exception)
+
+    async def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Accept connections at an address; returns the port. May be called for several addresses."""
+        assert self._runner is not None, "listen inside `async with`"
+        site = web.TCPSite(self._runner, host, port, backlog=1024)
+        await site.start()
+        server = site._server  # the one way to learn a port that the system chose
+        port = int(server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+        self._ports.append(port)
+        return port
+
+    async def run(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Serve until cancelled."""
+        async with self:
+            await self.listen(host, port)
+            await asyncio.Event().wait()
+
+    @property
+    def port(self) -> int:
+        """The first port that `listen` took."""
+        return self._ports[0]
+
+    def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
+        """Further HTTP routes; before the server runs."""
+        self.app.router.add_routes(routes)
+
+    @property
+    def connections(self) -> list[ServerConnection]:
+        """The sessions that live, with or without a transport."""
+        return [link.connection for link in self._links.values()]
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "sessions": len(self._links),
+            "sockets": len(self._sockets),
+            "resumable": sum(link.transport is None for link in self._links.values()),
+            "stamps": len(self._stamps),
+            "handlers": len(self._tasks) - 2,
+            "refused": self._refused,
+        }
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _sweep(self) -> None:
+        """Let time pass for all sessions."""
+        while True:
+            await asyncio.sleep(self.limits.sweep_interval)
+            for link in [*self._links.values(), *self._unready]:
+                link.tick()
+            self._sockets.drop_silent(self.limits.greeting_timeout)
+
+    # --- configuration
+
+    async def _serve_config(self, request: web.Request) -> web.Response:
+        """`ver` is the version of the client's configuration format: 2.1 reads KVIN v9, 2.0 up to v8."""
+        version = re.fullmatch(r"2\.(\d{1,4})(\.\d{1,4})?", request.query.get("ver", ""))
+        if version is None:
+            return web.Response(status=400, text="the query must name a format: ?ver=2.1.0 or ?ver=2.0.0\n")
+        text = self._config_text(9 if int(version[1]) >= 1 else 8)
+        headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
+        return web.Response(body=text.encode(), content_type="application/x-kvin", charset="utf-8", headers=headers)
+
+    # --- what comes over the sockets
+
+    def _on_packet(self, socket: ServerSocket, packet: str) -> None:
+        """Whatever a peer sends, it can end its own session and socket and nothing else."""
+        try:
+            for message in socket.receiver.receive(packet, socket.sender):
+                self._on_message(socket, open_envelope(message))
+        except (FramingError, MalformedMessage) as error:
+            self._refused += 1
+            log.info("dropped a socket of %s: %s", socket.service, error, extra={"action": "malformed"})
+            link = socket.link
+            if link is not None:
+                link.feed(Breach(error))
+            socket.drop()
+
+    def _on_message(self, socket: ServerSocket, envelope: Envelope) -> None:
+        link = socket.link
+        if link is None:
+            link = self._find(socket, envelope)
+            if link is None:
+                return
+            socket.link = link
+            socket.receiver.limits = self.limits.framing
+            link.attach(socket)
+        if link.transport is socket:
+            link.receive(envelope)
+
+    def _find(self, socket: ServerSocket, envelope: Envelope) -> _ServerLink | None:
+        """The session that the first message on a socket belongs to; a new one for a connect request."""
+        dcpsid = envelope.body.get("dcpsid")
+        if dcpsid is None:
+            if len(self._links) + len(self._unready) >= self.limits.sessions:
+                self._refused += 1
+                log.warning("refused a session: %d are open", self.limits.sessions, extra={"action": "refused"})
+                socket.drop()
+                return None
+            return _ServerLink(self, ServerConnection(socket.service, socket.dialect))
+        link = self._links.get(dcpsid) if isinstance(dcpsid, str) else None
+        if link is not None and link.session.peer == envelope.owner and link.connection.service == socket.service:
+            return link
+        frame = farewell(self.identity, envelope.body, random_token, self._clock())
+        if frame is not None:
+            socket.send(frame)
+        else:
+            socket.drop()
+        return None
+
+    def _on_gone(self, socket: ServerSocket) -> None:
+        if socket.link is not None:
+            socket.link.detach(socket)
+
+    # --- handlers
+
+    def dispatch(self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]) -> None:
+        service = self._services[connection.service]
+        requests = [Request(r.operation, r.data, connection.peer, r.authorized, connection) for r in incoming]
+        handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]] | None
+        handle_batch = getattr(service, "handle_batch", None)
+        if handle_batch is not None:
+            self._spawn(self._run_batch(handle_batch, requests, link, [r.id for r in incoming]))
+            return
+        for request, item in zip(requests, incoming, strict=True):
+            self._spawn(self._run(service, request, link, item.id))
+
+    async def _run(self, service: Service, request: Request, link: Link, message_id: str) -> None:
+        try:
+            outcome = await service.handle(request)
+        except Exception as error:  # a handler's bug must not end the other sessions
+            outcome = self._as_outcome(error, request)
+        self._answer(link, message_id, outcome)
+
+    async def _run_batch(
+        self,
+        handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]],
+        requests: Sequence[Request],
+        link: Link,
+        ids: Sequence[str],
+    ) -> None:
+        try:
+            outcomes = await handle_batch(requests)
+            if len(outcomes) != len(requests):
+                raise RuntimeError(f"{len(outcomes)} answers to {len(requests)} requests")
+        except Exception as error:  # as above
+            outcomes = [self._as_outcome(error, requests[0])] * len(requests)
+        for message_id, outcome in zip(ids, outcomes, strict=True):
+            self._answer(link, message_id, outcome)
+
+    def _answer(self, link: Link, message_id: str, outcome: Any) -> None:
+        if isinstance(outcome, OrchestratorError):
+            link.respond(message_id, False, messages.error_payload(outcome, self.identity.address))
+        else:
+            link.respond(message_id, True, outcome)
+
+    def _as_outcome(self, error: Exception, request: Request) -> OrchestratorError:
+        if isinstance(error, OrchestratorError):
+            return error
+        log.exception(
+            "%s of %s failed", request.operation, request.connection.service, extra={"action": "handler-failed"}
+        )
+        return OrchestratorError(f"{request.operation} failed inside the service; its log tells why")
+
+
+class _ServerLink(Link):
+    """A session of the server, entered in its books while it lives."""
+
+    def __init__(self, server: DcpServer, connection: ServerConnection) -> None:
+        clock = server._clock
+        session = Session(
+            Role.TARGET,
+            server.identity,
+            make_token=random_token,
+            stamps=server._stamps,
+            now=clock(),
+            limits=server.limits.session,
+        )
+        super().__init__(session, self, clock)
+        self._server = server
+        self.connection = connection
+        connection._link = self
+        server._unready.add(self)
+
+    def requested(self, link: Link, requests: Sequence[IncomingRequest]) -> None:
+        self._server.dispatch(self.connection, self, requests)
+
+    def receive(self, envelope: Envelope) -> None:
+        super().receive(envelope)
+        # Known from its first answer on: if the client gets that and loses its socket, it comes back with the dcpsid.
+        if self in self._server._unready and self.session.dcpsid and self.session.state is not State.CLOSED:
+            self._server._unready.discard(self)
+            self._server._links[self.session.dcpsid] = self
+
+    def opened(self, link: Link) -> None:
+        pass
+
+    def closed(self, link: Link, error: ConnectionClosed) -> None:
+        connection = self.connection
+        connection.closed.set()
+        callbacks, connection._callbacks = connection._callbacks, []
+        for callback in callbacks:
+            try:
+                callback(error)
+            except Exception:  # as for handlers
+                log.exception("an on_close callback failed", extra={"action": "handler-failed"})
+
+    def ended(self, link: Link) -> None:
+        self._server._unready.discard(self)
+        self._server._links.pop(self.session.dcpsid or "", None)

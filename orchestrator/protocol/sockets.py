@@ -1,0 +1,195 @@
+"""socket.io on the server's side: sockets that carry strings, and nothing of DCP.
+
+This is the only module that knows python-socketio's server. Settings are the ones that the reference clients need
+(observed with dcp-client 5.6.1 and 4.4.29): websocket first, polling possible, messages handled in their order, packets
+of several megabytes, the reference's ping times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal
+
+import socketio
+from aiohttp import web
+
+from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
+from orchestrator.protocol.link import Link
+
+__all__ = ["ServerSocket", "SocketServer"]
+
+log = logging.getLogger(__name__)
+
+# A fragment has up to a million characters, three bytes each, and socket.io escapes its quotes.
+_MAX_PACKET_BYTES = 8 * 1024 * 1024
+_PATH_SUFFIX = "dcp5/socketio/"
+
+
+class ServerSocket:
+    """One socket.io connection. Keeps order; `send` and `drop` only queue."""
+
+    def __init__(self, server: SocketServer, sid: str, eio_sid: str, service: str, dialect: Literal[4, 5]) -> None:
+        self.service = service
+        self.dialect: Literal[4, 5] = dialect
+        self.sender = Sender()
+        self.receiver = Receiver(server.greeting)
+        self.link: Link | None = None
+        self.since = time.monotonic()
+        self.is_dropped = False
+        self.sid = sid
+        self.eio_sid = eio_sid
+        self._server = server
+
+    def send(self, message: str) -> None:
+        if not self.is_dropped:
+            for frame in self.sender.frames(message):
+                self._server.post(self, frame)
+
+    def send_raw(self, packet: str) -> None:
+        self._server.post(self, packet)
+
+    def drop(self) -> None:
+        if not self.is_dropped:
+            self.is_dropped = True
+            self._server.post(self, None)
+
+
+class SocketServer:
+    """All sockets of all services on one aiohttp application."""
+
+    def __init__(
+        self,
+        services: Sequence[str],
+        *,
+        on_message: Callable[[ServerSocket, str], None],
+        on_gone: Callable[[ServerSocket], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        unread_packets: int,
+        greeting: FramingLimits,
+    ) -> None:
+        self.greeting = greeting
+        self._on_message = on_message
+        self._on_gone = on_gone
+        self._spawn = spawn
+        self._unread_packets = unread_packets
+        self._sockets: dict[str, ServerSocket] = {}
+        # One writer for all: handing a packet to engine.io does not wait for the network.
+        self._post: asyncio.Queue[tuple[ServerSocket, str | None]] = asyncio.Queue()
+        self._sio = socketio.AsyncServer(
+            async_mode="aiohttp",
+            async_handlers=False,  # messages of a socket one after the other
+            always_connect=True,  # the CONNECT packet before our announcement
+            cors_allowed_origins="*",
+            ping_interval=10.1,
+            ping_timeout=60.01,
+            max_http_buffer_size=_MAX_PACKET_BYTES,
+            http_compression=False,
+            logger=False,
+            engineio_logger=False,
+        )
+        self._sio.on("connect", self._connected)
+        self._sio.on("disconnect", self._disconnected)
+        self._sio.on("message", self._received)
+        self.app = web.Application(client_max_size=_MAX_PACKET_BYTES)
+        self._mounts: dict[str, tuple[str, Literal[4, 5]]] = {}
+        for name in services:
+            self._mounts[f"/{name}/"] = (name, 4)
+            self._mounts[f"/{name}/{_PATH_SUFFIX}"] = (name, 5)
+        for path in self._mounts:
+            for method in ("GET", "POST", "OPTIONS"):
+                self.app.router.add_route(method, path, self._serve)
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def post(self, socket: ServerSocket, packet: str | None) -> None:
+        """Queue a packet; None closes the socket after what was queued before."""
+        self._post.put_nowait((socket, packet))
+
+    async def run(self) -> None:
+        """Write what was posted, for ever."""
+        while True:
+            socket, packet = await self._post.get()
+            if packet is None:
+                self._spawn(self._close_socket(socket))
+            elif socket.sid in self._sockets:
+                # The text that python-socketio would make of emit("message", packet), without its detours.
+                await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
+                self._check_reader(socket)
+
+    async def close(self) -> None:
+        """Close all sockets."""
+        for socket in list(self._sockets.values()):
+            socket.is_dropped = True
+        async with asyncio.TaskGroup() as group:
+            for socket in list(self._sockets.values()):
+                group.create_task(self._close_socket(socket))
+        await self._sio.shutdown()
+
+    def drop_silent(self, seconds: float) -> None:
+        """Drop sockets that have not named a session within this time."""
+        oldest = time.monotonic() - seconds
+        for socket in list(self._sockets.values()):
+            if socket.link is None and socket.since < oldest:
+                socket.drop()
+
+    def _check_reader(self, socket: ServerSocket) -> None:
+        engine = self._sio.eio.sockets.get(socket.eio_sid)
+        if engine is not None and engine.queue.qsize() > self._unread_packets:
+            log.info("dropped a socket of %s: it does not read", socket.service, extra={"action": "unread"})
+            socket.drop()
+
+    async def _close_socket(self, socket: ServerSocket) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await self._sio.disconnect(socket.sid)
+                await self._sio.eio.disconnect(socket.eio_sid)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            # engine.io reads a polled body with one read(), which may end early.
+            return await self._sio.handle_request(_BufferedRequest(request, await request.read()))  # type: ignore[no-any-return]
+        return await self._sio.handle_request(request)  # type: ignore[no-any-return]
+
+    def _connected(self, sid: str, *_: Any) -> None:
+        # A peer can call this by an event of the same name: nothing is taken from the arguments.
+        environ = self._sio.get_environ(sid)
+        if sid in self._sockets or environ is None:
+            return
+        service, dialect = self._mounts[environ["PATH_INFO"]]
+        eio_sid = self._sio.manager.eio_sid_from_sid(sid, "/")
+        socket = self._sockets[sid] = ServerSocket(self, sid, eio_sid, service, dialect)
+        socket.send_raw(ANNOUNCEMENT)
+
+    def _disconnected(self, sid: str, *_: Any) -> None:
+        socket = self._sockets.pop(sid, None)
+        if socket is not None:
+            self._on_gone(socket)
+
+    def _received(self, sid: str, *arguments: Any) -> None:
+        socket = self._sockets.get(sid)
+        if socket is None or socket.is_dropped:
+            return
+        # Anything but one string is not DCP; the reference ignores it.
+        if len(arguments) == 1 and isinstance(arguments[0], str):
+            self._on_message(socket, arguments[0])
+
+
+class _BufferedRequest:
+    """A request whose body has been read to its end."""
+
+    def __init__(self, request: web.Request, body: bytes) -> None:
+        self._request = request
+        self._body = body
+        self.content = self
+
+    async def read(self, _: int = -1) -> bytes:
+        return self._body
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
