@@ -149,11 +149,16 @@ def _at_most(items: list[Any], limit: int, field: str) -> list[Any]:
 
 def _refers(form: Any) -> bool:
     """Whether a prepared form holds a back reference, whose number only means something inside the whole array."""
-    if type(form) is dict:
-        if "raw" in form or "ab8" in form:
-            return False
-        return "seen" in form or any(_refers(item) for item in form.values())
-    return type(form) is list and any(_refers(item) for item in form)
+    forms = [form]
+    while forms:
+        form = forms.pop()
+        if type(form) is list:
+            forms.extend(form)
+        elif type(form) is dict and "raw" not in form and "ab8" not in form:
+            if "seen" in form:
+                return True
+            forms.extend(form.values())
+    return False
 
 
 def _uri_of_form(form: Any, version: str) -> str:

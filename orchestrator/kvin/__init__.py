@@ -86,7 +86,10 @@ def marshal(value: Any, *, version: Version = 9) -> dict[str, Any]:
         KvinError: the value holds something without a KVIN form, a non-string object key, a plain integer beyond 2^53,
             or is nested too deep.
     """
-    return {"_serializeVerId": f"v{version}", "what": Encoder(version, _DEFAULT.depth).prepare(value)}
+    try:
+        return {"_serializeVerId": f"v{version}", "what": Encoder(version, _DEFAULT.depth).prepare(value)}
+    except RecursionError:
+        raise KvinError("value is nested too deep for the caller's stack") from None
 
 
 def unmarshal(marshalled: Any, *, limits: Limits = _DEFAULT, strict: bool = False) -> Any:
@@ -97,7 +100,10 @@ def unmarshal(marshalled: Any, *, limits: Limits = _DEFAULT, strict: bool = Fals
     Raises:
         KvinError: not KVIN, not legal, or over a limit.
     """
-    return Decoder(limits, strict=strict).unmarshal(marshalled)
+    try:
+        return Decoder(limits, strict=strict).unmarshal(marshalled)
+    except RecursionError:
+        raise KvinError("nested too deep for the caller's stack") from None
 
 
 def stringify(value: Any, *, version: Version = 9) -> str:

@@ -28,7 +28,7 @@ class Limits:
     """What a decoder accepts. A form over any of these is refused with `KvinError` before memory is spent on it."""
 
     #: levels of nesting
-    depth: int = 256
+    depth: int = 200
     #: values in all, run-length repeats counted out
     values: int = 5_000_000
     #: bytes of binary arrays in all
