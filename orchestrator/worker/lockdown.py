@@ -127,7 +127,11 @@ def _own_seccomp(value: Any) -> bool:
     if not isinstance(value, list) or "no-new-privileges" not in value or len(value) != 2:
         return False
     profiles = [option.removeprefix("seccomp=") for option in value if option.startswith("seccomp=")]
-    return len(profiles) == 1 and _profile_denies(json.loads(profiles[0]))
+    try:
+        profile = json.loads(profiles[0]) if len(profiles) == 1 else None
+    except ValueError:  # "unconfined", or a path
+        return False
+    return isinstance(profile, dict) and _profile_denies(profile)
 
 
 def _bounded_ulimits(value: Any) -> bool:

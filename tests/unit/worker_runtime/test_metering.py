@@ -1,0 +1,113 @@
+"""Metering: what slices are charged never exceeds what the kernel counted."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.worker.line_protocol import NO_MEASUREMENT, Measurement
+from orchestrator.worker.metering import Answer, SliceMeter, Usage, share
+
+
+def answer(cpu: float = 0.0, total: float = 0.0, bytes_in: int = 1, bytes_out: int = 2) -> Answer:
+    return Answer(bytes_in, bytes_out, Measurement(total, cpu))
+
+
+def test_one_slice_is_charged_the_growth_since_it_began() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(50_000_000, 9_000_000), 10.0)
+    [metrics] = meter.answered([answer(bytes_in=11, bytes_out=22)], Usage(1_050_000_000, 12_000_000), 11.5)
+    assert metrics.cpu_time_s == 1.0
+    assert metrics.wall_time_s == 1.5
+    assert (metrics.bytes_in, metrics.bytes_out, metrics.peak_memory_bytes) == (11, 22, 12_000_000)
+    totals = meter.totals()
+    assert (totals.cpu_ns, totals.slices_cpu_ns, totals.overhead_cpu_ns) == (1_050_000_000, 1_000_000_000, 50_000_000)
+    assert totals.slices == 1
+
+
+def test_idle_time_between_slices_is_nobodys() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(0, 0), 0.0)
+    meter.answered([answer()], Usage(10, 0), 1.0)
+    meter.mark(Usage(100, 0), 50.0)
+    [metrics] = meter.answered([answer()], Usage(130, 0), 51.0)
+    assert metrics.cpu_time_s == 30e-9
+    assert metrics.wall_time_s == 1.0
+    assert meter.totals().overhead_cpu_ns == 90
+
+
+def test_answers_that_come_together_share_by_their_own_figures() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(0, 0), 0.0)
+    first, second = meter.answered([answer(1.0, 3.0), answer(3.0, 1.0)], Usage(400, 0), 4.0)
+    assert (first.cpu_time_s, second.cpu_time_s) == (100e-9, 300e-9)
+    assert (first.wall_time_s, second.wall_time_s) == (3.0, 1.0)
+
+
+def test_a_forger_can_only_move_time_between_its_own_slices() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(0, 0), 0.0)
+    liar, honest = meter.answered([answer(9e14, 9e14), answer(1.0, 1.0)], Usage(1_000_000, 0), 1.0)
+    assert liar.cpu_time_s + honest.cpu_time_s <= 0.001
+
+
+def test_a_counter_that_runs_backwards_charges_nothing() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(1000, 0), 5.0)
+    [metrics] = meter.answered([answer()], Usage(10, 0), 4.0)
+    assert (metrics.cpu_time_s, metrics.wall_time_s) == (0.0, 0.0)
+
+
+weights = st.lists(st.floats(0, 1e15, exclude_max=True), min_size=1, max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 10**18), weights)
+def test_parts_sum_to_the_whole(amount: int, parts: list[float]) -> None:
+    shared = share(amount, parts)
+    assert sum(shared) == amount
+    assert len(shared) == len(parts)
+    assert min(shared) >= 0
+
+
+def test_equal_parts_without_weights() -> None:
+    assert share(10, [0.0, 0.0, 0.0]) == [3, 3, 4]
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(-5, 10**9),
+        st.floats(-1, 10),
+        st.lists(st.floats(0, 1e6), max_size=5),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps)
+def test_slices_never_cost_more_than_the_container(history: list[tuple[int, float, list[float]]]) -> None:
+    meter, counter, highest, now, latest, cpu, wall = SliceMeter(), 0, 0, 0.0, 0.0, 0.0, 0.0
+    for grown, passed, answers in history:
+        counter = max(counter + grown, 0)
+        highest = max(highest, counter)
+        now += passed
+        latest = max(latest, now)
+        if answers:
+            metered = meter.answered([answer(figure, figure) for figure in answers], Usage(counter, 0), now)
+            cpu += sum(metrics.cpu_time_s for metrics in metered)
+            wall += sum(metrics.wall_time_s for metrics in metered)
+        else:
+            meter.mark(Usage(counter, 0), now)
+    totals = meter.totals()
+    assert totals.cpu_ns == highest
+    assert totals.slices_cpu_ns + totals.overhead_cpu_ns == totals.cpu_ns
+    assert 0 <= totals.slices_cpu_ns <= highest
+    assert cpu == pytest.approx(totals.slices_cpu_ns / 1e9)
+    assert wall <= latest + 1e-6
+
+
+def test_no_measurement_is_no_weight() -> None:
+    meter = SliceMeter()
+    metered = meter.answered([Answer(0, 0, NO_MEASUREMENT)] * 4, Usage(400, 7), 0.0)
+    assert [metrics.cpu_time_s for metrics in metered] == [100e-9] * 4
+    assert {metrics.peak_memory_bytes for metrics in metered} == {7}
