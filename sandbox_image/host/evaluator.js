@@ -1,0 +1,441 @@
+'use strict';
+/*
+ * The protocol: takes lines, drives the realm, gives lines. See README.md for both dialects: the plain one of the
+ * official evaluators, one slice at a time and values in KVIN; and the pipelined one, all in plain JSON, where slices
+ * queue up here.
+ */
+const engine = require('./engine.js');
+const datauri = require('./datauri.js');
+const input = require('./input.js');
+const output = require('./output.js');
+const realms = require('./realm.js');
+
+const WORKTIMES = [{ name: 'map-basic', version: '1.0.0' }];
+const DEPTH = 256;
+/** Timers that may fire before other events get their turn. */
+const BURST = 64;
+
+/** Arguments and values of exp as fdlibm computes them. */
+const FDLIBM = [
+  [7.330382858376183, 1525.9658889887482], [9.42477796076938, 12391.647807916692], [14.66076571675237, 2328571.8943572324],
+  [16.755160819145566, 18909231.863243133], [7.33038285837618, 1525.9658889887442],
+];
+
+let realm;
+let kvin;
+/** The job given to this sandbox, null before. */
+let job = null;
+/** Slices that wait, and the one that runs. */
+let queue = [];
+let current = null;
+let outcome = null;
+/** Are we below a function of ours that looks at the outcome when it is done? */
+let driving = false;
+let alarm = null;
+let immediate = null;
+
+exports.start = function start() {
+  realm = realms.create({ send: fromRealm, setAlarm, markProgress });
+  engine.install(realm);
+  realm.settleIn();
+  input.read(process.stdin, onLine, () => { pump(); output.flush(); }, () => exit(0));
+  post(0, { request: 'scriptLoaded', script: 'evaluator', result: 'success' });
+  post(0, { request: '__sandboxLoaded' });
+  output.flush();
+};
+
+function exit(code) {
+  process.reallyExit(code);
+}
+
+// --------------------------------------------------------------------------------------------------- lines in
+
+function onLine(line) {
+  let inbound;
+  try {
+    inbound = JSON.parse(line);
+    if (inbound.type === 'die') {
+      output.flush();
+      exit(0);
+    }
+    if (inbound.type !== 'workerMessage')
+      throw new TypeError(`message type ${JSON.stringify(inbound.type)} is not known`);
+    if (onMessage(messageOf(inbound.message), line))
+      return;
+    output.line('MSG:{"type":"result","step":"workerMessage","success":true,"origin":"workerMessage"}');
+  } catch (error) {
+    const { name, message } = error;
+    output.line(`MSG:${JSON.stringify({ type: 'result', step: 'parseInput', success: false, origin: inbound?.type, exception: { name, message } })}`);
+  }
+}
+
+/** The message as an object of ours: without looking further if it is plain JSON. */
+function messageOf(marshalled) {
+  const raw = marshalled?.what?.raw;
+  if (raw !== null && typeof raw === 'object')
+    return raw;
+  kvin ??= realms.hostKvin();
+  return controlOf(marshalled.what) ?? kvin.unmarshal(marshalled);
+}
+
+/** Of a datum only its message's name is wanted here: the value is decoded in its own realm. */
+function controlOf(form) {
+  return form?.ps?.request?.raw === 'main' ? { request: 'main' } : null;
+}
+
+/** True: the message belongs to the pipelined dialect, which has no acknowledgements. */
+function onMessage(message, line) {
+  switch (message.request) {
+    case 'main':
+      return main(message, line);
+    case 'describe':
+      post(2, describe());
+      return false;
+    case 'applyRequirements':
+      post(1, { request: 'applyRequirementsDone' });
+      return false;
+    case 'assign':
+      return assign(message, line);
+    case 'moduleGroup':
+      finishAssign(realm.addModules(JSON.stringify(message.data)));
+      return job?.pipelined;
+    case 'moduleGroupError':
+      finishAssign(JSON.stringify({ name: 'Error', message: `modules could not be loaded: ${message.message ?? 'no reason given'}`, code: 'ENOMODULE' }));
+      return job?.pipelined;
+    case 'resetState':
+      realm.reset();
+      post(2, { request: 'resetStateDone' });
+      return false;
+    case 'fetchResponse':
+    case 'fetchError':
+      if (message.fetchId === undefined)
+        drive(() => realm.answerFetch(line, true));
+      else
+        drive(() => realm.answerFetch(JSON.stringify(message), false));
+      return message.fetchId !== undefined;
+    case 'clearTimers':
+      realm.reset();
+      return false;
+    case 'eval':
+      evaluate(message);
+      return false;
+    default:
+      return false;
+  }
+}
+
+function describe() {
+  return {
+    request: 'describe',
+    capabilities: {
+      environment: { webgpu: false, offscreenCanvas: false, fdlibm: FDLIBM.every(([x, y]) => Math.exp(x) === y) },
+      useStrict: true,
+    },
+    worktimes: WORKTIMES,
+    extensions: { pipeline: { version: 1, depth: DEPTH } },
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------- assign
+
+function assign(message, line) {
+  const given = message.job;
+  if (job !== null) {
+    post(2, { request: 'reject', error: { name: 'Error', message: 'this sandbox already has a job', code: 'EASSIGNED' } });
+    return false;
+  }
+  const pipelined = Array.isArray(given.argumentUris);
+  job = { ...given, pipelined, ready: false };
+  const failure = prepare(message.sandboxConfig, line);
+  if (failure !== '') {
+    finishAssign(failure);
+    return pipelined;
+  }
+  const dependencies = given.dependencies ?? [];
+  if (dependencies.length === 0)
+    finishAssign('');
+  else {
+    const missing = realm.missingModules(JSON.stringify(dependencies));
+    if (missing === '')
+      finishAssign(JSON.stringify({ name: 'Error', message: 'a dependency has an invalid name', code: 'ENOMODULE' }));
+    else
+      post(2, { request: 'dependency', data: JSON.parse(missing), id: 1 });
+  }
+  return pipelined;
+}
+
+/** Everything about the job that does not depend on modules: '' or what is wrong, as JSON text. */
+function prepare(config, line) {
+  const { worktime } = job;
+  if (worktime !== undefined && worktime !== null && !WORKTIMES.some(({ name, version }) => name === worktime.name && version === worktime.version))
+    return JSON.stringify({ name: 'Error', message: `Unsupported worktime: ${worktime.name} ${worktime.version}`, code: 'EWORKTIME' });
+  const settings = {
+    pipelined: job.pipelined,
+    progressThrottle: (Number(config?.progressThrottle) || 0.1) * 1000,
+    public: job.public ?? {},
+    requirePath: job.requirePath ?? [],
+  };
+  const failure = realm.configure(JSON.stringify(settings));
+  if (failure !== '' || !job.pipelined)
+    return failure || realm.takeArguments(line);
+  for (const uri of job.argumentUris) {
+    let failed;
+    try {
+      const { kind, text, contentType } = datauri.decode(uri);
+      failed = realm.addArgument(kind, text, contentType);
+    } catch (error) {
+      failed = JSON.stringify({ name: 'Error', message: `argument: ${error.message}`, code: 'EBADARG' });
+    }
+    if (failed !== '')
+      return failed;
+  }
+  return '';
+}
+
+function finishAssign(failure) {
+  if (job === null || job.ready)
+    return;
+  const failed = failure !== '' ? failure : realm.compile(String(job.workFunction), !!job.useStrict);
+  engine.runMicrotasks();
+  if (failed === '') {
+    job.ready = true;
+    delete job.workFunction;
+    post(2, { request: 'assigned', jobAddress: job.id });
+  } else if (job.pipelined)
+    line(2, `{"request":"reject","error":${failed}}`);
+  else
+    marshalledLine(2, `"request":{"raw":"reject"},"error":${errorForm(failed)}`);
+}
+
+// ---------------------------------------------------------------------------------------------------- slices
+
+function main(message, text) {
+  const pipelined = typeof message.datumUri === 'string';
+  queue.push(pipelined ? { id: message.id, uri: message.datumUri } : { id: null, line: text });
+  return pipelined;
+}
+
+/** Run what can be run. */
+function pump() {
+  while (current === null && queue.length > 0) {
+    begin(queue.shift());
+    // What is finished does not wait for a slice that may be long.
+    output.flushIfDue();
+  }
+}
+
+function begin(slice) {
+  current = slice;
+  outcome = null;
+  slice.progressed = false;
+  slice.started = performance.now();
+  slice.cpu = process.cpuUsage();
+  if (job === null || !job.ready) {
+    outcome = ['error', '{"name":"Error","message":"no job has been assigned","stack":""}'];
+    finish();
+    return;
+  }
+  if (slice.id === null) {
+    drive(() => realm.startLine(slice.line));
+    return;
+  }
+  let datum;
+  try {
+    datum = datauri.decode(slice.uri);
+  } catch (error) {
+    outcome = ['error', JSON.stringify({ name: error.name, message: `datum: ${error.message}`, stack: '', code: 'EBADDATUM' })];
+    finish();
+    return;
+  }
+  slice.uri = null;
+  drive(() => realm.start(datum.kind, datum.text, datum.contentType));
+}
+
+/** Let job code run, and all promise jobs that it leaves; then see whether the slice has ended. */
+function drive(step) {
+  driving = true;
+  step();
+  engine.runMicrotasks();
+  driving = false;
+  if (current !== null && outcome !== null)
+    finish();
+}
+
+function finish() {
+  const slice = current;
+  const [kind, text, detail] = outcome;
+  const cpu = process.cpuUsage(slice.cpu);
+  const measurement = {
+    total: round(performance.now() - slice.started), CPU: round((cpu.user + cpu.system) / 1000), webGL: 0, webGPU: 0,
+  };
+  realm.reset();
+  current = null;
+  outcome = null;
+  if (slice.id === null)
+    reportPlain(kind, text, detail, measurement);
+  else
+    reportPipelined(slice, kind, text, detail, JSON.stringify(measurement));
+}
+
+function round(milliseconds) {
+  return Math.round(milliseconds * 1000) / 1000;
+}
+
+function reportPipelined(slice, kind, text, detail, measurement) {
+  const tail = `"measurement":${measurement},"progressed":${slice.progressed}}`;
+  if (kind === 'result') {
+    const type = detail === 'json' ? 'application/json' : 'application/x-kvin';
+    line(3, `{"request":"complete","id":${slice.id},"result":{"string":${JSON.stringify(text)},"method":"${detail}","MIMEType":"${type}"},${tail}`);
+  } else if (kind === 'reject')
+    line(3, `{"request":"workReject","id":${slice.id},"reason":${JSON.stringify(text)},"retries":${Number(detail)},${tail}`);
+  else
+    line(3, `{"request":"workError","id":${slice.id},"error":${text},${tail}`);
+}
+
+function reportPlain(kind, text, detail, measurement) {
+  post(3, { request: 'measurement', ...measurement });
+  if (kind === 'result')
+    marshalledLine(3, `"request":{"raw":"complete"},"result":${text}`);
+  else if (kind === 'reject') {
+    post(3, { request: 'workReject', workRejectData: { reason: text, retries: Number(detail) } });
+    output.line('DIE: worker close called');
+    output.flush();
+    exit(0);
+  } else
+    marshalledLine(3, `"request":{"raw":"workError"},"error":${errorForm(text)}`);
+}
+
+// ------------------------------------------------------------------------------------------- from the realm
+
+/** A message of the running slice. All parameters are primitives; which ones, depends on the kind. */
+function fromRealm(kind, first, second, third, fourth) {
+  if (kind === 'result' || kind === 'error' || kind === 'reject') {
+    outcome = [kind, String(first), typeof second === 'number' ? second : String(second)];
+    if (!driving)
+      setImmediate(afterwards);
+    return;
+  }
+  if (kind === 'evaluated' || kind === 'evaluationFailed') {
+    evaluated(kind, String(first));
+    return;
+  }
+  if (current === null)
+    return;
+  if (current.id === null)
+    reportPlainly(kind, first, second, third, fourth);
+  else
+    reportWithId(kind, first, second, third, fourth);
+  if (kind === 'progress')
+    output.flush();
+  else
+    output.flushIfDue();
+}
+
+function afterwards() {
+  drive(() => {});
+  pump();
+  output.flush();
+}
+
+function reportWithId(kind, first, second, third, fourth) {
+  const head = `"id":${current.id}`;
+  const marshalled = (text) => `{"_serializeVerId":"v9","what":${text}}`;
+  if (kind === 'progress') {
+    const value = second === '' ? '' : `,"value":${second}`;
+    line(3, `{"request":"progress",${head},"progress":${Number(first)}${value},"indeterminate":${!!third},"throttledReports":${Number(fourth)}}`);
+  } else if (kind === 'console') {
+    const message = second === '' ? '' : `,"message":${marshalled(second)}`;
+    line(3, `{"request":"console",${head},"payload":{"level":"${first}"${message},"same":${Number(third)}}}`);
+  } else if (kind === 'emit')
+    line(3, `{"request":"emitEvent",${head},"payload":{"eventName":"custom","customEvent":${JSON.stringify(first)},"data":${marshalled(second)}}}`);
+  else if (kind === 'fetch')
+    line(3, `{"request":"fetchRequest",${head},"fetchId":${Number(first)},"data":${second}}`);
+}
+
+function reportPlainly(kind, first, second, third, fourth) {
+  if (kind === 'progress') {
+    post(3, {
+      request: 'progress', progress: Number(first), value: second === '' ? undefined : JSON.parse(second), indeterminate: !!third, throttledReports: Number(fourth),
+    });
+  } else if (kind === 'console') {
+    const message = second === '' ? '' : `"message":${second},`;
+    marshalledLine(3, `"request":{"raw":"console"},"payload":{"ctr":0,"ps":{"level":{"raw":"${first}"},${message}"same":${Number(third)}}}`);
+  } else if (kind === 'emit') {
+    marshalledLine(3, `"request":{"raw":"emitEvent"},"payload":{"ctr":0,"ps":{"eventName":{"raw":"custom"},"customEvent":{"raw":${JSON.stringify(first)}},"data":${second}}}`);
+  } else if (kind === 'fetch')
+    marshalledLine(2, `"request":{"raw":"fetchRequest"},"id":${Number(first)},"data":${second}`);
+}
+
+function markProgress() {
+  if (current !== null)
+    current.progressed = true;
+}
+
+function setAlarm(delay) {
+  if (alarm !== null)
+    clearTimeout(alarm);
+  if (immediate !== null)
+    clearImmediate(immediate);
+  alarm = immediate = null;
+  if (typeof delay !== 'number' || delay < 0)
+    return;
+  if (delay < 0.5)
+    immediate = setImmediate(onAlarm);
+  else
+    alarm = setTimeout(onAlarm, delay);
+}
+
+function onAlarm() {
+  alarm = immediate = null;
+  const slice = current;
+  let more = true;
+  for (let i = 0; i < BURST && more && current === slice && slice !== null; i++)
+    drive(() => { more = realm.fireTimer() === true; });
+  if (more && current === slice && slice !== null)
+    setAlarm(0);
+  pump();
+  output.flush();
+}
+
+// ------------------------------------------------------------------------------------------------- lines out
+
+/** A message of plain data. */
+function post(ring, value) {
+  line(ring, JSON.stringify(value));
+}
+
+/** A message given as JSON text, in the form that both dialects read. */
+function line(ring, text) {
+  output.line(`MSG:{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"ringSource":${ring},"value":${text}}}}}`);
+}
+
+/** A message whose properties are given as prepared forms. The first object in them is number 2. */
+function marshalledLine(ring, properties) {
+  output.line(`MSG:{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"ctr":0,"ps":{"ringSource":${ring},"value":{"ctr":0,"ps":{${properties}}}}}}}`);
+}
+
+/** The KVIN form of an error given as {name, message, stack, code?} in JSON text. */
+function errorForm(text) {
+  const { message, ...properties } = JSON.parse(text);
+  return JSON.stringify({ ctr: 'Error', ps: properties, arg: message });
+}
+
+// ------------------------------------------------------------------------------------------------------ eval
+
+let evaluation = null;
+
+/** The worker asks what a piece of code says, before it gives a job. */
+function evaluate(message) {
+  evaluation = message.msgId;
+  realm.evaluate(String(message.data));
+  engine.runMicrotasks();
+}
+
+function evaluated(kind, text) {
+  const id = evaluation;
+  evaluation = null;
+  if (kind === 'evaluated')
+    marshalledLine(2, `"request":{"raw":${JSON.stringify(`evalResult::${id}`)}},"data":${text}`);
+  else
+    marshalledLine(2, `"request":{"raw":"error"},"error":${errorForm(text)}`);
+}
