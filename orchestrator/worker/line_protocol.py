@@ -149,6 +149,8 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleWritten:
+    """`message` is KVIN-marshalled; None repeats the one before, `same` times in all."""
+
     id: int | None
     level: str
     message: Any
@@ -177,7 +179,7 @@ class ModulesAsked:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something to keep for the post-mortem: a `LOG:` or `DIE:` line, or an evaluator's own complaint."""
+    """Something to keep for the post-mortem: a `LOG:` or `DIE:` line, or the evaluator's own complaint."""
 
     kind: str
     text: str
@@ -525,28 +527,37 @@ def _progressed(value: Mapping[str, Any]) -> Message:
 
 
 def _console(value: Mapping[str, Any]) -> Message:
-    level, same = value.get("level"), value.get("same", 1)
+    source = _payload(value)
+    level, same = source.get("level"), source.get("same", 1)
     if level not in ("log", "debug", "info", "warn", "error"):
         raise Violation("protocol", f"a console line of level {_short(level)}")
     if type(same) is not int or same < 0:
         same = 1
-    return ConsoleWritten(_slice_id(value), level, value.get("message"), same)
+    return ConsoleWritten(_slice_id(value), level, source.get("message"), same)
+
+
+def _payload(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Console lines and events carry their fields in `payload` (observed with dcp-client 5.6.1)."""
+    payload = value.get("payload")
+    return payload if isinstance(payload, dict) else value
 
 
 def _emitted(value: Mapping[str, Any]) -> Message:
-    payload = value.get("payload")
-    source = payload if isinstance(payload, dict) else value
-    name = source.get("eventName", source.get("name"))
+    source = _payload(value)
+    name = source.get("customEvent") if source.get("eventName") == "custom" else None
     if not isinstance(name, str) or len(name) > 4 * KIB:
         raise Violation("protocol", f"an event whose name is {_short(name)}")
-    return Emitted(_slice_id(value), name, source.get("data", source.get("value")))
+    return Emitted(_slice_id(value), name, source.get("data"))
 
 
 def _fetch_asked(value: Mapping[str, Any]) -> Message:
     data = value.get("data")
     if not isinstance(data, dict):
         raise Violation("protocol", "a fetch request without data")
-    return FetchAsked(_slice_id(value), value.get("requestId", value.get("id")), data)
+    # In the base dialect `id` is the request's own; in the pipelined one it is the slice's.
+    if "fetchId" in value:
+        return FetchAsked(_slice_id(value), value["fetchId"], data)
+    return FetchAsked(None, value.get("id"), data)
 
 
 def _modules_asked(value: Mapping[str, Any]) -> Message:

@@ -13,7 +13,7 @@ import enum
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -250,10 +250,25 @@ class Sandbox:
         if self._timer is None:
             self._arm(item.due())
 
-    def answer(self, request: str, request_id: Any, data: Any) -> None:
-        """Reply to FetchRequested or ModulesRequested. `data` is JSON-able."""
+    def answer_fetch(
+        self, request_id: Any, data: Mapping[str, Any] | None, error: Mapping[str, Any] | None = None
+    ) -> None:
+        """Reply to FetchRequested: `data` {url, status, statusText, headersEntries, bodyBase64}, or {message, code}."""
+        if error is None:
+            self._write({"request": "fetchResponse", "fetchId": request_id, "data": data})
+        else:
+            self._write({"request": "fetchError", "fetchId": request_id, "error": dict(error)})
+
+    def answer_modules(self, request_id: Any, group: Mapping[str, Any] | None, error: str = "") -> None:
+        """Reply to ModulesRequested: `group` {package: {file: source}}, or None and what went wrong."""
+        if group is not None:
+            self._write({"request": "moduleGroup", "id": request_id, "data": group})
+        else:
+            self._write({"request": "moduleGroupError", "id": request_id, "message": error})
+
+    def _write(self, message: Mapping[str, Any]) -> None:
         if self._container is not None and self.alive:
-            self._container.stream.write(lines.request_line({"request": request, "id": request_id, "data": data}))
+            self._container.stream.write(lines.request_line(message))
 
     # -- output (called by the attached stream)
 

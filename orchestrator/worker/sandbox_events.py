@@ -131,7 +131,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """`message` is passed on as it came. `same` counts equal neighbours."""
+    """`message` is the KVIN-marshalled array of arguments, passed on as it came; None stands for the one before it,
+
+    which was said `same` times in all.
+    """
 
     key: int
     level: str
@@ -141,6 +144,8 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class CustomEvent:
+    """`work.emit(name, …)`; `data` is KVIN-marshalled, passed on as it came."""
+
     key: int
     name: str
     data: Any
@@ -148,7 +153,7 @@ class CustomEvent:
 
 @dataclass(frozen=True, slots=True)
 class FetchRequested:
-    """Answer with `Sandbox.answer("fetchResponse" or "fetchError", request_id, data)`."""
+    """Answer with `Sandbox.answer_fetch`. `data` is {url, method, headersEntries, bodyBuffer…}."""
 
     key: int
     request_id: Any
@@ -157,7 +162,7 @@ class FetchRequested:
 
 @dataclass(frozen=True, slots=True)
 class ModulesRequested:
-    """During `assign`. Answer with `Sandbox.answer("moduleGroup" or "moduleGroupError", request_id, data)`."""
+    """During `assign`. Answer with `Sandbox.answer_modules`."""
 
     request_id: Any
     names: tuple[str, ...]

@@ -187,8 +187,19 @@ def test_other_slice_messages() -> None:
     assert parse(message({"request": "progress", "id": 3, "progress": 40})) == lp.Progressed(3, 0.4)
     assert parse(message({"request": "progress", "id": 3, "progress": 1e9})) == lp.Progressed(3, 1.0)
     assert parse(message({"request": "progress", "id": 3})) == lp.Progressed(3, None)
-    console = {"request": "console", "id": 3, "level": "warn", "message": ["a"], "same": 4}
+    console = {"request": "console", "id": 3, "payload": {"level": "warn", "message": ["a"], "same": 4}}
     assert parse(message(console)) == lp.ConsoleWritten(3, "warn", ["a"], 4)
+    repeated = {"request": "console", "id": 3, "payload": {"level": "log", "same": 7}}
+    assert parse(message(repeated)) == lp.ConsoleWritten(3, "log", None, 7)
+    event = {
+        "request": "emitEvent",
+        "id": 3,
+        "payload": {"eventName": "custom", "customEvent": "tick", "data": {"a": 1}},
+    }
+    assert parse(message(event)) == lp.Emitted(3, "tick", {"a": 1})
+    asked = {"request": "fetchRequest", "id": 3, "fetchId": 9, "data": {"url": "u"}}
+    assert parse(message(asked)) == lp.FetchAsked(3, 9, {"url": "u"})
+    assert parse(message({"request": "fetchRequest", "id": 9, "data": {}}, 2)) == lp.FetchAsked(None, 9, {})
     failed = parse(message({"request": "workError", "id": 3, "error": {"name": "TypeError", "message": "m", "x": 1}}))
     assert failed == lp.Failed(3, {"name": "TypeError", "message": "m"}, lp.NO_MEASUREMENT, False)
     rejected = parse(message({"request": "workReject", "id": 3, "reason": "r", "retries": 2}))
@@ -226,9 +237,9 @@ VIOLATIONS = {
     "an integer of 5000 digits": message({"request": "progress", "id": 1, "progress": 5}).replace(
         b":5", b":" + b"5" * 5000
     ),
-    "deep": message({"request": "emitEvent", "id": 1, "name": "x", "data": 0}).replace(
-        b'"data":0', b'"data":' + b"[" * 500 + b"]" * 500
-    ),
+    "deep": message(
+        {"request": "emitEvent", "payload": {"eventName": "custom", "customEvent": "x", "data": 0}}
+    ).replace(b'"data":0', b'"data":' + b"[" * 500 + b"]" * 500),
     "very deep": b"MSG:" + b"[" * 500_000,
     "kvin that is none": b'MSG:{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"ctr":"nope"}}}',
     "console level": message({"request": "console", "id": 1, "level": "shout", "message": []}),
@@ -259,7 +270,7 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=4),
     max_leaves=10,
 )
-fields = ["request", "id", "result", "progress", "error", "measurement", "level", "message", "same", "name", "data"]
+fields = ["request", "id", "result", "progress", "error", "measurement", "level", "message", "same", "payload", "data"]
 requests = st.sampled_from(sorted({request for allowed in lp.RINGS.values() for request in allowed}))
 
 
