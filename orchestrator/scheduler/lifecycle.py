@@ -254,7 +254,7 @@ class JobFacts:
     admitted: bool
     """in at least one compute group, or bound to the deployer's own worker"""
     measured: int
-    """accepted slices"""
+    """slices that were tried to an end"""
     estimation_slices: int | None
     """None: every slice belongs to the estimation"""
 
@@ -305,21 +305,31 @@ _LOSSES = frozenset(
         "EMODULETOOBIG",
         "EMODULEFECTCH",
         "EMODULEFETCH",
-        "ESANDBOX",
-        "ESANDBOXLOST",
-        "EDOCKER",
+        "ESANDBOXKILLED",
+        "ENODOCKER",
+        "ENOCONTAINER",
+        "ECONTAINER",
+        "ELOCKDOWN",
+        "ENODATUM",
+        "EBADTASK",
+        "EWORKTIME",
+        "ECAPABILITY",
         "ENETWORK",
         "EINTERNAL",
         "sandboxErrorfired",
     }
 )
+# As plain text EWORKREJECT comes with the siblings of a rejected slice: their job was put down, they did nothing.
+_NOBODYS_FAULT = frozenset({"EWORKERSTOPPING", "EJOBNOTWANTED", "ENOSANDBOX", "EWORKREJECT"})
 
 
 def ending_of_return(code: str) -> Ending:
     """Whose fault a returned slice is: network and worker trouble are losses, other error codes (ENOPROGRESS,
-    ESLICETOOSLOW, EUNCAUGHT, EWORKREJECT, a limit that the sandbox hit) are the job's, free text is nobody's."""
+    ESLICETOOSLOW, EUNCAUGHT, a limit that the sandbox hit) are the job's, free text is nobody's."""
     if code in _LOSSES:
         return Ending.LOST
+    if code in _NOBODYS_FAULT:
+        return Ending.RETURNED
     looks_like_code = len(code) > 1 and code[0] == "E" and code.replace("_", "").isalnum() and code.upper() == code
     return Ending.FAILED if looks_like_code else Ending.RETURNED
 

@@ -126,6 +126,11 @@ async def save(tx: AsyncConnection, changed: Sequence[JobState]) -> None:
         await tx.execute(_SAVE, rows)
 
 
+async def note_error(tx: AsyncConnection, key: int, text: str) -> None:
+    """Remember the newest error of a job's code, to tell it with the job's end."""
+    await tx.execute(sa.update(jobs).where(jobs.c.key == key).values(last_error=text))
+
+
 async def join_groups(tx: AsyncConnection, key: int, group_ids: Iterable[str]) -> None:
     known = await groups(tx, [key])
     fresh = set(group_ids) - known.get(key, frozenset())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,21 +22,34 @@ class Lease:
     worker: str
     peer: str
     payment_address: str | None
+    jobs: frozenset[int]
     expires_at: float
     ended: bool = False
 
 
 async def insert(
-    tx: AsyncConnection, *, token: str, worker: str, peer: str, payment_address: str | None, expires_at: float
+    tx: AsyncConnection,
+    *,
+    token: str,
+    worker: str,
+    peer: str,
+    payment_address: str | None,
+    jobs: frozenset[int],
+    expires_at: float,
 ) -> Lease:
-    lease = Lease(await reserve(tx, "lease", 1), token, worker, peer, payment_address, expires_at)
-    await tx.execute(sa.insert(leases).values(dataclasses.asdict(lease)))
+    lease = Lease(await reserve(tx, "lease", 1), token, worker, peer, payment_address, jobs, expires_at)
+    values = dataclasses.asdict(lease) | {"jobs": " ".join(map(str, sorted(jobs)))}
+    await tx.execute(sa.insert(leases).values(values))
     return lease
+
+
+def _lease(row: Mapping[Any, Any]) -> Lease:
+    return Lease(**{**row, "jobs": frozenset(map(int, row["jobs"].split()))})
 
 
 async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:
     rows = await tx.execute(sa.select(leases).where(leases.c.id.in_(list(ids))))
-    return {row["id"]: Lease(**row) for row in rows.mappings()}
+    return {row["id"]: _lease(row) for row in rows.mappings()}
 
 
 async def held_by(tx: AsyncConnection, worker: str, peer: str) -> list[int]:
@@ -51,7 +65,7 @@ async def renew(tx: AsyncConnection, ids: Iterable[int], expires_at: float) -> N
 
 async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:
     query = sa.select(leases).where(leases.c.ended.is_(False), leases.c.expires_at <= now).limit(limit)
-    return [Lease(**row) for row in (await tx.execute(query.order_by(leases.c.expires_at))).mappings()]
+    return [_lease(row) for row in (await tx.execute(query.order_by(leases.c.expires_at))).mappings()]
 
 
 async def next_expiry(tx: AsyncConnection) -> float | None:

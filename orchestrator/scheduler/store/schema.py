@@ -126,6 +126,8 @@ leases = sa.Table(
     sa.Column("worker", sa.Text, nullable=False, index=True),
     sa.Column("peer", sa.Text, nullable=False),
     sa.Column("payment_address", sa.Text),
+    # Keys of the jobs that it covers, separated by spaces.
+    sa.Column("jobs", sa.Text, nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False, index=True),
     # Kept for a while after its end, so that a repeated report still gets the right answer.
     sa.Column("ended", sa.Boolean, nullable=False),

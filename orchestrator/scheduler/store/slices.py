@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -47,7 +48,7 @@ async def inputs(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> dict[
         query = sa.select(slice_inputs.c.number, slice_inputs.c.uri).where(
             slice_inputs.c.job == job, slice_inputs.c.number.in_(chunk)
         )
-        found.update({number: uri for number, uri in await tx.execute(query)})
+        found.update((number, uri) for number, uri in await tx.execute(query))
     return found
 
 
@@ -59,7 +60,7 @@ async def load(tx: AsyncConnection, job: int, numbers: Iterable[int], *, lock: b
     return found
 
 
-def _read(rows: Iterable[sa.Row[tuple[int, str, int, int, int]]]) -> dict[int, Slice]:
+def _read(rows: Iterable[Any]) -> dict[int, Slice]:
     return {
         number: Slice(number, SliceState(state), lease, failures, losses)
         for number, state, lease, failures, losses in rows

@@ -1,0 +1,140 @@
+"""The whole Scheduler: its services, its bank, its server, and the tasks that keep them going."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from orchestrator.bank import Bank
+from orchestrator.bank.teller import Teller
+from orchestrator.database import Database, sqlite_url
+from orchestrator.protocol.server import DcpServer
+from orchestrator.scheduler.compute_groups import ComputeGroups
+from orchestrator.scheduler.config import config_text
+from orchestrator.scheduler.core import Clock, Core
+from orchestrator.scheduler.event_router import EventRouter
+from orchestrator.scheduler.job_submit import JobSubmit
+from orchestrator.scheduler.pheme import Pheme
+from orchestrator.scheduler.reconcile import Reconciler
+from orchestrator.scheduler.result_submitter import ResultSubmitter
+from orchestrator.scheduler.roster import Roster
+from orchestrator.scheduler.task_distributor import TaskDistributor
+from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet import files
+
+KEYSTORE = "scheduler.keystore"
+DATABASE = "scheduler.sqlite"
+
+
+class SchedulerApp:
+    """Use as `async with SchedulerApp(settings) as app: await app.run()`.
+
+    Inside the block it serves; `url` is where. A failed side task ends `run()` with its error. When the block ends,
+    sockets are closed and the database too, unless it was handed in.
+    """
+
+    def __init__(
+        self, settings: SchedulerSettings, database: Database | None = None, *, clock: Clock = time.time
+    ) -> None:
+        self.settings = settings
+        self._given_database = database
+        self._clock = clock
+        self._stack = contextlib.AsyncExitStack()
+        self.core: Core
+        self.server: DcpServer
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        await asyncio.to_thread(settings.state_dir.mkdir, parents=True, exist_ok=True)
+        identity = await asyncio.to_thread(files.load_or_create, settings.state_dir / KEYSTORE, "scheduler")
+        database = self._given_database
+        if database is None:
+            database = await Database.open(settings.database_url or sqlite_url(settings.state_dir / DATABASE))
+            stack.push_async_callback(database.close)
+        bank = Bank()
+        self.core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=self._clock)
+        roster = Roster(settings.alive_s)
+        self.router = EventRouter(self.core)
+        self.core.audience = self.router
+        self.results = ResultSubmitter(self.core, roster)
+        self.reconciler = Reconciler(self.core)
+        services: dict[str, Any] = {
+            "jobSubmit": JobSubmit(self.core),
+            "taskDistributor": TaskDistributor(self.core, roster),
+            "resultSubmitter": self.results,
+            "eventRouter": self.router,
+            "computeGroups": ComputeGroups(self.core),
+            "pheme": Pheme(self.core),
+            "bankTeller": Teller(bank, database, initial_credit=settings.initial_credit),
+        }
+        self.server = DcpServer(identity, services, self._config_text, clock=self._clock)
+        # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
+        self._tasks = await stack.enter_async_context(_Tasks())
+        for side in (self.results, self.router, self.reconciler):
+            self._tasks.start(side.run())
+        await stack.enter_async_context(self.server)
+        port = await self.server.listen(settings.host, settings.port)
+        self.url = settings.public_url or f"http://{_url_host(settings.host)}:{port}/"
+
+    def _config_text(self, version: Literal[8, 9]) -> str:
+        return config_text(self.url if self.url.endswith("/") else f"{self.url}/", self.settings, version)
+
+    async def run(self) -> None:
+        """Serve until cancelled; raises when a part of the Scheduler has failed."""
+        await self._tasks.failed()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def statistics(self) -> dict[str, Any]:
+        return {"server": self.server.statistics(), "router": self.router.statistics()}
+
+
+class _Tasks:
+    """Side tasks that run as long as the block; `failed()` waits for the first that ends and raises its error."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+        self._group = asyncio.TaskGroup()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    def start(self, work: Any) -> None:
+        self._tasks.append(self._group.create_task(self._guard(work)))
+
+    async def _guard(self, work: Any) -> None:
+        try:
+            await work
+        except Exception as error:
+            if not self._over.done():
+                self._over.set_exception(error)
+
+    async def failed(self) -> None:
+        await asyncio.shield(self._over)
+
+    async def __aexit__(self, *exception: Any) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._over.cancel()
+        await self._group.__aexit__(*exception)
+
+
+def _url_host(host: str) -> str:
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 — comparing, not binding
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,127 @@
+"""What the Scheduler's services share: database, bank, job catalogue, leases, and the ways they wake each other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from orchestrator.bank import Bank
+from orchestrator.database import Database
+from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
+from orchestrator.protocol.server import Request
+from orchestrator.scheduler.catalog import Catalog, Job
+from orchestrator.scheduler.lease_book import LeaseBook
+from orchestrator.scheduler.lifecycle import Budget, ErrorLimit
+from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.settlement import Outcome, Settlement
+from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet.keys import PrivateKey
+
+Clock = Callable[[], float]
+"""Seconds since 1970: deadlines are kept in the database."""
+
+
+class Audience(Protocol):
+    """Who hears of committed changes: the event router."""
+
+    def publish(self, outcome: Outcome) -> None: ...
+
+    def answered(self, job: Job) -> None: ...
+
+    def command(self, workers: set[str], command: str, payload: Mapping[str, Any]) -> None: ...
+
+
+class Signal:
+    """Wakes everybody who waits. Take a ticket, look at the state, then wait on the ticket: nothing is missed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ticket(self) -> asyncio.Event:
+        return self._event
+
+    def notify(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+
+class Core:
+    def __init__(
+        self,
+        *,
+        settings: SchedulerSettings,
+        database: Database,
+        bank: Bank,
+        identity: PrivateKey,
+        clock: Clock = time.time,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.identity = identity
+        self.clock = clock
+        self.catalog = Catalog()
+        self.leases = LeaseBook()
+        self.money = Money(bank, settings.initial_credit)
+        self.error_limit = ErrorLimit(settings.failed_slice_limit)
+        self.settlement = Settlement(
+            self.money, Budget(settings.max_slice_failures, settings.max_slice_losses), self.error_limit
+        )
+        self.work = Signal()
+        self.audience: Audience | None = None
+
+    def publish(self, outcome: Outcome) -> None:
+        """Call after the commit."""
+        if outcome.waiting:
+            self.work.notify()
+        if self.audience is not None:
+            self.audience.publish(outcome)
+
+    def publish_state(self, state: JobState) -> None:
+        """One job changed; call after the commit."""
+        self.publish(Outcome(states={state.key: state}, waiting=state.counts.waiting > 0))
+
+    def answered(self, job: Job) -> None:
+        """A client is about to hear the answer to a step of deploying `job`: its `stop` is held back from here."""
+        if self.audience is not None:
+            self.audience.answered(job)
+
+
+Operation = Callable[[Request], Awaitable[Any]]
+
+
+class Operations:
+    """Dispatch of one service's requests. A version suffix (`submit@5`) may be left out by the caller."""
+
+    def __init__(self, table: Mapping[str, Operation]) -> None:
+        self._table = dict(table)
+        self._table.update({name.partition("@")[0]: operation for name, operation in table.items()})
+
+    async def handle(self, request: Request) -> Any:
+        operation = self._table.get(request.operation)
+        if operation is None:
+            raise OrchestratorError(
+                f"this service has no operation {request.operation!r}; it has {', '.join(sorted(self._table))}",
+                code="ENOSYS",
+            )
+        return await operation(request)
+
+
+def fields(request: Request) -> Mapping[str, Any]:
+    """The request's data as an object. Raises `InvalidInput`."""
+    if not isinstance(request.data, Mapping):
+        raise InvalidInput(f"{request.operation} needs an object as data")
+    return request.data
+
+
+def owns(request: Request, job: Job) -> bool:
+    """The peer acts for the job's owner or its payment account."""
+    return bool({job.owner, job.payment_account} & ({request.peer} | request.authorized))
+
+
+def require_owner(request: Request, job: Job) -> None:
+    """Raises `NotPermitted` unless the peer is the job's owner or brings the owner's signature."""
+    if request.peer != job.owner and job.owner not in request.authorized:
+        raise NotPermitted(f"only the owner of job {job.id} may do this")

@@ -1,0 +1,180 @@
+"""The jobSubmit service: jobs come in, get more inputs, and are cancelled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
+from orchestrator.jobs.values import uris_of_pile
+from orchestrator.jobs.words import RunStatus
+from orchestrator.protocol.server import Request
+from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler.catalog import Job, build
+from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
+from orchestrator.scheduler.estimates import Estimate
+from orchestrator.scheduler.lifecycle import Counts
+from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store.jobs import JobRecord, JobState
+from orchestrator.scheduler.submission import Submission, parse_submission
+from orchestrator.wallet.addresses import checksum
+
+
+class JobSubmit:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._operations = Operations(
+            {
+                "submit@5": self.submit,
+                "addSliceData": self.add_slice_data,
+                "cancelJob": self.cancel_job,
+                "cancelAllJobs": self.cancel_all_jobs,
+            }
+        )
+
+    async def handle(self, request: Request) -> Any:
+        return await self._operations.handle(request)
+
+    async def submit(self, request: Request) -> dict[str, Any]:
+        """Take a job; the same job from the same owner again is answered as the first time.
+
+        Errors: EINVAL, EPERM (no signature of the payment account, or somebody else's job id), ENOFUNDS.
+        """
+        submission = parse_submission(fields(request), self._core.settings.estimation_slices)
+        if submission.payment_account not in request.authorized:
+            raise NotPermitted(
+                f"the submit carries no valid signature of payment account {submission.payment_account} for scheduler "
+                f"{self._core.identity.address} and client {request.peer}"
+            )
+        async with self._core.database.transaction() as tx:
+            job = await self._core.catalog.find(tx, submission.job_id)
+            if job is None:
+                job, state = await self._create(tx, submission, request.peer)
+            elif job.owner != request.peer:
+                raise NotPermitted(f"job id {job.id} is taken by another owner; make a new one")
+            else:
+                state = (await jobs.states(tx, [job.key]))[job.key]
+        self._core.catalog.add(job.record)
+        self._core.publish_state(state)
+        return {
+            "escrow": self._core.identity.address,
+            "status": str(state.status),
+            "lastSliceNumber": state.counts.total,
+        }
+
+    async def _create(self, tx: AsyncConnection, submission: Submission, owner: str) -> tuple[Job, JobState]:
+        now = self._core.clock()
+        record = JobRecord(
+            key=0,
+            id=submission.job_id,
+            owner=owner,
+            payment_account=submission.payment_account,
+            spec=submission.spec,
+            input_set=submission.input_set,
+            local_exec=submission.local_exec,
+            slice_price=submission.offer.slice_price(self._core.settings.market_slice_value),
+            estimation_slices=submission.estimation_slices,
+            created_at=now,
+        )
+        state = JobState(
+            key=0,
+            status=RunStatus.NEW,
+            closed=submission.closed,
+            admitted=submission.local_exec,
+            counts=Counts(total=submission.total),
+            estimate=Estimate(),
+            estimation_slices=submission.estimation_slices,
+        )
+        await self._core.money.hold(tx, build(record), submission.total)
+        key = await jobs.insert(tx, record, state)
+        job = build(dataclasses.replace(record, key=key))
+        return job, await self._advance(tx, job, dataclasses.replace(state, key=key))
+
+    async def _advance(self, tx: AsyncConnection, job: Job, state: JobState) -> JobState:
+        state = (await self._core.settlement.advance(tx, [(job, state)], self._core.clock()))[job.key]
+        await jobs.save(tx, [state])
+        return state
+
+    async def add_slice_data(self, request: Request) -> dict[str, Any]:
+        """Append a pile of listed inputs. A pile that is sent again by a client that lost its connection before the
+        answer is recognised and not stored twice.
+
+        Errors: EINVAL, EPERM, ENOENT, ENOFUNDS, ECLOSED.
+        """
+        data = fields(request)
+        uris = uris_of_pile(data.get("dataValues"))
+        # The same values may well follow each other; only over another session are they a repetition.
+        content = hashlib.sha256(json.dumps(uris).encode()).hexdigest()
+        async with self._core.database.transaction() as tx:
+            job = await self._core.catalog.get(tx, data.get("job"))
+            require_owner(request, job)
+            state = (await jobs.states(tx, [job.key], lock=True))[job.key]
+            session, _, known = (state.pile_digest or "").partition(":")
+            if known != content or session == request.connection.dcpsid:
+                state = await self._append(tx, job, state, uris, f"{request.connection.dcpsid}:{content}")
+        self._core.answered(job)
+        self._core.publish_state(state)
+        return {"success": True, "lastSliceNumber": state.counts.total}
+
+    async def _append(
+        self, tx: AsyncConnection, job: Job, state: JobState, uris: Sequence[str], digest: str
+    ) -> JobState:
+        if state.closed or state.status in lifecycle.ENDED:
+            raise OrchestratorError(f"job {job.id} is {state.status} and takes no more slices", code="ECLOSED")
+        await self._core.money.add(tx, job, len(uris))
+        await slices.add_inputs(tx, job.key, state.counts.total + 1, uris)
+        counts = dataclasses.replace(state.counts, total=state.counts.total + len(uris))
+        return await self._advance(tx, job, dataclasses.replace(state, counts=counts, pile_digest=digest))
+
+    async def cancel_job(self, request: Request) -> dict[str, Any]:
+        """Stop a job for good. Either of its keys may: clients whose deploy connection has idled out come back with
+        the payment account as their identity."""
+        data = fields(request)
+        async with self._core.database.snapshot() as tx:
+            job = await self._core.catalog.get(tx, data.get("job"))
+        if not owns(request, job):
+            raise NotPermitted(f"only the owner or the payment account of job {job.id} can cancel it")
+        reason = data.get("reason")
+        return await self._cancel(job, reason if isinstance(reason, str) else "")
+
+    async def _cancel(self, job: Job, reason: str) -> dict[str, Any]:
+        async with self._core.database.transaction() as tx:
+            state = (await jobs.states(tx, [job.key], lock=True))[job.key]
+            holders: set[str] = set()
+            if state.status not in lifecycle.ENDED:
+                lifecycle.check_transition(state.status, RunStatus.CANCELLED)
+                holders = await slices.workers_holding(tx, job.key)
+                await self._core.money.release(tx, job)
+                state = dataclasses.replace(
+                    state,
+                    status=RunStatus.CANCELLED,
+                    ended_at=self._core.clock(),
+                    stop_code="ECANCELLED",
+                    stop_reason=reason or "The job was cancelled",
+                )
+                await jobs.save(tx, [state])
+        if holders and self._core.audience is not None:
+            self._core.audience.command(holders, "remove", {"jobId": job.id})
+        self._core.publish_state(state)
+        return {"job": job.id, "status": str(state.status), "computed": state.counts.accepted, "success": True}
+
+    async def cancel_all_jobs(self, request: Request) -> dict[str, Any]:
+        """Cancel every running job of a payment account."""
+        data = fields(request)
+        account = data.get("paymentAccount")
+        if not isinstance(account, str):
+            raise InvalidInput("paymentAccount must be an address")
+        account = checksum(account)
+        if account not in request.authorized and account != request.peer:
+            raise NotPermitted(f"the request is not signed by payment account {account}")
+        async with self._core.database.snapshot() as tx:
+            affected = [await self._core.catalog.get(tx, job_id) for job_id in await jobs.of_account(tx, account)]
+        reason = data.get("reason")
+        for job in affected:
+            await self._cancel(job, reason if isinstance(reason, str) else "")
+        return {"success": True, "cancelled": [job.id for job in affected]}

@@ -1,0 +1,132 @@
+"""Pure: what goes out to workers and clients about jobs and slices, in the words of the v5 dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.jobs.words import PUBLIC_GROUP
+from orchestrator.scheduler.catalog import Job
+from orchestrator.scheduler.estimates import Estimate
+from orchestrator.scheduler.lifecycle import Counts
+from orchestrator.scheduler.store.jobs import JobState
+
+PUBLIC_GROUP_ID = str(PUBLIC_GROUP["opaqueId"])
+DEV_NULL = "https://dcp/dev/null"
+"""result URI that means: deliberately not stored; clients do not fetch it"""
+
+
+def job_message(job: Job, state: JobState) -> dict[str, Any]:
+    """How a worker learns of a job (`body.newJobs[jobId]`)."""
+    spec = job.spec
+    return {
+        "jobId": job.id,
+        "jobCgId": f"{job.id}-{PUBLIC_GROUP_ID}",
+        "public": spec["public"],
+        "codeLocation": spec["codeLocation"],
+        "argumentsLocation": [{"argIndex": index, "value": uri} for index, uri in enumerate(spec["argumentUris"])],
+        **({"MROLocation": job.range_location} if job.range_location is not None else {}),
+        "dependencies": spec["dependencies"],
+        "requirePath": spec["requirePath"],
+        "modulePath": [],
+        "worktime": spec["worktime"],
+        "needCapabilities": spec["requirements"],
+        "discrete": spec["discrete"],
+        "useStrict": spec["useStrict"],
+        "workerConsole": spec["workerConsole"],
+        "localExec": spec["localExec"],
+        "almostDone": state.counts.total - state.counts.settled <= max(1, state.counts.total // 20),
+        "metrics": job_metrics(state.estimate, state.counts),
+    }
+
+
+def job_metrics(estimate: Estimate, counts: Counts) -> dict[str, Any]:
+    """Averages of a job as workers read them: ms, bytes, and densities from 0 to 1."""
+    return {
+        "sliceCPUTime": estimate.cpu_ms,
+        "sliceCPUDensity": estimate.density,
+        "sliceGPUTime": estimate.gpu_ms,
+        "sliceGPUDensity": 0,
+        "sliceInDataSize": estimate.in_bytes,
+        "sliceOutDataSize": estimate.out_bytes,
+        "lastSliceNumber": counts.total,
+        "measuredSlices": estimate.measured,
+        "alpha": 0.5,
+    }
+
+
+def slice_message(job: Job, number: int, datum_uri: str | None, *, estimation: bool, long: bool) -> dict[str, Any]:
+    """One slice of a task. `datumUri` is left out when the worker takes it from the job's range."""
+    message: dict[str, Any] = {
+        "jobId": job.id,
+        "sliceNumber": number,
+        "isEstimationSlice": estimation,
+        "isLongSlice": long,
+        "cotaskCount": 0,
+        "resultStorageType": job.spec["resultStorageType"],
+    }
+    if datum_uri is not None:
+        message["datumUri"] = datum_uri
+    if job.spec["resultStorageType"] == "pattern":
+        message["resultStorageDetails"] = job.spec["resultStorageDetails"]
+        message["resultStorageParams"] = job.spec["resultStorageParams"]
+    return message
+
+
+def status_event(job: Job, state: JobState) -> dict[str, Any]:
+    counts = state.counts
+    return {
+        "eventName": "status",
+        "job": job.id,
+        "runStatus": str(state.status),
+        "total": counts.total,
+        "distributed": counts.distributed,
+        "computed": counts.accepted,
+    }
+
+
+def stop_event(job: Job, state: JobState) -> dict[str, Any]:
+    """Only for jobs that ended: any other runStatus makes the client's exec reject."""
+    event: dict[str, Any] = {"eventName": "stop", "job": job.id, "runStatus": str(state.status)}
+    if state.stop_code is None:
+        return event | {"sliceCount": state.counts.total}
+    event |= {"reason": state.stop_reason or "", "code": state.stop_code}
+    if state.last_error:
+        event["error"] = {"message": state.last_error}
+    return event
+
+
+def result_event(job_id: str, number: int, uri: str) -> dict[str, Any]:
+    return {"eventName": "result", "job": job_id, "sliceNumber": number, "result": {"result": uri}}
+
+
+def job_report(job: Job, state: JobState) -> dict[str, Any]:
+    """One entry of listJobs."""
+    counts, record = state.counts, job.record
+    return {
+        "job": job.id,
+        "id": job.id,
+        "owner": job.owner,
+        "paymentAccount": job.payment_account,
+        "name": _public(job.spec, "name"),
+        "description": _public(job.spec, "description"),
+        "status": str(state.status),
+        "runStatus": str(state.status),
+        "total": counts.total,
+        "totalSlices": counts.total,
+        "distributed": counts.distributed,
+        "computed": counts.accepted,
+        "completedSlices": counts.accepted,
+        "failed": counts.failed,
+        "isOpen": not state.closed,
+        "deployTime": round(record.created_at * 1000),
+        "endTime": None if state.ended_at is None else round(state.ended_at * 1000),
+        "sliceCPUTime": state.estimate.cpu_ms,
+        "reason": state.stop_reason,
+        "code": state.stop_code,
+    }
+
+
+def _public(spec: Mapping[str, Any], name: str) -> str:
+    text: str = spec["public"][name]
+    return text

@@ -1,0 +1,67 @@
+"""The reconcile loop: puts right what nobody reports. It sleeps until the next deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.lifecycle import Ending
+from orchestrator.scheduler.settlement import Outcome, Report
+from orchestrator.scheduler.store import leases, slices
+
+log = logging.getLogger(__name__)
+
+GROUP = 100
+"""leases per transaction"""
+REMEMBERED_S = 86_400.0
+"""how long an ended lease is kept, so that a late repetition of a report is recognised"""
+
+
+class Reconciler:
+    """Leases that expired give their slices back; leases long ended are dropped."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def run(self) -> None:
+        while True:
+            while await self.expire():
+                pass
+            await asyncio.sleep(await self._pause())
+
+    async def _pause(self) -> float:
+        """Seconds until the next lease may expire. New leases never expire before `lease_s` from now."""
+        async with self._core.database.snapshot() as tx:
+            expiry = await leases.next_expiry(tx)
+        longest = self._core.settings.lease_s
+        if expiry is None:
+            return longest
+        return min(max(expiry - self._core.clock(), 0.05), longest)
+
+    async def expire(self) -> int:
+        """End a group of overdue leases; how many there were."""
+        now = self._core.clock()
+        async with self._core.database.snapshot() as tx:
+            if not await leases.overdue(tx, now, 1):
+                return 0
+        async with self._core.database.transaction() as tx:
+            overdue = {lease.id: lease for lease in await leases.overdue(tx, now, GROUP)}
+            out = await slices.leased_under(tx, overdue)
+            known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
+            reports = [
+                Report(
+                    known[job], number, lease, Ending.LOST,
+                    worker=overdue[lease].worker, reason="ELEASEEXPIRED: its worker was not heard of", expired=True,
+                )
+                for job, number, lease in out
+            ]  # fmt: skip
+            outcome: Outcome = await self._core.settlement.settle(tx, reports, now)
+            await leases.end(tx, overdue)
+            await leases.forget(tx, now - REMEMBERED_S)
+        if reports:
+            log.warning(
+                "%d leases expired with %d slices out", len(overdue), len(reports), extra={"action": "lease-expired"}
+            )
+        self._core.publish(outcome)
+        return len(overdue)

@@ -1,0 +1,361 @@
+"""The taskDistributor service: workers ask for slices and get them under a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
+from orchestrator.jobs.words import RunStatus
+from orchestrator.protocol import js_json
+from orchestrator.protocol.server import Request
+from orchestrator.protocol.signing import recover_signer, signature_text
+from orchestrator.scheduler import lifecycle, messages
+from orchestrator.scheduler.catalog import Job
+from orchestrator.scheduler.core import Core, Operations, fields
+from orchestrator.scheduler.lease_book import auth_body
+from orchestrator.scheduler.lifecycle import Ending, SliceState
+from orchestrator.scheduler.matching import JobProfile, refusal
+from orchestrator.scheduler.packing import Candidate, PackingRules, is_long, pack
+from orchestrator.scheduler.roster import Roster
+from orchestrator.scheduler.settlement import Outcome, Report, facts_of
+from orchestrator.scheduler.store import jobs, leases, slices
+from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.scheduler.store.leases import Lease
+from orchestrator.scheduler.task_request import TaskRequest, parse_task_request
+from orchestrator.wallet.addresses import checksum
+
+MOST_CANDIDATES = 200
+"""jobs looked at per request, the longest unserved first"""
+
+
+@dataclasses.dataclass(slots=True)
+class Grant:
+    """Slices of one job that were just leased."""
+
+    job: Job
+    state: JobState
+    numbers: list[int]
+    estimation: bool
+
+
+class TaskDistributor:
+    def __init__(self, core: Core, roster: Roster) -> None:
+        self._core = core
+        self._roster = roster
+        settings = core.settings
+        self._rules = PackingRules(
+            target_task_s=settings.target_task_s, min_task_s=settings.min_task_s, max_slices=settings.max_task_slices
+        )
+        self._operations = Operations({"requestTask@3": self.request_task})
+        self._rejected_since: dict[int, float] = {}
+
+    async def handle(self, request: Request) -> Any:
+        return await self._operations.handle(request)
+
+    async def request_task(self, request: Request) -> dict[str, Any]:
+        """Lease slices to the asking worker; without work for it, wait a little for some before saying so."""
+        wanted = parse_task_request(fields(request))
+        worker = wanted.profile.worker
+        if wanted.returns_all or wanted.return_all_message is not None:
+            await self._take_back(wanted, request.peer)
+        if wanted.held:
+            await self._renew(wanted, request.peer)
+        if not wanted.wants_slices or wanted.load <= 0:
+            return self._answer(None, [], {})
+        deadline = self._core.clock() + self._core.settings.long_poll_s
+        while True:
+            ticket = self._core.work.ticket()
+            now = self._core.clock()
+            self._roster.saw(wanted.profile, wanted.load, now)
+            answer = await self._lease(wanted, request.peer)
+            if answer is not None:
+                return answer
+            patience = deadline - self._core.clock()
+            if patience <= 0 or request.connection.closed.is_set():
+                self._roster.heard(worker, self._core.clock())
+                return self._answer(None, [], {})
+            try:
+                async with asyncio.timeout(patience):
+                    await ticket.wait()
+            except TimeoutError:
+                deadline = 0
+
+    async def _lease(self, wanted: TaskRequest, peer: str) -> dict[str, Any] | None:
+        """One attempt: None when there is nothing for this worker."""
+        async with self._core.database.snapshot() as tx:
+            candidates = await self._candidates(tx, wanted)
+        await self._stop_rejected()
+        if not candidates:
+            return None
+        grants: list[Grant] = []
+        lease: Lease | None = None
+        async with self._core.database.transaction() as tx:
+            # What was seen in the snapshot may be gone: look again where it cannot change.
+            candidates = await self._candidates(tx, wanted)
+            now = self._core.clock()
+            plan = pack([candidate for _, _, candidate in candidates], wanted.load, self._roster.load(now), self._rules)
+            by_key = {job.key: (job, state) for job, state, _ in candidates}
+            if plan:
+                lease = await self._open_lease(tx, wanted, peer, plan, by_key)
+                for portion in plan:
+                    job, state = by_key[portion.key]
+                    grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
+                    if grant.numbers:
+                        grants.append(grant)
+                await jobs.save(tx, [grant.state for grant in grants])
+            data = await self._data(tx, grants)
+        if not grants or lease is None:
+            return None
+        self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
+        return self._answer(lease, grants, data)
+
+    async def _candidates(self, tx: AsyncConnection, wanted: TaskRequest) -> list[tuple[Job, JobState, Candidate]]:
+        states = {state.key: state for state in await jobs.distributable(tx, MOST_CANDIDATES)}
+        if not states:
+            return []
+        known = await self._core.catalog.by_keys(tx, states)
+        groups = await jobs.groups(tx, states)
+        found = []
+        for key, state in states.items():
+            job = known[key]
+            profile = job_profile(job, groups.get(key, frozenset()))
+            if refusal(profile, wanted.profile) is not None:
+                self._note_rejection(profile, state, wanted)
+                continue
+            self._rejected_since.pop(key, None)
+            candidate = _candidate(job, state)
+            if candidate.estimation_left is None or candidate.estimation_left > 0:
+                found.append((job, state, candidate))
+        return found
+
+    def _note_rejection(self, profile: JobProfile, state: JobState, wanted: TaskRequest) -> None:
+        """A job whose slices wait, of which nothing is out, and which every live worker has rejected, would wait for
+        ever; see `_stop_rejected`."""
+        now = self._core.clock()
+        rejected = profile.job_id in wanted.profile.rejected
+        if rejected and state.counts.leased == 0 and not self._roster.others_could(profile, wanted.profile.worker, now):
+            self._rejected_since.setdefault(state.key, now)
+
+    async def _stop_rejected(self) -> None:
+        now = self._core.clock()
+        patience = self._core.settings.rejected_job_s
+        stuck = [key for key, since in self._rejected_since.items() if now - since >= patience]
+        if not stuck:
+            return
+        async with self._core.database.transaction() as tx:
+            known = await self._core.catalog.by_keys(tx, stuck)
+            stopped = {}
+            for key, state in (await jobs.states(tx, stuck, lock=True)).items():
+                del self._rejected_since[key]
+                if state.status in lifecycle.ENDED or state.counts.leased:
+                    continue
+                lifecycle.check_transition(state.status, RunStatus.CANCELLED)
+                await self._core.money.release(tx, known[key])
+                stopped[key] = dataclasses.replace(
+                    state,
+                    status=RunStatus.CANCELLED,
+                    ended_at=now,
+                    stop_code="ETOOMANYERRORS",
+                    stop_reason="Every worker that is here has rejected the job",
+                )
+            await jobs.save(tx, list(stopped.values()))
+        self._core.publish(Outcome(states=stopped))
+
+    async def _open_lease(
+        self,
+        tx: AsyncConnection,
+        wanted: TaskRequest,
+        peer: str,
+        plan: Sequence[Any],
+        by_key: Mapping[int, tuple[Job, JobState]],
+    ) -> Lease:
+        work_s = sum(portion.slices * by_key[portion.key][1].estimate.wall_ms / 1000 for portion in plan) / max(
+            wanted.load, 1.0
+        )
+        payee = wanted.payment_address
+        try:
+            payee = None if payee is None else checksum(payee)
+        except InvalidInput:
+            payee = None
+        return await self._core.leases.open(
+            tx,
+            worker=wanted.profile.worker,
+            peer=peer,
+            payment_address=payee,
+            jobs=frozenset(by_key[portion.key][0].key for portion in plan),
+            expires_at=self._core.clock() + self._core.settings.lease_s + 2 * work_s,
+        )
+
+    async def _grant(
+        self, tx: AsyncConnection, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease
+    ) -> Grant:
+        """Lease slices of one job: first those that came back, then those never touched."""
+        now = self._core.clock()
+        counts = state.counts
+        estimation = state.status is RunStatus.ESTIMATION
+        again: list[int] = []
+        if counts.ready > 0:
+            groups = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
+            others = self._roster.others_could(job_profile(job, groups), worker, now)
+            patience = self._core.settings.other_worker_s if others else 0.0
+            rows = await slices.take_ready(
+                tx, job.key, min(wanted, counts.ready), worker=worker, failed_elsewhere_before=now - patience
+            )
+            again = [lifecycle.lease(row, lease.id).number for row in rows]
+            await slices.lease_again(tx, job.key, again, lease.id)
+            counts = counts.moved(SliceState.READY, SliceState.LEASED, len(again)) if again else counts
+        fresh = min(wanted - len(again), counts.total - counts.cursor)
+        if fresh > 0:
+            await slices.lease_fresh(tx, job.key, counts.cursor + 1, fresh, lease.id)
+            again.extend(range(counts.cursor + 1, counts.cursor + fresh + 1))
+            counts = counts.leased_fresh(fresh)
+        return Grant(job, dataclasses.replace(state, counts=counts, served_at=now), again, estimation)
+
+    async def _data(self, tx: AsyncConnection, grants: Sequence[Grant]) -> dict[int, dict[int, str]]:
+        """Input URIs by job and slice, where they are listed."""
+        return {
+            grant.job.key: await slices.inputs(tx, grant.job.key, listed)
+            for grant in grants
+            if (listed := [number for number in grant.numbers if not _in_range(grant.job, number)])
+        }
+
+    def _answer(
+        self, lease: Lease | None, grants: Sequence[Grant], data: Mapping[int, Mapping[int, str]]
+    ) -> dict[str, Any]:
+        settings = self._core.settings
+        body: dict[str, Any] = {
+            "computeGroupOrigins": {},
+            "pendingNotifications": False,
+            "schedulerConfig": {
+                "targetTaskDuration": settings.target_task_s,
+                "shared": {
+                    "frequencyMs": round(settings.beacon_s * 1000),
+                    "debuggingFactor": 1,
+                    "useLifetimeAnalysis": True,
+                    "lifetimeFactor": 1,
+                    "slice": {"multiplier": 1.5, "sigmas": 2, "biasMs": 120_000, "factor": 1, "maxCotasking": 2},
+                },
+            },
+        }
+        auth: dict[str, Any] = {"workerId": "", "authSlices": {}, "schedulerId": self._core.identity.address}
+        if lease is not None:
+            auth = auth_body(lease, {grant.job.id: grant.numbers for grant in grants}, self._core.identity.address)
+            body["newJobs"] = {grant.job.id: messages.job_message(grant.job, grant.state) for grant in grants}
+            body["task"] = {grant.job.id: self._slices(grant, data.get(grant.job.key, {})) for grant in grants}
+        return {**self._sign(auth), "body": body}
+
+    def _slices(self, grant: Grant, listed: Mapping[int, str]) -> list[dict[str, Any]]:
+        long = is_long(_slice_seconds(grant.state), self._rules)
+        return [
+            messages.slice_message(
+                grant.job,
+                number,
+                _datum(grant.job, number, listed),
+                estimation=grant.estimation,
+                long=long,
+            )
+            for number in grant.numbers
+        ]
+
+    def _sign(self, auth: Mapping[str, Any]) -> dict[str, Any]:
+        """The authorizationMessage: what a worker shows when it reports on these slices."""
+        signature = json.loads(signature_text(self._core.identity, js_json.dumps(auth)))
+        return {"owner": self._core.identity.address, "signature": signature, "auth": auth}
+
+    async def _take_back(self, wanted: TaskRequest, peer: str) -> None:
+        """A worker that starts or stops holds nothing any more: its slices are ready for others at once."""
+        worker = self._returning_worker(wanted, peer)
+        self._roster.gone(worker)
+        async with self._core.database.transaction() as tx:
+            held = await leases.held_by(tx, worker, peer)
+            if not held:
+                return
+            out = await slices.leased_under(tx, held)
+            known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
+            reports = [
+                Report(known[job], number, lease, Ending.RETURNED, worker=worker, reason="returnAllSlices")
+                for job, number, lease in out
+            ]
+            outcome = await self._core.settlement.settle(tx, reports, self._core.clock())
+            await leases.end(tx, held)
+        self._core.publish(outcome)
+
+    def _returning_worker(self, wanted: TaskRequest, peer: str) -> str:
+        """The id in the statement, which the worker's identity has signed. The sender of the request must be that
+        identity, so a copied statement is of no use to others. Raises `NotPermitted`."""
+        try:
+            statement = js_json.loads(wanted.return_all_message)
+            body = statement["body"]
+            signer = recover_signer(statement["signature"], js_json.dumps(body))
+            worker = body["id"]
+        except (OrchestratorError, KeyError, TypeError):
+            signer, worker = None, None
+        if signer != peer or not isinstance(worker, str):
+            raise NotPermitted("returnAllSlices is not a statement {owner, signature, body: {id}} signed by its sender")
+        return worker
+
+    async def _renew(self, wanted: TaskRequest, peer: str) -> None:
+        """The worker lists what it still holds: those leases live on, and it is alive."""
+        now = self._core.clock()
+        self._roster.heard(wanted.profile.worker, now)
+        async with self._core.database.transaction() as tx:
+            mine = set(await leases.held_by(tx, wanted.profile.worker, peer))
+            alive: set[int] = set()
+            for job_id, numbers in list(wanted.held.items())[:1000]:
+                job = await self._core.catalog.find(tx, job_id)
+                if job is None or not isinstance(numbers, list):
+                    continue
+                wanted_numbers = [n for n in numbers[:100_000] if isinstance(n, int) and not isinstance(n, bool)]
+                rows = await slices.load(tx, job.key, wanted_numbers, lock=False)
+                alive |= {row.lease for row in rows.values() if row.state is SliceState.LEASED} & mine
+            await leases.renew(tx, alive, now + self._core.settings.lease_s)
+
+
+def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
+    worktime = job.spec["worktime"]
+    return JobProfile(
+        job_id=job.id,
+        needs=job.spec["requirements"],
+        groups=groups,
+        local_exec=job.record.local_exec,
+        worktime=(worktime["name"], worktime["version"]),
+    )
+
+
+def _candidate(job: Job, state: JobState) -> Candidate:
+    counts = state.counts
+    left = None
+    if state.status is RunStatus.ESTIMATION:
+        wanted = counts.total if state.estimation_slices is None else state.estimation_slices
+        left = min(counts.waiting, wanted - facts_of(state).measured - counts.leased)
+    return Candidate(
+        key=job.key,
+        waiting=counts.waiting,
+        leased=counts.leased,
+        slice_s=_slice_seconds(state),
+        estimation_left=left,
+        greedy_estimation=job.spec["greedyEstimation"],
+        discrete=job.spec["discrete"],
+        served_at=state.served_at,
+    )
+
+
+def _slice_seconds(state: JobState) -> float | None:
+    return state.estimate.wall_ms / 1000 if state.estimate.measured else None
+
+
+def _in_range(job: Job, number: int) -> bool:
+    """Slices beyond the range of an open job are listed ones."""
+    return job.inputs is not None and number <= job.inputs.length
+
+
+def _datum(job: Job, number: int, listed: Mapping[int, str]) -> str | None:
+    if job.inputs is None or not _in_range(job, number):
+        return listed.get(number)
+    return None if job.range_location is not None else job.inputs.uri(number - 1)

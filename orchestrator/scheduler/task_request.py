@@ -1,0 +1,95 @@
+"""Pure: reading a `requestTask@3`. What a worker leaves out or spells oddly costs it slices, never an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.errors import InvalidInput
+from orchestrator.jobs.words import PUBLIC_GROUP, parse_group
+from orchestrator.scheduler.matching import WorkerProfile
+
+FETCH_NORMAL = 1
+FETCH_RETURN_ALL = 16
+_MOST_IDS = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskRequest:
+    profile: WorkerProfile
+    load: float
+    payment_address: str | None
+    wants_slices: bool
+    returns_all: bool
+    return_all_message: Any
+    """signed statement that the worker holds nothing of what was leased to it"""
+    held: Mapping[str, Any]
+    """{jobId: [slice number…]} of unfinished slices, as a sign of life"""
+
+
+def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
+    """Raises `InvalidInput` only when the worker does not say who it is."""
+    core_stats = data.get("coreStats")
+    worker = core_stats.get("worker") if isinstance(core_stats, Mapping) else None
+    state = data.get("fetchState")
+    state = state if isinstance(state, int) and not isinstance(state, bool) else FETCH_NORMAL
+    returns_all = bool(state & FETCH_RETURN_ALL)
+    if not isinstance(worker, str) or not 0 < len(worker) <= 200:
+        if not returns_all:
+            raise InvalidInput("coreStats.worker must be the worker's id")
+        worker = ""
+    return TaskRequest(
+        profile=_profile(data, worker),
+        load=_load(data.get("targetLoad")),
+        payment_address=data.get("paymentAddress") if isinstance(data.get("paymentAddress"), str) else None,
+        wants_slices=bool(state & FETCH_NORMAL) and not returns_all,
+        returns_all=returns_all,
+        return_all_message=data.get("returnAllSlices"),
+        held=data["soteriaJobs"] if isinstance(data.get("soteriaJobs"), Mapping) else {},
+    )
+
+
+def _profile(data: Mapping[str, Any], worker: str) -> WorkerProfile:
+    capabilities = data.get("capabilities")
+    worktimes = data.get("worktimes")
+    return WorkerProfile(
+        worker=worker,
+        capabilities=capabilities if isinstance(capabilities, int) else 0,
+        groups=_groups(data.get("workerComputeGroups")),
+        job_ids=_ids(data.get("jobIds")),
+        worktimes=tuple(
+            (str(one.get("name")), str(one.get("version")))
+            for one in (worktimes if isinstance(worktimes, list) else [])[:100]
+            if isinstance(one, Mapping)
+        ),
+        rejected=_ids(data.get("rejectedJobs")),
+        unresolved=_ids(data.get("unresolvedJobs")),
+        worked_discrete=_ids(data.get("previouslyWorkedJobs")),
+    )
+
+
+def _groups(descriptors: Any) -> frozenset[str]:
+    """Ids of the groups that the worker proved to be in. Everybody may be in the public one."""
+    found = set()
+    for index, descriptor in enumerate((descriptors if isinstance(descriptors, list) else [])[:_MOST_IDS]):
+        try:
+            group = parse_group(descriptor, f"workerComputeGroups[{index}]")
+        except InvalidInput:
+            continue
+        if group.is_public:
+            found.add(str(PUBLIC_GROUP["opaqueId"]))
+    return frozenset(found)
+
+
+def _ids(value: Any) -> frozenset[str]:
+    items = value if isinstance(value, list) else []
+    return frozenset(item for item in items[:_MOST_IDS] if isinstance(item, str))
+
+
+def _load(target: Any) -> float:
+    cpu = target.get("cpu") if isinstance(target, Mapping) else 1.0
+    if isinstance(cpu, bool) or not isinstance(cpu, int | float) or not math.isfinite(cpu):
+        return 0.0
+    return min(max(float(cpu), 0.0), 4096.0)
