@@ -24,6 +24,9 @@ _BYTE_ISLAND = re.compile(rb"[^\0]+(?:\0{1,3}[^\0]+)*")
 _CLASS_NAME = re.compile(r"[A-Za-z_0-9$]+")
 
 _NOT_PLAIN: Final = object()
+# The reference decoder makes one array of all the repeats of an empty one, and forgets the names of repeated functions,
+# so forms that hold any of these are not folded.
+_NOT_FOLDED: Final = ('{"raw": []}', '"fnName"')
 
 
 def dumps(prepared: Any) -> str:
@@ -195,6 +198,8 @@ class Encoder:
         if dense != array.length or array.properties:
             for run in runs:
                 items = [array.items[i] for i in run]
+                if run.start == 0 and self._raw_items(items, depth) is None:
+                    continue  # the reference repeats the dense part; that is only harmless for plain values
                 island = self._island(run.start, items, depth) if len(items) > 1 else None
                 if island is not None:
                     islands.append(island)
@@ -215,6 +220,11 @@ class Encoder:
         if len(items) >= _LONG_ISLAND:
             self._count += 1  # the decoder counts the island's array
             return {"@": start, "arr": self._array(items, depth)}
+        raw = self._raw_items(items, depth)
+        return None if raw is None else {"@": start, "arr": raw}
+
+    def _raw_items(self, items: list[Any], depth: int) -> list[Any] | None:
+        """Elements as bare JSON, or None when one of them is more than that."""
         raw: list[Any] = []
         for item in items:
             if item is None or isinstance(item, (str, bool)):
@@ -227,7 +237,7 @@ class Encoder:
             if plain is _NOT_PLAIN:
                 return None
             raw.append(plain)
-        return {"@": start, "arr": raw}
+        return raw
 
     def _map(self, value: js.JsMap, depth: int) -> dict[str, Any]:
         # The reference decoder counts the arrays of keys and of values, its encoder does not. Back references after
@@ -288,11 +298,14 @@ def _boxed(box: js.Boxed) -> dict[str, Any]:
 
 
 def _same_json(one: Any, other: Any) -> bool:
-    """Whether two prepared elements have the same JSON text."""
+    """Whether two prepared elements have the same JSON text and may be folded into one."""
     if type(one) is not type(other) or one != other:
         return False
+    if not isinstance(one, dict):
+        return True
     # equal dicts may still differ in key order, or hold True where the other holds 1
-    return not isinstance(one, dict) or json.dumps(one) == json.dumps(other)
+    text = json.dumps(one)
+    return text == json.dumps(other) and not any(form in text for form in _NOT_FOLDED)
 
 
 def _runs(array: js.SparseArray) -> list[range]:

@@ -24,11 +24,17 @@ def load_json(text: str, max_characters: int) -> Any:
     if len(text) > max_characters:
         raise KvinError(f"text of {len(text)} characters is longer than {max_characters}")
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        # "-0" is a number of its own in JavaScript, but an int in Python
+        whole = _whole if "-0" in text else int
+        return json.loads(text, parse_int=whole, parse_constant=_no_constant)
     except RecursionError:
         raise KvinError("JSON is nested too deep") from None
     except ValueError as error:
         raise KvinError(f"not JSON: {error}") from None
+
+
+def _whole(text: str) -> int | float:
+    return -0.0 if text == "-0" else int(text)
 
 
 def _no_constant(name: str) -> Any:

@@ -59,6 +59,9 @@ class BigInt(int):
     def __repr__(self) -> str:
         return f"BigInt({int(self)})"
 
+    def __str__(self) -> str:
+        return int.__repr__(self)
+
 
 # struct codes of the element types; all little-endian on the wire
 _ELEMENTS: Final = {
