@@ -17,7 +17,7 @@ import enum
 from collections.abc import Iterable, Sequence
 
 from orchestrator.bank.amounts import MAX_AMOUNT, format_amount
-from orchestrator.errors import InvalidInput, NotEnoughFunds, NotFound, OrchestratorError
+from orchestrator.errors import Fault, InvalidInput, NotEnoughFunds, NotFound, OrchestratorError
 
 ISSUANCE = "issuance"
 """The account that new money comes from. The only one that may be below zero."""
@@ -46,7 +46,7 @@ class IdReused(OrchestratorError):
     """A transfer or hold id that stands for something else already. Nothing was moved."""
 
     code = "EDUP"
-    fault = InvalidInput.fault
+    fault = Fault.USER
 
 
 class HoldClosed(OrchestratorError):

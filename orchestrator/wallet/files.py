@@ -13,7 +13,7 @@ import secrets
 import stat
 from collections.abc import Callable, Mapping
 
-from orchestrator.errors import InvalidInput, NotFound, NotPermitted, OrchestratorError
+from orchestrator.errors import Fault, InvalidInput, NotFound, NotPermitted, OrchestratorError
 from orchestrator.wallet import passphrases
 from orchestrator.wallet.keys import PrivateKey
 from orchestrator.wallet.keystores import Keystore, MalformedKeystore
@@ -32,7 +32,7 @@ class KeystoreExists(OrchestratorError):
     """The file is there already, and overwriting it would destroy a key."""
 
     code = "EEXIST"
-    fault = InvalidInput.fault
+    fault = Fault.USER
 
 
 class UnsafeFile(NotPermitted):
