@@ -14,6 +14,7 @@ import pathlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import tenacity
@@ -27,6 +28,7 @@ from orchestrator.protocol.errors import ConnectionClosed, ConnectionLost, PeerC
 from orchestrator.protocol.framing import FramingError, FramingLimits
 from orchestrator.protocol.identity_cache import IdentityCache
 from orchestrator.protocol.link import Link
+from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.session import Session
 from orchestrator.protocol.signing import MalformedMessage, open_envelope
 from orchestrator.protocol.tokens import random_token
@@ -78,21 +80,20 @@ class DcpClient:
         self.stamps = Stamps()
         self.sequence = itertools.count(1)
         self._connections: list[ClientConnection] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._scope = TaskScope()
 
     async def __aenter__(self) -> DcpClient:
-        self._group = await asyncio.TaskGroup().__aenter__()
+        await self._scope.__aenter__()
         return self
 
-    async def __aexit__(self, *exception: Any) -> bool | None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
-            if exception[0] is None:
+            if error is None:
                 await asyncio.gather(*(connection.close() for connection in self._connections))
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await self._group.__aexit__(*exception)
-        return None
+            await self._scope.__aexit__(kind, error, traceback)
 
     def connect(self, url: str, *, on_request: Handler | None = None) -> ClientConnection:
         """A connection to the service at a URL such as `http://host:9001/pheme/`; opened at the first request.
@@ -106,10 +107,7 @@ class DcpClient:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work that ends with the client."""
-        task = self._group.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._scope.spawn(work)
 
 
 class ClientConnection:
@@ -215,14 +213,8 @@ class ClientConnection:
         async with asyncio.TaskGroup() as group:
             ticker = group.create_task(self._tick(link))
             try:
-                while link.session.state is not State.CLOSED:
-                    socket = await self._reach(link)
-                    if socket is None:
-                        return
-                    if link.session.state is State.CLOSED:  # while the socket was opened
-                        await socket.close()
-                    else:
-                        await self._pump(link, socket)
+                while (socket := await self._reach(link)) is not None:
+                    await self._pump(link, socket)
             finally:
                 ticker.cancel()
                 link.close()
@@ -236,11 +228,13 @@ class ClientConnection:
         """Open a socket, however often it takes; None when the session ended meanwhile."""
         limits = self._client.limits
         self._retry_now.clear()
+        if link.session.is_closed:
+            return None
         backoff = tenacity.AsyncRetrying(
             sleep=self._wait,
             wait=tenacity.wait_random_exponential(multiplier=limits.first_delay, max=limits.longest_delay),
             retry=tenacity.retry_if_exception_type(client_socket.CannotConnect),
-            stop=lambda _: link.session.state is State.CLOSED,
+            stop=lambda _: link.session.is_closed,
             retry_error_callback=lambda _: None,
             before_sleep=self._log_attempt,
         )
@@ -262,6 +256,9 @@ class ClientConnection:
     async def _pump(self, link: Link, socket: ClientSocket) -> None:
         """Carry messages until the socket is gone."""
         pipe = _Pipe(socket)
+        if link.session.is_closed:  # while the socket was opened
+            await socket.close()
+            return
         try:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(pipe.write())
@@ -309,10 +306,8 @@ class ClientConnection:
             link.respond(request.id, True, payload)
 
     def failure(self, error: ConnectionClosed) -> ConnectionClosed:
-        """The error that waiting requests get."""
-        if self._is_closed or isinstance(error, PeerChanged):
-            return error
-        return ConnectionLost(error.message, code=error.code)
+        kind = type(error) if self._is_closed or isinstance(error, PeerChanged) else ConnectionLost
+        return kind(error.message, code=error.code)
 
     def closed(self, link: Link, error: ConnectionClosed) -> None:
         self._retry_now.set()

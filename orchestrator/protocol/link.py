@@ -54,6 +54,9 @@ class LinkOwner(Protocol):
 
     def opened(self, link: Link) -> None: ...
 
+    def failure(self, error: ConnectionClosed) -> ConnectionClosed:
+        """A new error for one request that gets no answer."""
+
     def closed(self, link: Link, error: ConnectionClosed) -> None: ...
 
     def ended(self, link: Link) -> None: ...
@@ -153,7 +156,7 @@ class Link:
                 case Closed(error, contexts):
                     for future in contexts:
                         if not future.done():
-                            future.set_exception(error)
+                            future.set_exception(self._owner.failure(error))
                     self._owner.closed(self, error)
                 case Ended():
                     self._drop()

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from orchestrator.protocol import messages, sockets
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.protocol.framing import FramingError, FramingLimits
 from orchestrator.protocol.link import Link
+from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.session import Session, farewell
 from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
 from orchestrator.protocol.sockets import ServerSocket
@@ -160,13 +161,13 @@ class DcpServer:
         self._stamps = Stamps()
         self._links: dict[str, _ServerLink] = {}
         self._unready: set[_ServerLink] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._scope = TaskScope()
         self._refused = 0
         self._sockets = sockets.SocketServer(
             list(services),
             on_message=self._on_packet,
             on_gone=self._on_gone,
-            spawn=self._spawn,
+            spawn=self._scope.spawn,
             unread_packets=self.limits.unread_packets,
             greeting=self.limits.greeting,
         )
@@ -179,14 +180,13 @@ class DcpServer:
 
     async def __aenter__(self) -> DcpServer:
         async with contextlib.AsyncExitStack() as stack:
-            self._group = await stack.enter_async_context(asyncio.TaskGroup())
-            stack.callback(self._cancel_tasks)
+            await stack.enter_async_context(self._scope)
             self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=2)
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             stack.push_async_callback(self._sockets.close)
-            self._spawn(self._sweep())
-            self._spawn(self._sockets.run())
+            self._scope.spawn(self._sweep())
+            self._scope.spawn(self._sockets.run())
             self._stack = stack.pop_all()
         return self
 
@@ -229,18 +229,9 @@ class DcpServer:
             "sockets": len(self._sockets),
             "resumable": sum(link.transport is None for link in self._links.values()),
             "stamps": len(self._stamps),
-            "handlers": len(self._tasks) - 2,
+            "handlers": len(self._scope) - 2,
             "refused": self._refused,
         }
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._group.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _cancel_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
 
     async def _sweep(self) -> None:
         """Let time pass for all sessions."""
@@ -320,10 +311,10 @@ class DcpServer:
         handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]] | None
         handle_batch = getattr(service, "handle_batch", None)
         if handle_batch is not None:
-            self._spawn(self._run_batch(handle_batch, requests, link, [r.id for r in incoming]))
+            self._scope.spawn(self._run_batch(handle_batch, requests, link, [r.id for r in incoming]))
             return
         for request, item in zip(requests, incoming, strict=True):
-            self._spawn(self._run(service, request, link, item.id))
+            self._scope.spawn(self._run(service, request, link, item.id))
 
     async def _run(self, service: Service, request: Request, link: Link, message_id: str) -> None:
         try:
@@ -394,6 +385,9 @@ class _ServerLink(Link):
 
     def opened(self, link: Link) -> None:
         pass
+
+    def failure(self, error: ConnectionClosed) -> ConnectionClosed:
+        return ConnectionClosed(error.message, code=error.code)
 
     def closed(self, link: Link, error: ConnectionClosed) -> None:
         connection = self.connection

@@ -544,8 +544,8 @@ class Session:
     # --- for people and machines that look on
 
     @property
-    def has_queued(self) -> bool:
-        return bool(self._outbox)
+    def is_closed(self) -> bool:
+        return self.state is State.CLOSED
 
     def statistics(self) -> dict[str, Any]:
         """Counters and fill levels; the one source for dashboards and metrics."""

@@ -8,7 +8,6 @@ of several megabytes, the reference's ping times.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # A fragment has up to a million characters, three bytes each, and socket.io escapes its quotes.
 _MAX_PACKET_BYTES = 8 * 1024 * 1024
+_CLOSE_TIMEOUT = 1
 _PATH_SUFFIX = "dcp5/socketio/"
 
 
@@ -68,7 +68,7 @@ class SocketServer:
         *,
         on_message: Callable[[ServerSocket, str], None],
         on_gone: Callable[[ServerSocket], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         unread_packets: int,
         greeting: FramingLimits,
     ) -> None:
@@ -145,10 +145,23 @@ class SocketServer:
             socket.drop()
 
     async def _close_socket(self, socket: ServerSocket) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
+        """Send what is queued and close; a peer that does not read is cut off."""
+        engine = self._sio.eio.sockets.get(socket.eio_sid)
+        if engine is None or engine.closed or engine.closing:
+            return
+        request = self._sio.get_environ(socket.sid)["aiohttp.request"]
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._sio.disconnect(socket.sid)
-                await self._sio.eio.disconnect(socket.eio_sid)
+                await engine.close(wait=False, reason=self._sio.eio.reason.SERVER_DISCONNECT)
+                await engine.queue.join()
+                # engine.io leaves the closing of a websocket to the peer.
+                await asyncio.sleep(0)
+                if request.transport is not None:
+                    request.transport.close()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.method == "POST":
