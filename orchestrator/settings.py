@@ -21,7 +21,7 @@ class SchedulerSettings(BaseSettings):
     port: int = Field(9001, ge=0, le=65535, description="TCP port; 0 takes a free one")
     public_url: str | None = Field(None, description="URL that clients use; the listening address when not given")
     state_dir: pathlib.Path = Field(pathlib.Path(".local/scheduler"), description="database and service keystores")
-    database_url: str | None = Field(None, description="async SQLAlchemy URL; SQLite in the state directory if not given")
+    database_url: str | None = Field(None, description="async SQLAlchemy URL; SQLite in state_dir if not given")
 
     initial_credit: int = Field(
         0, ge=0, description="units of 10^-18 DCC that an account starts with when it is first used; 0 opens none"
@@ -31,7 +31,7 @@ class SchedulerSettings(BaseSettings):
     )
     estimation_slices: int = Field(3, ge=0, description="slices to measure before a job is packed, if it does not say")
     target_task_s: float = Field(10.0, gt=0, description="work that a task should hold per core, seconds")
-    min_task_s: float = Field(0.5, gt=0, description="work below which a task is not split to share a job's end, seconds")
+    min_task_s: float = Field(0.5, gt=0, description="work below which a task is not split further, seconds")
     max_task_slices: int = Field(500, ge=1, description="slices per task")
     long_poll_s: float = Field(5.0, ge=0, description="how long a request for work waits for some, seconds")
 
@@ -65,5 +65,37 @@ class WorkerSettings(BaseSettings):
     model_config = _env("DCP_ORCHESTRATOR_WORKER_")
 
     scheduler_url: str = Field("http://127.0.0.1:9001/", description="origin of the Scheduler")
-    state_dir: pathlib.Path = Field(pathlib.Path(".local/worker"), description="identity, worker id and unsent results")
+    state_dir: pathlib.Path = Field(pathlib.Path(".local/worker"), description="identity keystore and worker id")
+    identity: pathlib.Path | None = Field(None, description="identity keystore; worker.keystore in the state folder")
+    payment_address: str | None = Field(None, description="who is paid; the identity's own address when not given")
+
     image: str = Field("dcp-evaluator:local", description="the Evaluator image")
+    docker_host: str | None = Field(None, description="Docker Engine; DOCKER_HOST or the usual socket when not given")
+    oci_runtime: str | None = Field(None, description="OCI runtime that the Engine knows; its default when not given")
+    sandboxes: int | None = Field(None, ge=1, le=1024, description="sandboxes at work at once; one per core")
+    warm: int | None = Field(None, ge=0, le=1024, description="sandboxes kept ready beyond those; as many, at most 4")
+    memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB")
+    cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
+
+    allow_origin: tuple[str, ...] = Field((), description="[purpose=]origin from which jobs may fetch, or `*`")
+    fetch_timeout_s: float = Field(60.0, gt=0, description="longest fetch for a job, seconds")
+    fetch_max_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest thing fetched for a job, bytes")
+    job_ids: tuple[str, ...] = Field((), description="work for these jobs only; for all when empty")
+    compute_groups: tuple[str, ...] = Field((), description="joinKey,joinSecret of groups to work for")
+    public_group: bool = Field(True, description="whether to work for the public compute group")
+    minimum_wage_cpu: float = Field(0.0, ge=0, description="DCC per CPU hour, told to the Scheduler")
+    minimum_wage_gpu: float = Field(0.0, ge=0, description="DCC per GPU hour, told to the Scheduler")
+    minimum_wage_in: float = Field(0.0, ge=0, description="DCC per MB of input, told to the Scheduler")
+    minimum_wage_out: float = Field(0.0, ge=0, description="DCC per MB of output, told to the Scheduler")
+
+    prefetch_s: float = Field(5.0, gt=0.1, description="cores must have work for so long ahead, seconds")
+    queue_s: float = Field(0.1, ge=0, description="work queued inside a sandbox, seconds")
+    idle_poll_s: float = Field(1.0, gt=0, description="longest pause between requests when there is no work, seconds")
+    send_begin: bool = Field(True, description="whether to tell the Scheduler of each slice that begins")
+    slice_timeout_s: float | None = Field(
+        None, gt=0, description="longest run of a slice; the Scheduler's when not given"
+    )
+    progress_timeout_s: float | None = Field(
+        None, gt=0, description="longest time without progress; the Scheduler's when not given"
+    )
+    stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")

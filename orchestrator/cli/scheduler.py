@@ -48,7 +48,7 @@ def run(initial_credit: str | None, verbose: bool, **flags: Any) -> None:
 
 async def serve(settings: SchedulerSettings) -> None:
     """Run the Scheduler until a signal asks it to stop."""
-    from orchestrator.scheduler.app import SchedulerApp
+    from orchestrator.scheduler.app import SchedulerApp  # noqa: PLC0415 — slow to import, not needed for --help
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,0 +1,201 @@
+"""Jobs from submit to stop, with clients and workers made of our own protocol client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.bank import Bank
+from orchestrator.errors import OrchestratorError
+from orchestrator.scheduler.app import SchedulerApp
+from orchestrator.scheduler.store import events, jobs
+from tests.integration.scheduler.actors import deployer, fake_worker, serving
+
+
+async def balance(app: SchedulerApp, account: str) -> int:
+    async with app.core.database.snapshot() as tx:
+        return await Bank().balance(tx, account)
+
+
+async def test_a_range_is_computed_and_paid(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, serving(app.url, lambda datum, _: datum * 2) as worker:
+        await client.deploy(dataRange={"start": 1, "end": 30, "step": 1})
+        stop = (await client.wait_for("stop"))[0]
+        assert (stop["runStatus"], stop["sliceCount"]) == ("finished", 30)
+        assert client.decoded() == {number: number * 2 for number in range(1, 31)}
+        last = client.of("status")[-1]
+        assert (last["runStatus"], last["total"], last["distributed"], last["computed"]) == ("finished", 30, 30, 30)
+        price = app.settings.market_slice_value
+        assert await balance(app, worker.payment.address) == 30 * price
+        assert await balance(app, client.account.address) == app.settings.initial_credit - 30 * price
+        assert all(answer["accepted"] for answer in worker.answers)
+
+
+async def test_listed_inputs_arrive_in_order(app: SchedulerApp) -> None:
+    values: list[Any] = [f"value {number} ✓" for number in range(250)]
+    async with deployer(app.url) as client, serving(app.url, lambda datum, number: [datum, number]):
+        await client.listed(values)
+        stop = (await client.wait_for("stop"))[0]
+        assert stop["sliceCount"] == 250
+        assert client.decoded() == {number: [values[number - 1], number] for number in range(1, 251)}
+
+
+async def test_a_job_without_slices_finishes(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        await client.listed([])
+        assert (await client.wait_for("stop"))[0]["sliceCount"] == 0
+
+
+async def test_stop_is_repeated_until_the_client_unsubscribes(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        job, _ = await client.submit()
+        answer = await client.subscribe(job)
+        await client.results.request("closeJob", {"job": job})
+        await client.join(job)
+        await client.wait_for("stop", 3)
+        ids = [one["event"]["eventId"] for one in client.events]
+        assert len(set(ids)) == len(ids)
+        token = answer["tokens"][0]
+        await client.router.request("unsubscribe", {"label": "stop", "token": {"token": token["token"]}})
+        watches = app.router.statistics()["watches"]
+        assert all(not watch["labels"] for watch in watches)
+
+
+async def test_events_wait_for_a_subscription(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job, _ = await client.submit(dataRange={"start": 1, "end": 5, "step": 1})
+        await client.join(job)
+        while len(worker.answers) < 5:
+            await worker.compute(await worker.take())
+        await client.subscribe(job, "result")
+        await client.wait_for("result", 5)
+        await client.wait_for("stop")
+
+
+async def test_acknowledged_events_are_forgotten(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, serving(app.url):
+        job_id = await client.deploy("result", dataRange={"start": 1, "end": 5, "step": 1})
+        await client.wait_for("stop")
+        async with app.core.database.snapshot() as tx:
+            job = await app.core.catalog.get(tx, job_id)
+        left = 5
+        while left:
+            await client.wait_for("stop", len(client.of("stop")) + 1)
+            async with app.core.database.snapshot() as tx:
+                left = await events.count(tx, job.key, "result")
+
+
+async def test_submit_again_is_answered_as_before(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, deployer(app.url, client.account) as other:
+        fields = {"dataRange": {"start": 1, "end": 5, "step": 1}}
+        job, first = await client.submit(**fields)
+        assert (await client.submit(job=job, **fields))[1] == first
+        held = app.settings.initial_credit - 5 * app.settings.market_slice_value
+        assert await balance(app, client.account.address) == held
+        with pytest.raises(OrchestratorError, match="taken by another owner"):
+            await other.submit(job=job, **fields)
+
+
+async def test_submit_needs_funds_and_a_signature(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, deployer(app.url) as other:
+        with pytest.raises(OrchestratorError) as refused:
+            await client.submit(
+                dataRange={"start": 1, "end": 10, "step": 1}, mvMultSlicePayment=0, absoluteSlicePayment=1e15
+            )
+        assert refused.value.code == "ENOFUNDS"
+        with pytest.raises(OrchestratorError) as refused:
+            await client.submit(
+                dataRange={"start": 1, "end": 10, "step": 1}, paymentAccount=other.account.address
+            )
+        assert refused.value.code == "EPERM"
+        with pytest.raises(OrchestratorError) as refused:
+            await client.submit(dataRange={"start": "a", "end": 10})
+        assert refused.value.code == "EINVAL"
+
+
+async def test_unknown_operation(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        for connection in (client.pheme, client.router, client.results):
+            with pytest.raises(OrchestratorError) as refused:
+                await connection.request("noSuchThing", {})
+            assert refused.value.code == "ENOSYS"
+
+
+async def test_ten_million_slices_cost_nothing_until_they_are_touched(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, serving(app.url) as worker:
+        job, answer = await client.submit(dataRange={"start": 1, "end": 10_000_000, "step": 1}, mvMultSlicePayment=0)
+        assert answer["lastSliceNumber"] == 10_000_000
+        await client.subscribe(job, "result")
+        await client.join(job)
+        await client.wait_for("result", 20)
+        async with app.core.database.snapshot() as tx:
+            key = (await app.core.catalog.get(tx, job)).key
+            counts = (await jobs.states(tx, [key]))[key].counts
+            rows = (await tx.exec_driver_sql("SELECT count(*) FROM slices")).scalar_one()
+        assert rows <= counts.cursor + 2 * app.settings.max_task_slices < 50_000
+        await client.submit_service.request("cancelJob", {"job": job, "reason": "enough"})
+        stop = (await client.wait_for("stop"))[0]
+        assert (stop["runStatus"], stop["reason"]) == ("cancelled", "enough")
+        assert worker.taken
+
+
+async def test_cancel_gives_the_rest_back(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, deployer(app.url, client.account) as stranger:
+        job = await client.deploy(dataRange={"start": 1, "end": 100, "step": 1})
+        with pytest.raises(OrchestratorError, match="only the owner"):
+            await stranger.submit_service.request("cancelJob", {"job": job})
+        await client.submit_service.request(
+            "cancelJob", {"job": job, "owner": client.account.address, "reason": "no longer needed"}
+        )
+        stop = (await client.wait_for("stop"))[0]
+        assert (stop["runStatus"], stop["code"]) == ("cancelled", "ECANCELLED")
+        assert await balance(app, client.account.address) == app.settings.initial_credit
+
+
+async def test_fetch_result_never_fails(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, deployer(app.url) as stranger, serving(app.url):
+        job = await client.deploy("result", dataRange={"start": 1, "end": 6, "step": 1})
+        await client.wait_for("stop")
+        request = client.results.request
+        everything = await request("fetchResult", {"job": job, "owner": client.client.identity.address})
+        assert [one["slice"] for one in everything] == [1, 2, 3, 4, 5, 6]
+        assert everything[0]["value"].startswith("data%3Aapplication%2F")
+        assert [one["slice"] for one in await request("fetchResult", {"job": job, "range": [3, 99]})] == [3]
+        span = {"start": 2, "end": 5, "step": 2}
+        assert [one["slice"] for one in await request("fetchResult", {"job": job, "range": span})] == [2, 4]
+        assert await request("fetchResult", {"job": job, "range": "what?"}) == []
+        assert await request("fetchResult", {"job": "nonsense"}) == []
+        assert await request("fetchResult", {"job": 7}) == []
+        assert await stranger.results.request("fetchResult", {"job": job}) == []
+
+
+async def test_reports(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, serving(app.url):
+        job = await client.deploy("result", dataRange={"start": 1, "end": 3, "step": 1})
+        await client.wait_for("stop")
+        listed = await client.pheme.request("listJobs", {"job": job, "statuses": ["finished"]})
+        assert [(one["job"], one["computed"]) for one in listed] == [(job, 3)]
+        assert await client.pheme.request("listJobs", {"statuses": ["running"]}) == []
+        assert await client.pheme.request("countJobs", {}) == {"finished": 1}
+        assert (await client.pheme.request("countSlices", {"job": job}))["computed"] == 3
+        assert "3 of 3" in (await client.pheme.request("fetchJobReport", {"job": job}))["story"]
+
+
+async def test_a_pile_sent_again_over_a_new_session_is_stored_once(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        job = await client.deploy()
+        await client.add(job, ["same", "same"])
+        assert (await client.add(job, ["same", "same"]))["lastSliceNumber"] == 4
+        again = client.client.connect(f"{app.url}jobSubmit/")
+        await client.submit_service.close()
+        answer = await again.request("addSliceData", {"job": job, "dataValues": _marshal(["same", "same"])})
+        assert answer["lastSliceNumber"] == 4
+        answer = await again.request("addSliceData", {"job": job, "dataValues": _marshal(["other"])})
+        assert answer["lastSliceNumber"] == 5
+
+
+def _marshal(values: list[Any]) -> Any:
+    from orchestrator import kvin
+
+    return kvin.marshal(values)
