@@ -117,13 +117,13 @@ def _read_key(path: pathlib.Path) -> PrivateKey:
 
 
 def _described(path: pathlib.Path, keystore: Keystore) -> dict[str, Any]:
-    sealed = keystore.sealed
+    parameters = keystore.crypto["kdfparams"]
     return {
         "file": str(path),
         "address": keystore.address,
         "label": keystore.label,
         "id": keystore.id,
-        "kdf": {"name": sealed.kdf, **sealed.kdf_parameters},
+        "kdf": {"name": keystore.crypto["kdf"], **{name: parameters[name] for name in "nrpc" if name in parameters}},
     }
 
 

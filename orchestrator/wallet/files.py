@@ -184,7 +184,7 @@ def _with_label(label: str, directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _labelled(keystore: Keystore, label: str) -> Keystore:
-    return Keystore(keystore.id, keystore.address, keystore.sealed, label, keystore.other)
+    return Keystore(keystore.id, keystore.address, keystore.crypto, label, keystore.other)
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:

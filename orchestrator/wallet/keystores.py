@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import hmac
 import json
-import secrets
-import uuid
+import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from Crypto.Cipher import AES
-
 from orchestrator.errors import InvalidInput, NotPermitted
 from orchestrator.wallet import addresses
-from orchestrator.wallet.keys import PrivateKey, keccak256
+from orchestrator.wallet.keys import PrivateKey
 
-SCRYPT_N, SCRYPT_R, SCRYPT_P = 1024, 8, 1
+SCRYPT_N = 1024
+"""Cost of new keystores; r=8 and p=1 are eth-account's as well as dcp-client's."""
 _DERIVED = 32
 # A keystore may come from anywhere, and its parameters decide what opening it costs us.
 _SCRYPT_MAX_MEMORY = 512 * 1024 * 1024
@@ -46,36 +42,14 @@ class MalformedKeystore(InvalidInput):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sealed:
-    """The field `crypto`: the encrypted key and how the encryption key comes from a passphrase."""
-
-    kdf: str
-    """`scrypt` or `pbkdf2`."""
-    kdf_parameters: Mapping[str, int]
-    """scrypt: n, r, p; pbkdf2: c."""
-    salt: bytes
-    iv: bytes
-    ciphertext: bytes
-    mac: bytes
-
-    def derive(self, passphrase: str) -> bytes:
-        """32 bytes: 16 for the cipher, 16 for the check. Blocks for milliseconds to seconds; the GIL is free."""
-        text, of = passphrase.encode("utf-8", "surrogatepass"), self.kdf_parameters
-        if self.kdf == "pbkdf2":
-            return hashlib.pbkdf2_hmac("sha256", text, self.salt, of["c"], _DERIVED)
-        n, r, p = of["n"], of["r"], of["p"]
-        memory = 128 * r * (n + p + 2)
-        return hashlib.scrypt(text, salt=self.salt, n=n, r=r, p=p, dklen=_DERIVED, maxmem=memory + 1024 * 1024)
-
-
-@dataclasses.dataclass(frozen=True)
 class Keystore:
     """One keystore file's content."""
 
     id: str
     address: str | None
     """Checksummed. The format allows files without it: those are only known after `unlock`."""
-    sealed: Sealed
+    crypto: Mapping[str, Any]
+    """The sealed key as in the file, every field checked."""
     label: str | None = None
     other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields that others wrote (dcp-client: `timestamp`, `process`), kept when the file is written again."""
@@ -85,18 +59,8 @@ class Keystore:
         cls, key: PrivateKey, passphrase: str, label: str | None = None, *, other: Mapping[str, Any] | None = None
     ) -> Keystore:
         """Seal a key. Takes about 3 ms of CPU: from a coroutine call it through `asyncio.to_thread`."""
-        unsealed = Sealed(
-            kdf="scrypt",
-            kdf_parameters={"n": SCRYPT_N, "r": SCRYPT_R, "p": SCRYPT_P},
-            salt=secrets.token_bytes(32),
-            iv=secrets.token_bytes(16),
-            ciphertext=b"",
-            mac=b"",
-        )
-        derived = unsealed.derive(passphrase)
-        ciphertext = _aes_ctr(derived[:16], unsealed.iv, key.secret)
-        sealed = dataclasses.replace(unsealed, ciphertext=ciphertext, mac=keccak256(derived[16:] + ciphertext))
-        return cls(id=str(uuid.uuid4()), address=key.address, sealed=sealed, label=label, other=dict(other or {}))
+        content = _account_class().encrypt(key.secret, passphrase, kdf="scrypt", iterations=SCRYPT_N)
+        return cls(content["id"], key.address, content["crypto"], label, dict(other or {}))
 
     async def unlock(self, passphrase: str) -> PrivateKey:
         """The key; the derivation runs in a thread.
@@ -108,11 +72,13 @@ class Keystore:
 
     def unlock_blocking(self, passphrase: str) -> PrivateKey:
         """`unlock` for callers without an event loop."""
-        derived = self.sealed.derive(passphrase)
-        if not hmac.compare_digest(keccak256(derived[16:] + self.sealed.ciphertext), self.sealed.mac):
-            raise WrongPassphrase(f"wrong passphrase for keystore {self.name}")
+        content = {"version": 3, "id": self.id, "crypto": self.crypto}
         try:
-            key = PrivateKey(_aes_ctr(derived[:16], self.sealed.iv, self.sealed.ciphertext))
+            secret = _account_class().decrypt(content, passphrase.encode("utf-8", "surrogatepass"))
+        except ValueError as error:
+            raise WrongPassphrase(f"wrong passphrase for keystore {self.name}") from error
+        try:
+            key = PrivateKey(bytes(secret))
         except InvalidInput as error:
             raise MalformedKeystore(f"keystore {self.name} holds no secp256k1 key") from error
         if self.address is not None and key.address != self.address:
@@ -136,21 +102,10 @@ class Keystore:
 
     def to_json(self) -> dict[str, Any]:
         """The file's content, fields in the order in which dcp-client writes them."""
-        sealed = self.sealed
-        parameters: dict[str, Any] = {"dklen": _DERIVED, "salt": sealed.salt.hex(), **sealed.kdf_parameters}
-        if sealed.kdf == "pbkdf2":
-            parameters["prf"] = "hmac-sha256"
         content: dict[str, Any] = {"version": 3, "id": self.id}
         if self.address is not None:
             content["address"] = self.address[2:].lower()
-        content["crypto"] = {
-            "ciphertext": sealed.ciphertext.hex(),
-            "cipherparams": {"iv": sealed.iv.hex()},
-            "cipher": "aes-128-ctr",
-            "kdf": sealed.kdf,
-            "kdfparams": parameters,
-            "mac": sealed.mac.hex(),
-        }
+        content["crypto"] = dict(self.crypto)
         if self.label is not None:
             content["label"] = self.label
         return content | {name: value for name, value in self.other.items() if name not in _KNOWN}
@@ -174,7 +129,8 @@ class Keystore:
         # Early versions of geth wrote `Crypto`.
         crypto = _object(content.get("crypto", content.get("Crypto")), "crypto")
         other = {name: value for name, value in content.items() if name not in _KNOWN | {"Crypto"}}
-        return cls(id=identity, address=address, sealed=_sealed(crypto), label=label or None, other=other)
+        _check(crypto)
+        return cls(id=identity, address=address, crypto=crypto, label=label or None, other=other)
 
     @classmethod
     def parse(cls, text: str) -> Keystore:
@@ -189,7 +145,8 @@ class Keystore:
         return cls.from_json(content)
 
 
-def _sealed(crypto: dict[str, Any]) -> Sealed:
+def _check(crypto: dict[str, Any]) -> None:
+    """Every field that opening uses, so that the library is never asked for what it would choke on."""
     if crypto.get("cipher") != "aes-128-ctr":
         _refuse("crypto.cipher", f"is {_shown(crypto.get('cipher'))}, but only aes-128-ctr is known")
     kdf, parameters = crypto.get("kdf"), _object(crypto.get("kdfparams"), "crypto.kdfparams")
@@ -211,18 +168,21 @@ def _sealed(crypto: dict[str, Any]) -> Sealed:
     if parameters.get("dklen") != _DERIVED:
         _refuse("crypto.kdfparams.dklen", f"is {_shown(parameters.get('dklen'))}, but must be {_DERIVED}")
     cipher_parameters = _object(crypto.get("cipherparams"), "crypto.cipherparams")
-    return Sealed(
-        kdf=kdf,
-        kdf_parameters=chosen,
-        salt=_bytes(parameters, "salt", "crypto.kdfparams.salt"),
-        iv=_bytes(cipher_parameters, "iv", "crypto.cipherparams.iv", 16),
-        ciphertext=_bytes(crypto, "ciphertext", "crypto.ciphertext", 32),
-        mac=_bytes(crypto, "mac", "crypto.mac", 32),
-    )
+    _check_hex(parameters, "salt", "crypto.kdfparams.salt")
+    _check_hex(cipher_parameters, "iv", "crypto.cipherparams.iv", 16)
+    _check_hex(crypto, "ciphertext", "crypto.ciphertext", 32)
+    _check_hex(crypto, "mac", "crypto.mac", 32)
 
 
-def _aes_ctr(key: bytes, iv: bytes, data: bytes) -> bytes:
-    return AES.new(key, AES.MODE_CTR, nonce=b"", initial_value=iv).encrypt(data)
+def _account_class() -> Any:
+    """eth-account, imported when first needed: a library below it raises the recursion limit to 100,000, with which a
+    deeply nested JSON text from anybody would overflow the stack and end the process."""
+    limit = sys.getrecursionlimit()
+    try:
+        from eth_account import Account  # noqa: PLC0415
+    finally:
+        sys.setrecursionlimit(limit)
+    return Account
 
 
 def _object(value: Any, field: str) -> dict[str, Any]:
@@ -238,15 +198,14 @@ def _number(parameters: dict[str, Any], name: str) -> int:
     return value
 
 
-def _bytes(parameters: dict[str, Any], name: str, field: str, length: int | None = None) -> bytes:
+def _check_hex(parameters: dict[str, Any], name: str, field: str, length: int | None = None) -> None:
     value = parameters.get(name)
     try:
-        raw = bytes.fromhex(value.removeprefix("0x")) if isinstance(value, str) else None
+        raw = bytes.fromhex(value) if isinstance(value, str) else None
     except ValueError:
         raw = None
     if raw is None or (length is not None and len(raw) != length):
         _refuse(field, "must be hex digits" + (f" of {length} bytes" if length is not None else ""))
-    return raw
 
 
 def _shown(value: Any) -> str:

@@ -76,16 +76,14 @@ async def test_wrong_passphrase() -> None:
 
 
 async def test_derivation_is_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    import orchestrator.wallet.keystores as module
-
     threads: list[threading.Thread] = []
-    derive = module.Sealed.derive
+    decrypt = Account.decrypt
 
-    def watched(self: module.Sealed, passphrase: str) -> bytes:
+    def watched(content: Any, passphrase: Any) -> Any:
         threads.append(threading.current_thread())
-        return derive(self, passphrase)
+        return decrypt(content, passphrase)
 
-    monkeypatch.setattr(module.Sealed, "derive", watched)
+    monkeypatch.setattr(Account, "decrypt", watched)
     await asyncio.gather(*(Keystore.from_json(FILE).unlock(PASSPHRASE) for _ in range(3)))
     assert len(threads) == 3
     assert threading.main_thread() not in threads
@@ -147,7 +145,11 @@ def test_a_file_without_an_address_opens() -> None:
 
 
 def test_the_wallet_leaves_the_recursion_limit_alone() -> None:
-    code = "import sys, orchestrator.wallet.files, orchestrator.cli.keystore; sys.exit(sys.getrecursionlimit() != 1000)"
+    code = (
+        "import sys, orchestrator.cli.keystore; from orchestrator.wallet import keys, keystores;"
+        "keystores.Keystore.encrypt(keys.PrivateKey.generate(), '').unlock_blocking('');"
+        "sys.exit('eth_account' not in sys.modules or sys.getrecursionlimit() != 1000)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
