@@ -83,6 +83,10 @@ class SandboxPool:
             waiter.cancel()
         try:
             await self._tasks.__aexit__(kind, exc, traceback)
+        except BaseExceptionGroup as group:
+            # The body's own exception needs no wrapping when nothing else went wrong.
+            if group.exceptions != (exc,):
+                raise
         finally:
             self._described.cancel()
             cause = DeathCause(DeathKind.KILLED, "the worker is stopping")

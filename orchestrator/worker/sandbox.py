@@ -407,23 +407,30 @@ class Sandbox:
         """Events as they come, all that are there at once. Ends after SandboxEnded. For one consumer."""
         ended = False
         while not ended:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._some_events()
             batch = list(self._events)
             self._events.clear()
             self._unpause()
-            ended = bool(batch) and isinstance(batch[-1], ev.SandboxEnded)
-            if batch:
-                yield batch
+            ended = isinstance(batch[-1], ev.SandboxEnded)
+            yield batch
 
     async def events(self) -> AsyncIterator[ev.SandboxEvent]:
         """Events one by one, in order. Ends after SandboxEnded. For one consumer, instead of `batches`."""
-        async for batch in self.batches():
-            for event in batch:
-                yield event
+        ended = False
+        while not ended:
+            await self._some_events()
+            event = self._events.popleft()
+            self._unpause()
+            ended = isinstance(event, ev.SandboxEnded)
+            yield event
+
+    async def _some_events(self) -> None:
+        while not self._events:
+            self._wake.clear()
+            await self._wake.wait()
 
     def _unpause(self) -> None:
-        if self._paused_at is None:
+        if self._paused_at is None or len(self._events) > _EVENTS_HIGH // 2:
             return
         # The guest could not be heard while we did not read: its clock stood still.
         waited = self._loop.time() - self._paused_at

@@ -113,6 +113,10 @@ class DockerRuntime:
         self._reap_task.cancel()
         try:
             await self._tasks.__aexit__(kind, exc, traceback)
+        except BaseExceptionGroup as group:
+            # The body's own exception needs no wrapping when nothing else went wrong.
+            if group.exceptions != (exc,):
+                raise
         finally:
             try:
                 await self._sweep()

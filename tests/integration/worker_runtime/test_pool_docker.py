@@ -1,0 +1,108 @@
+"""The pool: ready ahead of need, replaced when lost, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from orchestrator.worker.docker_runtime import ContainerRefused
+from orchestrator.worker.pool import PoolSettings, SandboxPool
+from orchestrator.worker.sandbox import Sandbox, State
+
+pytestmark = pytest.mark.docker
+
+
+async def until(pool: SandboxPool, ready: int) -> None:
+    async with asyncio.timeout(30):
+        while pool.ready != ready:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_warm_sandbox_is_handed_out_at_once(runtime: Any) -> None:
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=4, warm=2)) as pool:
+        await until(pool, 2)
+        for _ in range(2):
+            assert (await pool.take()).state is State.READY
+        statistics = pool.statistics()
+        assert statistics["hit_rate"] == 1.0
+        assert statistics["hand_out_s"]["p99"] < 0.005
+        await until(pool, 2)  # refilled while two are in use
+        assert pool.statistics()["in_use"] == 2
+        assert (await pool.describe()).pipeline_depth == 256
+
+
+async def test_taking_waits_for_a_cold_start(runtime: Any) -> None:
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=2, warm=0)) as pool:
+        sandboxes = await asyncio.gather(pool.take(), pool.take())
+        assert len({sandbox.id for sandbox in sandboxes}) == 2
+        assert pool.statistics()["hit_rate"] == 0.0
+        assert pool.ready == 0
+
+
+async def test_capacity_bounds_what_is_in_use(runtime: Any, containers: Any, worker_id: str) -> None:
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=1, warm=1)) as pool:
+        first = await pool.take()
+        await until(pool, 1)
+        waiting = asyncio.ensure_future(pool.take())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert len(containers(worker_id)) == 2
+        await first.kill()
+        second = await waiting
+        assert second is not first
+        assert pool.statistics()["in_use"] == 1
+
+
+async def test_a_cancelled_taker_takes_none(runtime: Any) -> None:
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=1, warm=0)) as pool:
+        waiting = asyncio.ensure_future(pool.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        sandbox = await pool.take()
+        assert sandbox.alive
+        statistics = pool.statistics()
+        assert (statistics["in_use"], statistics["waiting"]) == (1, 0)
+
+
+async def test_a_ready_sandbox_that_dies_is_replaced(runtime: Any, engine: Any) -> None:
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=2, warm=1)) as pool:
+        await until(pool, 1)
+        [victim] = pool._ready
+        died: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        victim.on_end(died.set_result)
+        await asyncio.to_thread(engine.containers.get(victim._container.id).kill)
+        async with asyncio.timeout(10):
+            await died
+        assert pool.ready == 0
+        await until(pool, 1)
+        assert (await pool.take()).id != victim.id
+
+
+async def test_failures_are_told_and_tried_again(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failures = Sandbox.start, [ContainerRefused("no"), ContainerRefused("no")]
+
+    async def start(*arguments: Any, **options: Any) -> Sandbox:
+        if failures:
+            raise failures.pop()
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(Sandbox, "start", start)
+    told: list[Any] = []
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=1, warm=0, creates_at_once=1)) as pool:
+        pool.on_availability(told.append)
+        async with asyncio.timeout(20):
+            await pool.take()
+        assert pool.failure is None
+        assert pool.statistics()["failed"] == 2
+    assert [failure is None for failure in told] == [False, True]
+
+
+async def test_leaving_kills_all(runtime: Any, containers: Any, worker_id: str) -> None:
+    async with runtime() as made:
+        async with SandboxPool(made, PoolSettings(capacity=2, warm=1)) as pool:
+            taken = await pool.take()
+            await until(pool, 1)
+        assert taken.state is State.ENDED
+        assert containers(worker_id) == []
