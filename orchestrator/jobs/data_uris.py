@@ -72,6 +72,12 @@ def unescape_uri(text: str) -> str:
     """`decodeURI(text)`: percent escapes as UTF-8, but those of ;,/?:@&=+$# stay. Raises InvalidInput."""
     if "%" not in text:
         return text
+    # A % always begins an escape, so the common ones can be replaced one by one; %25 last, since it makes new ones.
+    for char, escaped in _COMMON[1:]:
+        if escaped in text:
+            text = text.replace(escaped, char)
+    if text.count("%") == text.count("%25"):
+        return text.replace("%25", "%")
     return _unescape(_RESERVED_ESCAPE.sub("%25", text), text)
 
 
