@@ -307,7 +307,7 @@ class EventRouter:
         number = data.get("slice")
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise InvalidInput("slice must be a slice number")
-        content = {**payload, "eventName": label, "job": job.id, "sliceNumber": number, "worker": lease.worker}
+        content = {**payload, "job": job.id, "sliceNumber": number, "worker": lease.worker}
         if label == "console":
             content["message"] = _console_message(payload.get("message"))
         body = json.dumps(content, separators=(",", ":"))

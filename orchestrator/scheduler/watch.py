@@ -219,7 +219,7 @@ class Watch:
         if event.label == "result":
             return messages.result_event(self.job.id, event.number or 0, event.uri or messages.DEV_NULL)
         content: dict[str, Any] = json.loads(event.body or "{}")
-        return content
+        return content | {"eventName": event.label}
 
     async def _send(self, token: str, event_id: str, content: dict[str, Any]) -> bool:
         """True when the client has heard of it. An error answer counts: it says that the client knows the event
