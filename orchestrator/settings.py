@@ -99,3 +99,15 @@ class WorkerSettings(BaseSettings):
         None, gt=0, description="longest time without progress; the Scheduler's when not given"
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
+
+
+class LocalSettings(BaseSettings):
+    """A whole distributed computer in one process."""
+
+    model_config = _env("DCP_ORCHESTRATOR_LOCAL_")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(9001, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    state_dir: pathlib.Path = Field(pathlib.Path(".local"), description="database, keystores, the demo's picture")
+    sandboxes: int | None = Field(None, ge=1, description="sandboxes at work at once; one per core when not given")
+    credit: int = Field(1_000_000 * 10**18, ge=0, description="units of 10^-18 DCC that every account starts with")

@@ -26,6 +26,7 @@ import aiohttp
 from orchestrator.errors import Fault, InvalidInput, OrchestratorError
 from orchestrator.jobs import data_uris
 from orchestrator.worker.origins import OriginRules, Purpose
+from orchestrator.worker.owned_tasks import OwnedTasks
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 10
@@ -100,6 +101,7 @@ class Fetcher:
         self.rules = rules
         self.limits = limits or FetchLimits()
         self._clock = clock
+        self._tasks = OwnedTasks()
         self._slots = asyncio.Semaphore(self.limits.at_once)
         self._cache: collections.OrderedDict[str, str] = collections.OrderedDict()
         self._cached_size = 0
@@ -108,7 +110,7 @@ class Fetcher:
         self._counts: collections.Counter[str] = collections.Counter()
 
     async def __aenter__(self) -> Fetcher:
-        self._tasks = await asyncio.TaskGroup().__aenter__()
+        await self._tasks.__aenter__()
         # Each fetch has its own deadline; a session must not keep cookies of one job for another.
         self._http = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -120,8 +122,6 @@ class Fetcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for flight in self._flights.values():
-            flight.cancel()
         try:
             await self._tasks.__aexit__(kind, exc, traceback)
         finally:

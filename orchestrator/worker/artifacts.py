@@ -1,0 +1,113 @@
+"""What a job needs before its first slice can run: work function, arguments, modules, range."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator import kvin
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.jobs.ranges import parse_input_set
+from orchestrator.jobs.values import uris_of_arguments
+from orchestrator.worker import supervisor_events as ev
+from orchestrator.worker.fetcher import Fetcher, FetchFailed
+from orchestrator.worker.origins import OriginForbidden, Purpose
+from orchestrator.worker.sandbox_events import Assignment
+from orchestrator.worker.scheduler_link import SchedulerLink
+from orchestrator.worker.task import JobOffer
+
+_FINAL = frozenset({"ENOMODULE", "EMODULETOOBIG"})
+
+Modules = Mapping[str, Mapping[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifacts:
+    """`modules` is {package: {file: source}}; `datum_of(n)` the datum of slice n for jobs with a range."""
+
+    assignment: Assignment
+    modules: Modules
+    datum_of: Callable[[int], str] | None
+
+
+async def gather(
+    offer: JobOffer,
+    fetcher: Fetcher,
+    link: SchedulerLink,
+    *,
+    worktime_version: str,
+    sandbox_config: Mapping[str, Any],
+) -> Artifacts:
+    """Fetch everything, at the same time. Raises `OrchestratorError`; see `failure` for what it means."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            code = group.create_task(fetcher.text(offer.code_location, Purpose.WORK_FUNCTIONS))
+            arguments = [group.create_task(fetcher.artifact(uri, Purpose.ARGUMENTS)) for uri in _argument_uris(offer)]
+            modules = group.create_task(_modules(offer.dependencies, fetcher, link))
+            inputs = group.create_task(_range(offer.range_location, fetcher))
+    except BaseExceptionGroup as errors:
+        expected, others = errors.split(OrchestratorError)
+        if expected is None or others is not None:
+            raise
+        raise _first(expected) from None
+    assignment = Assignment(
+        job_id=offer.job_id,
+        work_function=code.result(),
+        argument_uris=tuple(argument.result() for argument in arguments),
+        use_strict=offer.use_strict,
+        public=offer.public,
+        require_path=offer.require_path,
+        module_path=offer.module_path,
+        dependencies=offer.dependencies,
+        worktime_name=offer.worktime[0],
+        worktime_version=worktime_version,
+        sandbox_config=sandbox_config,
+    )
+    return Artifacts(assignment, modules.result(), inputs.result())
+
+
+def failure(job_id: str, error: OrchestratorError) -> ev.JobFetchFailed:
+    """What the supervisor makes of an error of `gather`."""
+    final = isinstance(error, OriginForbidden | InvalidInput) or error.code in _FINAL
+    code = "EFETCH" if isinstance(error, InvalidInput) and not isinstance(error, OriginForbidden) else error.code
+    pause = error.retry_after_s if isinstance(error, FetchFailed) else 0.0
+    return ev.JobFetchFailed(job_id, code, error.message, final, pause)
+
+
+def _first(errors: BaseExceptionGroup[OrchestratorError]) -> OrchestratorError:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, OrchestratorError)
+    return first
+
+
+def _argument_uris(offer: JobOffer) -> Sequence[str]:
+    if offer.argument_locations or offer.arguments is None:
+        return offer.argument_locations
+    return uris_of_arguments(offer.arguments, field="arguments")
+
+
+async def _modules(dependencies: Sequence[str], fetcher: Fetcher, link: SchedulerLink) -> Modules:
+    if not dependencies:
+        return {}
+    urls = await link.module_urls(dependencies)
+    return {
+        package: {name: await fetcher.text(url, Purpose.WORK_FUNCTIONS) for name, url in files.items()}
+        for package, files in urls.items()
+    }
+
+
+async def _range(location: str | None, fetcher: Fetcher) -> Callable[[int], str] | None:
+    if location is None:
+        return None
+    text = await fetcher.text(location, Purpose.DATA)
+    try:
+        form = kvin.parse(text) if text.startswith('{"_serializeVerId"') else json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"the job's range is neither KVIN nor JSON: {error}") from None
+    inputs = parse_input_set(form)
+    return lambda number: inputs.uri(number - 1)

@@ -1,0 +1,477 @@
+"""The worker's end of the Scheduler: asks for work, and delivers what the supervisor decided until it is acknowledged.
+
+Results and returned slices are kept until the Scheduler has answered, across lost transports and lost sessions; the
+Scheduler takes each once, so sending again is safe. Requests that are made at the same time share one signed message
+(see `protocol`). `status` is self-clocking: one request is under way, and what comes up meanwhile shares the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.jobs import words
+from orchestrator.protocol import js_json, signing
+from orchestrator.protocol.client import ClientConnection, DcpClient
+from orchestrator.protocol.errors import Congested, ConnectionClosed, RemoteError
+from orchestrator.wallet.keys import PrivateKey
+from orchestrator.worker import reports, task
+from orchestrator.worker import supervisor_actions as act
+from orchestrator.worker import supervisor_events as ev
+from orchestrator.worker.owned_tasks import OwnedTasks
+
+log = logging.getLogger(__name__)
+
+_REQUEST_TIMEOUT_S: Final = 180.0
+_GOODBYE_TRIES: Final = 3
+_GOODBYE_PAUSE_S: Final = 3.0
+_GOODBYE_TIMEOUT_S: Final = 5.0
+_RETRY_FIRST_S: Final = 0.1
+_RETRY_MOST_S: Final = 30.0
+_REMOTE_TRIES: Final = 4
+_MOST_EMITS: Final = 10_000
+_MOST_STATUS_ENTRIES: Final = 500
+_SEEN_EVENTS: Final = 1000
+
+#: Answers that mean: the slice is not ours any more (or never was), so there is nothing to return.
+_LEASE_IS_LOST: Final = frozenset({"ENOENT", "EPERM", "ELEASE", "ELATE", "EDUP"})
+#: The Scheduler's own trouble: the same report may be taken in a moment.
+_TRY_AGAIN: Final = frozenset({"EINTERNAL", "EBUSY", "ETIMEDOUT", "EEXPIRED", "ENETWORK"})
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerAccount:
+    """Who the worker is: its key, its id (22 letters and digits, the same ever after), who is paid for its work."""
+
+    identity: PrivateKey
+    worker_id: str
+    payment_address: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What the worker tells the Scheduler about itself with every request. `groups` are (joinKey, joinSecret)."""
+
+    cores: int = 1
+    job_ids: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
+    public_group: bool = True
+    minimum_wage: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"CPU": 0.0, "GPU": 0.0, "in": 0.0, "out": 0.0}
+    )
+    send_begin: bool = True
+
+
+def service_url(config: Mapping[str, Any], *path: str) -> str:
+    """The location of a service in a Scheduler's configuration. Raises `InvalidInput` naming what is missing."""
+    node: Any = config
+    for name in (*path, "location"):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    if not isinstance(node, str):
+        raise InvalidInput(f"the Scheduler's configuration has no {'.'.join(path)}.location")
+    return node
+
+
+class SchedulerLink:
+    """`async with` it, inside its `DcpClient`. Events for the supervisor go to `tell`, from the event loop.
+
+    Leaving does not wait for answers (`flush` does): what is unacknowledged then is lost with the process.
+    """
+
+    def __init__(
+        self,
+        client: DcpClient,
+        config: Mapping[str, Any],
+        account: WorkerAccount,
+        offer: Offer,
+        tell: Callable[[ev.Event], None],
+    ) -> None:
+        services = ("scheduler", "services")
+        self._client = client
+        self._account = account
+        self._offer = offer
+        self._tell = tell
+        self._groups = [(key, words.join_hash(key, secret)) for key, secret in offer.groups]
+        self._distributor = client.connect(service_url(config, *services, "taskDistributor"))
+        self._submitter = client.connect(service_url(config, *services, "resultSubmitter"))
+        self._router = client.connect(service_url(config, *services, "eventRouter"), on_request=self._on_request)
+        self._packages_url = service_url(config, "packageManager")
+        self._packages: ClientConnection | None = None
+        self._sequence = 0
+        self._capabilities = 0
+        self._worktimes: Sequence[Mapping[str, str]] = ()
+        self._results = 0
+        self._returns: collections.deque[dict[str, Any]] = collections.deque()
+        self._begins: collections.deque[dict[str, Any]] = collections.deque()
+        self._status_due = asyncio.Event()
+        self._status_busy = False
+        self._emits: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
+        self._emitting = 0
+        self._settled = asyncio.Event()
+        self._session_ended = asyncio.Event()
+        self._tokens: set[str] = set()
+        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._tasks = OwnedTasks()
+        self._counts: collections.Counter[str] = collections.Counter()
+        self.requested_at: float | None = None
+        """When the Scheduler last answered a request for work (`time.time()`)."""
+
+    async def __aenter__(self) -> SchedulerLink:
+        await self._tasks.__aenter__()
+        self._router.on_session_end(lambda _error: self._session_ended.set())
+        self._tasks.create_task(self._report_statuses(), name="report-statuses")
+        self._tasks.create_task(self._listen(), name="listen-to-scheduler")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._tasks.__aexit__(kind, exc, traceback)
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def describe(self, capabilities: int, worktimes: Sequence[Mapping[str, str]]) -> None:
+        """What sandboxes can do, to be told with every request from now on."""
+        self._capabilities, self._worktimes = capabilities, worktimes
+
+    async def request_task(self, action: act.RequestTask) -> task.Task:
+        """Ask for work. Raises `OrchestratorError` (network, Scheduler's refusal, malformed answer).
+
+        When cancelled, slices may have been leased that nobody knows of: they come back when their lease ends, or with
+        `goodbye`.
+        """
+        self._sequence += 1
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                if self._distributor.dcpsid is None:  # the proofs of group membership need the session's id
+                    await self._distributor.request("keepalive", round(time.time() * 1000))
+                data = reports.task_request(
+                    action,
+                    worker_id=self._account.worker_id,
+                    payment_address=self._account.payment_address,
+                    cores=self._offer.cores,
+                    capabilities=self._capabilities,
+                    worktimes=self._worktimes,
+                    job_ids=self._offer.job_ids,
+                    minimum_wage=self._offer.minimum_wage,
+                    groups=reports.compute_groups(
+                        self._groups, self._offer.public_group, self._distributor.dcpsid or ""
+                    ),
+                    sequence=self._sequence,
+                    return_all=self._return_all() if action.first else None,
+                )
+                answer = await self._distributor.request("requestTask@3", data)
+        except TimeoutError:
+            raise OrchestratorError(
+                f"the Scheduler did not answer within {_REQUEST_TIMEOUT_S:g} s", code="ETIMEDOUT", retryable=True
+            ) from None
+        self.requested_at = time.time()
+        return task.parse(answer)
+
+    def _return_all(self) -> str:
+        """The signed statement that gives back everything this worker id held before."""
+        return signing.seal(self._account.identity, js_json.dumps({"id": self._account.worker_id}))
+
+    async def goodbye(self) -> None:
+        """Tell the Scheduler that nothing is held any more. Failures are logged: leases end by themselves."""
+        data = {
+            "coreStats": {"worker": self._account.worker_id},
+            "paymentAddress": self._account.payment_address,
+            "fetchState": reports.RETURN_ALL,
+            "returnAllSlices": self._return_all(),
+        }
+        for attempt in range(_GOODBYE_TRIES):
+            if attempt:
+                await asyncio.sleep(_GOODBYE_PAUSE_S)
+            try:
+                async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
+                    await self._distributor.request("requestTask@3", data)
+                    return
+            except (OrchestratorError, TimeoutError) as error:
+                log.warning("goodbye_failed", extra={"attempt": attempt + 1, "error": str(error) or "time-out"})
+
+    async def module_urls(self, modules: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """{package: {file: URL}} from the package manager. Raises `OrchestratorError` ENOMODULE or EMODULETOOBIG."""
+        if self._packages is None:
+            self._packages = self._client.connect(self._packages_url)
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                answer = await self._packages.request("fetchModuleURL", {"modules": list(modules)})
+        except TimeoutError:
+            raise OrchestratorError("the package manager does not answer", code="EMODULEFETCH") from None
+        except RemoteError as error:
+            answer = {"code": error.code, "message": error.message}
+        code = answer.get("code") if isinstance(answer, Mapping) else "ENOENT"
+        if isinstance(code, str):
+            known = {"ENOENT": "ENOMODULE", "DCPC-1024": "EMODULETOOBIG"}
+            raise OrchestratorError(f"modules {', '.join(modules)[:200]}: {code}", code=known.get(code, "EMODULEFETCH"))
+        return {
+            package: {name: url for name, url in files.items() if isinstance(url, str)}
+            for package, files in answer.items()
+            if isinstance(files, Mapping)
+        }
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def send_result(self, action: act.SendResult, body: Mapping[str, Any] | str) -> None:
+        """Deliver a result; `ResultAccepted` or `ResultRefused` follows, however long it takes."""
+        data = reports.result(action, self._account.worker_id, self._account.payment_address, body)
+        self._results += 1
+        self._tasks.create_task(self._send_result(action, data))
+
+    async def _send_result(self, action: act.SendResult, data: Mapping[str, Any]) -> None:
+        try:
+            await self._told(action.job_id, (action.number,))
+            try:
+                answer = await self._insist(self._submitter, "result", data)
+            except OrchestratorError as error:
+                self._counts["results refused"] += 1
+                log.warning("result_refused", extra={"job": action.job_id, "slice": action.number, "error": str(error)})
+                lost = error.code in _LEASE_IS_LOST
+                self._tell(ev.ResultRefused(action.key, error.code, error.message, lost=lost))
+            else:
+                self._counts["results"] += 1
+                self._tell(ev.ResultAccepted(action.key, answer))
+        finally:
+            self._results -= 1
+            self._check_settled()
+
+    async def _insist(self, connection: ClientConnection, operation: str, data: Mapping[str, Any]) -> Any:
+        """Ask until there is an answer; raises the Scheduler's refusal once it is not just its own trouble."""
+        attempt = refusals = 0
+        while True:
+            try:
+                return await connection.request(operation, data)
+            except RemoteError as error:
+                refusals += 1
+                if error.code not in _TRY_AGAIN or refusals >= _REMOTE_TRIES:
+                    raise
+            except (ConnectionClosed, Congested):
+                self._counts["sent again"] += 1
+            attempt += 1
+            await _pause(attempt)
+
+    # -- status --------------------------------------------------------------------------------------------------------
+
+    def begin(self, action: act.Begin) -> None:
+        """Tell that slices have begun. Of no consequence when it is lost."""
+        if not self._offer.send_begin:
+            return
+        last = self._begins[-1] if self._begins else None
+        if last is not None and last["job"] == action.job_id and last["authorizationMessage"] is action.authorization:
+            last["sliceNumbers"].extend(action.numbers)
+        else:
+            if len(self._begins) >= _MOST_STATUS_ENTRIES:
+                self._begins.popleft()
+            self._begins.append(reports.status_entry(action.job_id, action.numbers, action.authorization, "begin"))
+        self._status_due.set()
+
+    def return_slices(self, action: act.ReturnSlices) -> None:
+        """Give slices back, after what is still to be told of them."""
+        log.info(
+            "slices_returned",
+            extra={"job": action.job_id, "count": len(action.numbers), "reason": str(action.reason)[:200]},
+        )
+        entry = reports.status_entry(action.job_id, action.numbers, action.authorization, "return", action.reason)
+        if any((action.job_id, number) in self._emits for number in action.numbers):
+            self._tasks.create_task(self._return_later(action, entry))
+        else:
+            self._returns.append(entry)
+            self._status_due.set()
+
+    async def _return_later(self, action: act.ReturnSlices, entry: dict[str, Any]) -> None:
+        self._results += 1
+        try:
+            await self._told(action.job_id, action.numbers)
+        finally:
+            self._results -= 1
+            self._returns.append(entry)
+            self._status_due.set()
+
+    async def _report_statuses(self) -> None:
+        attempt = 0
+        while True:
+            await self._status_due.wait()
+            self._status_due.clear()
+            while self._returns or self._begins:
+                returns = [self._returns.popleft() for _ in range(min(len(self._returns), _MOST_STATUS_ENTRIES))]
+                begins, self._begins = list(self._begins), collections.deque()
+                self._status_busy = True
+                if await self._send_status([*begins, *returns]):
+                    attempt = 0
+                else:
+                    self._returns.extendleft(reversed(returns))
+                    attempt += 1
+                    await _pause(attempt)
+                self._status_busy = False
+            self._check_settled()
+
+    async def _send_status(self, entries: Sequence[dict[str, Any]]) -> bool:
+        """False when the Scheduler could not be asked; an entry that it refuses is dropped, and spoils no other."""
+        try:
+            await self._submitter.request("status", {"worker": self._account.worker_id, "slices": list(entries)})
+        except (ConnectionClosed, Congested):
+            return False
+        except OrchestratorError as error:
+            if len(entries) > 1:
+                for entry in entries:
+                    if not await self._send_status([entry]):
+                        return False
+            else:
+                self._counts["status refused"] += 1
+                level = logging.DEBUG if entries[0]["status"] == "begin" else logging.WARNING
+                log.log(level, "status_refused", extra={"job": entries[0]["job"], "error": str(error)})
+        return True
+
+    # -- events of slices ----------------------------------------------------------------------------------------------
+
+    def emit(self, action: act.Emit) -> None:
+        """Pass a slice's event on to the job's owner. Dropped when far too many wait (counted)."""
+        if self._emitting >= _MOST_EMITS:
+            self._counts["events dropped"] += 1
+            return
+        data = reports.work_emit(action, self._account.worker_id, round(time.time() * 1000))
+        self._emitting += 1
+        place = (action.job_id, action.number)
+        emission = self._tasks.create_task(self._emit(data))
+        self._emits.setdefault(place, set()).add(emission)
+        emission.add_done_callback(lambda done: self._emitted(place, done))
+
+    async def _emit(self, data: Mapping[str, Any]) -> None:
+        try:
+            await self._insist(self._router, "workEmit", data)
+            self._counts["events"] += 1
+        except OrchestratorError as error:
+            self._counts["events refused"] += 1
+            log.info("event_refused", extra={"job": data["job"], "event": data["eventName"], "error": str(error)})
+
+    def _emitted(self, place: tuple[str, int], emission: asyncio.Task[None]) -> None:
+        self._emitting -= 1
+        waiting = self._emits.get(place)
+        if waiting is not None:
+            waiting.discard(emission)
+            if not waiting:
+                del self._emits[place]
+        self._check_settled()
+
+    async def _told(self, job_id: str, numbers: Sequence[int]) -> None:
+        """Wait until the events of these slices have arrived: what ends a slice may end its job, and with it the chance
+        to be heard."""
+        waiting = [emission for number in numbers for emission in self._emits.get((job_id, number), ())]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    # -- what is outstanding -------------------------------------------------------------------------------------------
+
+    @property
+    def outstanding(self) -> int:
+        """Results, returns and events that are not acknowledged yet."""
+        busy = len(self._returns) + len(self._begins) + int(self._status_busy)
+        return self._results + self._emitting + busy
+
+    def _check_settled(self) -> None:
+        if not self.outstanding:
+            self._settled.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until everything is acknowledged; False when that took too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.outstanding:
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- the Scheduler speaks ------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Subscribe to the Scheduler's messages to workers, again in each new session."""
+        attempt = 0
+        while True:
+            self._session_ended.clear()
+            try:
+                await self._router.request("keepalive", round(time.time() * 1000))
+                worker = {"target": self._account.worker_id}
+                mine = [{"target": self._router.peer}, worker, {"broadcast": True}]
+                answer = await self._router.request(
+                    "subscribeMany",
+                    {
+                        "schedmsgEvents": ["schedmsg::broadcast", "schedmsg::command"],
+                        "options": {"filter": {"$or": mine}},
+                    },
+                )
+                self._tokens = _tokens(answer)
+                attempt = 0
+            except RemoteError as error:
+                log.info("schedmsg_unavailable", extra={"error": str(error)})
+            except (ConnectionClosed, Congested):
+                attempt += 1
+                await _pause(attempt)
+                continue
+            await self._session_ended.wait()
+
+    async def _on_request(self, operation: str, data: Any) -> Any:
+        if operation != "event" or not isinstance(data, Mapping) or data.get("token") not in self._tokens:
+            raise InvalidInput(f"{operation}: not an event that was subscribed to")
+        event = data.get("event")
+        event = event if isinstance(event, Mapping) else {}
+        event_id, body = event.get("eventId"), event.get("data")
+        if isinstance(event_id, str):
+            if event_id in self._seen:
+                raise InvalidInput(f"event {event_id[:40]} was delivered before", code="EDUP")
+            self._seen[event_id] = None
+            if len(self._seen) > _SEEN_EVENTS:
+                self._seen.popitem(last=False)
+        if isinstance(body, Mapping):
+            payload = body.get("payload")
+            self._command(body.get("command"), payload if isinstance(payload, Mapping) else {})
+        return "success"
+
+    def _command(self, command: Any, payload: Mapping[str, Any]) -> None:
+        self._counts[f"command {str(command)[:20]}"] += 1
+        job_id = payload.get("jobId")
+        match command:
+            case "kill":
+                log.warning("scheduler_says_kill", extra={"temporary": bool(payload.get("temporary"))})
+                self._tell(ev.StopRequested(hard=True))
+            case "remove" if isinstance(job_id, str):
+                self._tell(ev.JobRemoved(job_id))
+            case "announce":
+                log.info("scheduler_says", extra={"text": str(payload.get("message"))[:2000]})
+            case _:
+                log.info("scheduler_command_ignored", extra={"command": str(command)[:100]})
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "outstanding": self.outstanding,
+            "results": self._results,
+            "returns": len(self._returns),
+            "events": self._emitting,
+            "requested_at": self.requested_at,
+            "counts": dict(self._counts),
+            "connections": [one.statistics() for one in (self._distributor, self._submitter, self._router)],
+        }
+
+
+def _tokens(answer: Any) -> set[str]:
+    entries = answer.get("tokens") if isinstance(answer, Mapping) else None
+    tokens = (
+        entry.get("token") for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, Mapping)
+    )
+    return {token for token in tokens if isinstance(token, str)}
+
+
+async def _pause(attempt: int) -> None:
+    """Exponential back-off with full jitter."""
+    longest = min(_RETRY_FIRST_S * 2.0 ** min(attempt - 1, 20), _RETRY_MOST_S)
+    await asyncio.sleep(random.uniform(0.0, longest))  # noqa: S311  (jitter, no secret)

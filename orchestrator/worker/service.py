@@ -1,0 +1,398 @@
+"""The Worker: wires the supervisor's decisions to the Scheduler, the fetcher and the sandboxes.
+
+Read `_supervise` first: events in, `Supervisor.handle_all`, actions out. Everything else here starts the parts, carries
+an action out, or stops the parts in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
+from orchestrator.protocol.client import DcpClient, fetch_config
+from orchestrator.settings import WorkerSettings
+from orchestrator.worker import artifacts, reports
+from orchestrator.worker import supervisor_actions as act
+from orchestrator.worker import supervisor_events as ev
+from orchestrator.worker.account import load_account
+from orchestrator.worker.demand import Patience
+from orchestrator.worker.desk import Policy
+from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
+from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
+from orchestrator.worker.fetcher import Fetcher, FetchLimits
+from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
+from orchestrator.worker.origins import OriginRules
+from orchestrator.worker.owned_tasks import OwnedTasks
+from orchestrator.worker.pool import PoolSettings, SandboxPool
+from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount
+from orchestrator.worker.seats import Seats, described_worktimes
+from orchestrator.worker.supervisor import Supervisor
+from orchestrator.worker.task import JobOffer
+
+log = logging.getLogger(__name__)
+
+_CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
+_SLICE_TIMEOUT_S: Final = 24 * 3600.0
+_PROGRESS_TIMEOUT_S: Final = 300.0
+_MOST_WARM: Final = 4
+
+
+class Worker:
+    """`await run()` until somebody calls `stop`; a second, hard `stop` gives back what is not finished.
+
+    `run` raises `RuntimeUnavailable` when Docker cannot be used at start (with the remedy), `InvalidInput` for settings
+    that make no sense. A Scheduler that cannot be reached is waited for; a Docker Engine that goes away later, too.
+    When `run` is cancelled, sandboxes are removed and nothing is returned: the Scheduler learns of it at the next start.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.capacity = settings.sandboxes or os.cpu_count() or 1
+        self.rules = OriginRules.parse(settings.scheduler_url, settings.allow_origin)
+        self.ready = asyncio.Event()
+        """Set once sandboxes can be had and the Scheduler's configuration is known."""
+        self.supervisor = Supervisor(
+            Policy(
+                sandboxes=self.capacity,
+                queue_s=settings.queue_s,
+                prefetch_s=settings.prefetch_s,
+                patience=Patience(idle_max_s=settings.idle_poll_s),
+                job_ids=frozenset(settings.job_ids),
+            )
+        )
+        self.account: WorkerAccount | None = None
+        self._clock = clock
+        self._events: list[ev.Event] = []
+        self._wake = asyncio.Event()
+        self._stop_wanted = asyncio.Event()
+        self._stopping_hard = False
+        self._stop_at: float | None = None  # when waiting for the Scheduler ends
+        self._requesting: asyncio.Task[None] | None = None
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._artifacts: dict[str, artifacts.Artifacts] = {}
+        self._worktimes: Sequence[Mapping[str, str]] = ()
+        self._capabilities = 0
+        self._depth = 1
+        self._on_ready = on_ready
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def stop(self, *, hard: bool = False) -> None:
+        """Soft: take no more work, finish and submit what sandboxes hold, return the rest. Hard: finish nothing."""
+        log.info("worker_stopping", extra={"hard": hard})
+        self._stop_wanted.set()
+        self._stopping_hard = self._stopping_hard or hard
+        self._tell([ev.StopRequested(hard)])
+        if self._requesting is not None:
+            self._requesting.cancel()  # it may be a long poll; what it might have brought is given back at the end
+
+    async def run(self) -> None:
+        """See the class."""
+        async with contextlib.AsyncExitStack() as stack:
+            if await self._start(stack):
+                await self._supervise()
+                await self._finish()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> bool:
+        """Start the parts, in an order that undoes cleanly. False when a stop came first."""
+        settings = self.settings
+        self.account = await asyncio.to_thread(
+            load_account, settings.state_dir, settings.identity, settings.payment_address
+        )
+        runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
+        warm = min(self.capacity, _MOST_WARM) if settings.warm is None else settings.warm
+        self._pool = await stack.enter_async_context(SandboxPool(runtime, PoolSettings(self.capacity, warm)))
+        self._pool.on_availability(self._on_availability)
+        config = await self._find_scheduler()
+        if config is None:
+            return False
+        client = await stack.enter_async_context(
+            DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
+        )
+        limits = FetchLimits(max_bytes=settings.fetch_max_bytes, timeout_s=settings.fetch_timeout_s)
+        self._fetcher = await stack.enter_async_context(Fetcher(self.rules, limits))
+        self._link = await stack.enter_async_context(
+            SchedulerLink(client, config, self.account, _offer(settings, self.capacity), self._tell_one)
+        )
+        self._sandbox_config = _sandbox_config(config)
+        self._tasks = await stack.enter_async_context(OwnedTasks())
+        self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, _slice_limits(settings, config))
+        self._tasks.create_task(self._announce(), name="describe-sandboxes")
+        log.info(
+            "worker_started",
+            extra={"worker": self.account.worker_id, "scheduler": settings.scheduler_url, "sandboxes": self.capacity},
+        )
+        return True
+
+    async def _find_scheduler(self) -> dict[str, Any] | None:
+        """The Scheduler's configuration, however long it takes; None when a stop comes first."""
+        attempt = 0
+        while not self._stop_wanted.is_set():
+            try:
+                return await fetch_config(self.settings.scheduler_url)
+            except NetworkFailure as error:
+                level = logging.WARNING if attempt in (0, 5) else logging.DEBUG
+                log.log(level, "scheduler_unreachable: %s; trying again", error.message)
+            pause = _CONFIG_RETRY_S[min(attempt, len(_CONFIG_RETRY_S) - 1)]
+            attempt += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stop_wanted.wait()
+        return None
+
+    async def _announce(self) -> None:
+        """Learn from the first sandbox what all of them can do, and let the supervisor begin."""
+        described = await self._pool.describe()
+        self._worktimes = reports.worktimes_of(described.worktimes)
+        self._capabilities = reports.capabilities_of(described.capabilities)
+        self._depth = described.pipeline_depth
+        self._link.describe(self._capabilities, self._worktimes)
+        if not isinstance(self._pool.failure, RuntimeUnavailable):
+            self._tell_one(self._runtime_ready())
+        self.ready.set()
+        self._on_ready()
+
+    def _runtime_ready(self) -> ev.RuntimeReady:
+        names = frozenset(one["name"] for one in self._worktimes)
+        return ev.RuntimeReady(self._capabilities, self._depth, names)
+
+    def _on_availability(self, failure: OrchestratorError | None) -> None:
+        """Only the loss of the Engine concerns everybody; a sandbox that failed to start is the pool's affair."""
+        if isinstance(failure, RuntimeUnavailable):
+            log.error("docker_lost: %s", failure.message)
+            self._tell_one(ev.RuntimeLost(failure.message))
+        elif failure is None and self.ready.is_set():
+            log.warning("docker_is_back")
+            self._tell_one(self._runtime_ready())
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def _tell(self, events: Sequence[ev.Event]) -> None:
+        self._events.extend(events)
+        self._wake.set()
+
+    def _tell_one(self, event: ev.Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    async def _supervise(self) -> None:
+        """Events in, actions out, until the supervisor has finished."""
+        supervisor = self.supervisor
+        next_tick = self._clock()
+        while not supervisor.finished and not self._waited_enough():
+            await self._wait_until(min(next_tick, supervisor.wake_at))
+            now = self._clock()
+            events, self._events = self._events, []
+            if now >= next_tick or now >= supervisor.wake_at:
+                events.append(ev.Tick())
+                next_tick = now + supervisor.tick_s
+            for action in supervisor.handle_all(events, now):
+                self._carry_out(action)
+
+    async def _wait_until(self, due: float) -> None:
+        await asyncio.sleep(0)  # others get their turn even when events never cease
+        if not self._events:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - self._clock())):
+                    await self._wake.wait()
+        self._wake.clear()
+
+    def _waited_enough(self) -> bool:
+        """Whether a stopping worker has waited long enough for the Scheduler's answers."""
+        if not self._stop_wanted.is_set() or self.supervisor.statistics().queued:
+            return False
+        if self._stop_at is None:
+            self._stop_at = self._clock() + self.settings.stop_timeout_s
+        return self._clock() >= self._stop_at
+
+    async def _finish(self) -> None:
+        """Deliver what is queued, and give everything else back."""
+        if not self.supervisor.finished or not await self._link.flush(self.settings.stop_timeout_s):
+            log.error("%d reports were not acknowledged in time and are lost", self._link.outstanding)
+        await self._link.goodbye()
+        log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
+
+    # -- actions -------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, action: act.Action) -> None:
+        match action:
+            case act.SendResult():
+                self._send_result(action)
+            case act.Submit(sandbox, slices):
+                self._seats.submit(sandbox, slices)
+            case act.Begin():
+                self._link.begin(action)
+            case act.Emit():
+                self._link.emit(action)
+            case act.ReturnSlices():
+                self._link.return_slices(action)
+            case act.RequestTask():
+                self._requesting = self._tasks.create_task(self._ask(action), name="request-task")
+            case act.FetchJob(offer):
+                self._jobs[offer.job_id] = self._tasks.create_task(self._gather(offer), name=f"job-{offer.job_id}")
+            case act.ForgetJob(job_id):
+                self._forget_job(job_id)
+            case act.FetchDatum():
+                self._tasks.create_task(self._get_datum(action))
+            case act.OpenSandbox(sandbox, job_id):
+                self._seats.open(sandbox, job_id, self._artifacts[job_id])
+            case act.CloseSandbox(sandbox, reason):
+                self._seats.close(sandbox, reason)
+            case act.Finish():
+                pass  # `_supervise` ends
+
+    async def _ask(self, action: act.RequestTask) -> None:
+        try:
+            task = await self._link.request_task(action)
+        except OrchestratorError as error:
+            log.warning("request_failed: %s", error)
+            self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error)))
+        except asyncio.CancelledError:
+            self._tell_one(ev.TaskFailed("ESTOPPED", "the worker is stopping"))
+            raise
+        else:
+            if task.count:
+                log.debug("task_received", extra={"slices": task.count})
+            self._tell_one(ev.TaskReceived(task))
+        finally:
+            self._requesting = None
+
+    async def _gather(self, offer: JobOffer) -> None:
+        try:
+            found = await artifacts.gather(
+                offer,
+                self._fetcher,
+                self._link,
+                worktime_version=described_worktimes(self._worktimes, offer.worktime[0]),
+                sandbox_config=self._sandbox_config,
+            )
+        except OrchestratorError as error:
+            log.warning("job_not_fetched: %s", error, extra={"job": offer.job_id})
+            self._tell_one(artifacts.failure(offer.job_id, error))
+        else:
+            self._artifacts[offer.job_id] = found
+            self._tell_one(ev.JobFetched(offer.job_id, found.datum_of))
+
+    def _forget_job(self, job_id: str) -> None:
+        self._artifacts.pop(job_id, None)
+        gathering = self._jobs.pop(job_id, None)
+        if gathering is not None:
+            gathering.cancel()
+
+    async def _get_datum(self, action: act.FetchDatum) -> None:
+        try:
+            uri = await self._fetcher.datum(action.uri)
+        except OrchestratorError as error:
+            code = "EFETCH" if isinstance(error, InvalidInput) else error.code
+            self._tell_one(ev.DatumFailed(action.key, code, error.message))
+        else:
+            self._tell_one(ev.DatumFetched(action.key, uri))
+
+    def _send_result(self, action: act.SendResult) -> None:
+        if action.error is not None:
+            self._link.send_result(action, reports.thrown_result(action.error, action.modern))
+        elif action.storage is not None:
+            self._tasks.create_task(self._store(action))
+        else:
+            result = action.result
+            body = reports.result_v2(result.string, result.method, result.mime, action.modern)
+            self._link.send_result(action, body)
+
+    async def _store(self, action: act.SendResult) -> None:
+        """The job keeps its results elsewhere: take the result there first, and report where it lies."""
+        assert action.storage is not None
+        content = reports.text_for_job(action.result.string, action.modern)
+        try:
+            uri = await self._fetcher.store_result(
+                action.storage.url, action.number, content, action.result.mime, action.storage.params
+            )
+        except OrchestratorError as error:
+            self._tell_one(ev.ResultRefused(action.key, error.code, error.message, lost=False))
+        else:
+            self._link.send_result(action, uri)
+
+    # -- asking it -----------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, Any]:
+        """Everything about this worker, by part. Empty parts have not started."""
+        parts = {"pool": "_pool", "link": "_link", "fetcher": "_fetcher"}
+        started = {name: getattr(self, attribute, None) for name, attribute in parts.items()}
+        return {
+            "worker": None if self.account is None else self.account.worker_id,
+            "supervisor": self.supervisor.statistics(),
+            **{name: {} if part is None else part.statistics() for name, part in started.items()},
+        }
+
+
+def _retry_after(error: OrchestratorError) -> float | None:
+    after = error.info.get("retryAfter")
+    return float(after) if isinstance(after, int | float) and not isinstance(after, bool) and after >= 0 else None
+
+
+def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
+    return RuntimeSettings(
+        image=settings.image,
+        docker_host=settings.docker_host,
+        runtime=settings.oci_runtime,
+        limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
+    )
+
+
+def _offer(settings: WorkerSettings, capacity: int) -> Offer:
+    return Offer(
+        cores=capacity,
+        job_ids=settings.job_ids,
+        groups=tuple(_group_of(text) for text in settings.compute_groups),
+        public_group=settings.public_group,
+        minimum_wage={
+            "CPU": settings.minimum_wage_cpu,
+            "GPU": settings.minimum_wage_gpu,
+            "in": settings.minimum_wage_in,
+            "out": settings.minimum_wage_out,
+        },
+        send_begin=settings.send_begin,
+    )
+
+
+def _group_of(text: str) -> tuple[str, str]:
+    key, comma, secret = text.partition(",")
+    if not comma or not key:
+        raise InvalidInput(f"compute group {text!r} is not joinKey,joinSecret")
+    return key, secret
+
+
+def _sandbox_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The Scheduler's settings for sandboxes, as the sandbox gets them."""
+    supervisor = config.get("supervisor")
+    sandbox = supervisor.get("sandbox") if isinstance(supervisor, Mapping) else None
+    return dict(sandbox) if isinstance(sandbox, Mapping) else {}
+
+
+def _slice_limits(settings: WorkerSettings, config: Mapping[str, Any]) -> SliceLimits:
+    """Our own time limits, else the Scheduler's, else those of the official worker."""
+    published = _sandbox_config(config)
+
+    def limit(own: float | None, name: str, usual: float) -> float:
+        milliseconds = published.get(name)
+        if own is not None:
+            return own
+        if isinstance(milliseconds, int | float) and milliseconds > 0:
+            return milliseconds / 1000
+        return usual
+
+    return SliceLimits(
+        slice_timeout_s=limit(settings.slice_timeout_s, "sliceTimeoutMs", _SLICE_TIMEOUT_S),
+        progress_timeout_s=limit(settings.progress_timeout_s, "progressTimeoutMs", _PROGRESS_TIMEOUT_S),
+    )
