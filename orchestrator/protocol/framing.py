@@ -88,6 +88,7 @@ class Receiver:
         self.limits = limits or FramingLimits()
         self._partial: dict[int, _Partial] = {}  # insertion order is delivery order
         self._held: list[_Partial | str] = []
+        self._characters = 0  # of all that is held
 
     def receive(self, packet: str, sender: Sender | None = None) -> list[str]:
         """The messages that are complete now. An announcement goes to `sender`. Raise `FramingError`."""
@@ -143,44 +144,47 @@ class Receiver:
         if partial.total != total or seq in partial.pieces:
             raise FramingError(f"fragment {seq} of message {message_id} contradicts an earlier one")
         partial.pieces[seq] = payload
-        if self._size() > self.limits.message:
-            raise FramingError(f"fragments of more than {self.limits.message} characters", code="DCP-1112")
+        partial.characters += len(payload)
+        self._count(len(payload))
         if len(partial.pieces) == total:
             del self._partial[message_id]
         return self._release()
 
     def _hold(self, packet: str) -> None:
         self._held.append(packet)
-        if self._size() > self.limits.message or len(self._held) > self.limits.fragments:
-            raise FramingError(f"more than {self.limits.message} characters wait behind a fragment", code="DCP-1112")
+        self._count(len(packet))
+        if len(self._held) > self.limits.fragments:
+            raise FramingError(f"more than {self.limits.fragments} messages wait behind a fragment", code="DCP-1112")
+
+    def _count(self, characters: int) -> None:
+        self._characters += characters
+        if self._characters > self.limits.message:
+            raise FramingError(f"more than {self.limits.message} characters wait for a fragment", code="DCP-1112")
 
     def _release(self) -> list[str]:
         ready: list[str] = []
         for item in self._held:
             if isinstance(item, str):
+                self._characters -= len(item)
                 ready.append(item)
             elif item.is_complete:
+                self._characters -= item.characters
                 ready.append(item.text())
             else:
                 break
         del self._held[: len(ready)]
         return ready
 
-    def _size(self) -> int:
-        return sum(len(item) if isinstance(item, str) else item.size() for item in self._held)
-
 
 @dataclass(slots=True)
 class _Partial:
     total: int
     pieces: dict[int, str] = field(default_factory=dict)
+    characters: int = 0
 
     @property
     def is_complete(self) -> bool:
         return len(self.pieces) == self.total
-
-    def size(self) -> int:
-        return sum(map(len, self.pieces.values()))
 
     def text(self) -> str:
         return _pair_surrogates("".join(self.pieces[seq] for seq in range(self.total)))
