@@ -38,7 +38,7 @@ exports.start = function start() {
   realm = realms.create({ send: fromRealm, setAlarm, markProgress });
   engine.install(realm);
   realm.settleIn();
-  input.read(process.stdin, onLine, () => { pump(); output.flush(); }, () => exit(0));
+  input.read(onLine, () => { pump(); output.flush(); }, () => exit(0));
   post(0, { request: 'scriptLoaded', script: 'evaluator', result: 'success' });
   post(0, { request: '__sandboxLoaded' });
   output.flush();
@@ -268,13 +268,16 @@ function finish() {
   const measurement = {
     total: round(performance.now() - slice.started), CPU: round((cpu.user + cpu.system) / 1000), webGL: 0, webGPU: 0,
   };
-  realm.reset();
-  current = null;
-  outcome = null;
   if (slice.id === null)
     reportPlain(kind, text, detail, measurement);
   else
     reportPipelined(slice, kind, text, detail, JSON.stringify(measurement));
+  // The reader need not wait while the realm is put back.
+  if (queue.length === 0)
+    output.flush();
+  realm.reset();
+  current = null;
+  outcome = null;
 }
 
 function round(milliseconds) {

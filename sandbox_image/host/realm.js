@@ -8,7 +8,7 @@ const path = require('path');
 const { performance } = require('perf_hooks');
 const vm = require('vm');
 
-const PARTS = ['bridge', 'kvin', 'timers', 'text', 'url', 'web', 'wasm', 'modules', 'work', 'runner'];
+const PARTS = ['bridge', 'kvin', 'timers', 'text', 'url', 'web', 'wasm', 'modules', 'work', 'baseline', 'runner'];
 const URL_PARTS = ['href', 'origin', 'protocol', 'username', 'password', 'host', 'hostname', 'port', 'pathname', 'search', 'hash'];
 
 function script(name) {

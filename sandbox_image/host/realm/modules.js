@@ -57,7 +57,7 @@
   function exportsOf(from, identifier) {
     const id = resolve(from, identifier);
     if (!(id in memo) && id in declared)
-      run(id);
+      lib.keepChangesOf(() => run(id));
     if (!(id in memo))
       throw new Error(`Module '${identifier}' is not available.`);
     return memo[id];

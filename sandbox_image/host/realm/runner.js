@@ -5,7 +5,7 @@
  */
 (function runner(lib) {
   'use strict';
-  const { apply, defineProperty, deleteProperty, getOwnPropertyDescriptor, ownKeys, stringify } = lib;
+  const { apply, deleteProperty, stringify } = lib;
   lib.pipelined = false;
   let workFunction;
   let parameters = [undefined];
@@ -153,47 +153,6 @@
     run(datum);
   }
 
-  // ------------------------------------------------------------------------------------------- putting back
-
-  /** The globals as they were when the job was assigned: name → descriptor. */
-  let baseline = null;
-  let baselineNames = [];
-
-  function remember() {
-    baselineNames = ownKeys(lib.global);
-    baseline = [];
-    for (let i = 0; i < baselineNames.length; i++)
-      baseline[i] = getOwnPropertyDescriptor(lib.global, baselineNames[i]);
-  }
-
-  function putBack() {
-    if (baseline === null)
-      return;
-    for (let i = 0; i < baselineNames.length; i++) {
-      if (!isSame(getOwnPropertyDescriptor(lib.global, baselineNames[i]), baseline[i]))
-        defineProperty(lib.global, baselineNames[i], baseline[i]);
-    }
-    if (ownKeys(lib.global).length !== baselineNames.length)
-      removeNew();
-  }
-
-  function isSame(now, before) {
-    return now !== undefined && lib.is(now.value, before.value) && now.get === before.get && now.set === before.set
-      && now.writable === before.writable && now.enumerable === before.enumerable;
-  }
-
-  function removeNew() {
-    const known = new lib.Map();
-    for (let i = 0; i < baselineNames.length; i++)
-      lib.mapSet(known, baselineNames[i], true);
-    const names = ownKeys(lib.global);
-    for (let i = 0; i < names.length; i++) {
-      // One that was made permanent cannot go; it can be emptied.
-      if (!lib.mapHas(known, names[i]) && !deleteProperty(lib.global, names[i]))
-        defineProperty(lib.global, names[i], { __proto__: null, value: undefined });
-    }
-  }
-
   // ---------------------------------------------------------------------------------------- the stack of errors
 
   /**
@@ -244,6 +203,8 @@
 
   // ------------------------------------------------------------------------------------ what the host may call
 
+  lib.findBuiltIns();
+
   return [
     // 0 configure(job as JSON)
     (text) => attempt(() => {
@@ -277,7 +238,7 @@
       workFunction = lib.evaluate(`${strict ? '"use strict";' : ''}(${source}\n)`, 'work-function.js');
       if (typeof workFunction !== 'function')
         throw new lib.TypeError('the work function is not a function');
-      remember();
+      lib.rememberBaseline();
     }),
     // 6 start(kind, text, content type of the datum)
     (kind, text, contentType) => start(() => valueOf(kind, text, contentType)),
@@ -294,7 +255,7 @@
       lib.forgetFetches();
       lib.dropReports();
       parameters[0] = undefined;
-      putBack();
+      lib.restoreBaseline();
     }),
     // 11 evaluate(code): '' and the prepared form follows by send
     (code) => {

@@ -32,10 +32,10 @@
     const milliseconds = +delay;
     const wait = milliseconds > 0 && milliseconds <= MAX_DELAY ? milliseconds : 0;
     let run = callback;
-    if (typeof callback !== 'function') {
-      const code = `${callback}`;
-      run = () => (0, lib.eval)(code);
-    }
+    if (typeof callback === 'string')
+      run = () => (0, lib.eval)(callback);
+    else if (typeof callback !== 'function')
+      throw new lib.TypeError('a timer needs a function');
     const id = ++serial;
     insert({ __proto__: null, id, run, parameters, when: lib.clock() + wait, every: repeats ? lib.max(wait, 1) : 0 });
     return id;
