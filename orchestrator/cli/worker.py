@@ -106,7 +106,9 @@ def run(log_level: str, output: str, **flags: Any) -> None:
 
 async def serve(settings: WorkerSettings, output: str = "text") -> None:
     """Run a Worker until signals stop it. Raises what `Worker.run` raises."""
-    from orchestrator.worker.service import Worker
+    from orchestrator.worker.service import Worker  # noqa: PLC0415  (a second of imports that --help does without)
+
+    signals = 0
 
     def on_ready() -> None:
         account = worker.account
@@ -122,7 +124,6 @@ async def serve(settings: WorkerSettings, output: str = "text") -> None:
         else:
             running.cancel()
 
-    signals = 0
     worker = Worker(settings, on_ready=on_ready)
     loop = asyncio.get_running_loop()
     running = loop.create_task(worker.run(), name="worker")

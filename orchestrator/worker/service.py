@@ -48,7 +48,7 @@ class Worker:
 
     `run` raises `RuntimeUnavailable` when Docker cannot be used at start (with the remedy), `InvalidInput` for settings
     that make no sense. A Scheduler that cannot be reached is waited for; a Docker Engine that goes away later, too.
-    When `run` is cancelled, sandboxes are removed and nothing is returned: the Scheduler learns of it at the next start.
+    When `run` is cancelled, sandboxes are removed and nothing is returned: the Scheduler hears of it at the next start.
     """
 
     def __init__(
@@ -154,6 +154,9 @@ class Worker:
 
     async def _announce(self) -> None:
         """Learn from the first sandbox what all of them can do, and let the supervisor begin."""
+        if not self._pool.settings.warm:  # then the pool starts none unasked
+            sandbox = await self._pool.take()
+            await sandbox.kill()
         described = await self._pool.describe()
         self._worktimes = reports.worktimes_of(described.worktimes)
         self._capabilities = reports.capabilities_of(described.capabilities)
