@@ -51,8 +51,11 @@ class Hierarchies:
         return 2 if self.v2 is not None else 0
 
     def mounts(self) -> list[pathlib.Path]:
-        """Every tree that holds a copy of a container's cgroup path, each once (cpu and cpuacct may share one)."""
-        trees = [self.v2] if self.version == 2 and self.v2 is not None else list(self.v1.values())
+        """Every tree that may hold a copy of a container's cgroup path, each once (cpu and cpuacct may share one).
+
+        In a hybrid set-up that includes the unified tree: runc makes the path there too.
+        """
+        trees = [*self.v1.values(), *([self.v2] if self.v2 is not None else [])]
         return list(dict.fromkeys(trees))
 
 

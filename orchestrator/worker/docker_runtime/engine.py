@@ -62,6 +62,9 @@ class Engine:
 
     async def connect(self) -> EngineInfo:
         """Check the Engine: reachable, permitted, recent enough. Raises RuntimeUnavailable."""
+        # First by hand: this says exactly what is wrong, and the SDK leaks a socket when it cannot connect.
+        _, writer = await self.endpoint.open(self._timeout_s)
+        writer.transport.abort()
         if self._api is None:
             self._api = await self._in_thread("connect", self._make_client)
         version = await self.call("version", self._api.version)

@@ -35,7 +35,7 @@ def test_v1_hybrid_mounts(tmp_path: pathlib.Path) -> None:
     assert found.v1["cpuacct"] == found.v1["cpu"] == base / "cpu,cpuacct"
     assert found.v1["devices"] == base / "dev ices"
     assert found.v2 == base / "unified"
-    assert found.mounts() == [base / name for name in ("cpu,cpuacct", "memory", "dev ices", "systemd")]
+    assert found.mounts() == [base / name for name in ("cpu,cpuacct", "memory", "dev ices", "systemd", "unified")]
 
 
 def test_v2_mounts(tmp_path: pathlib.Path) -> None:
