@@ -112,6 +112,7 @@ class ToyScheduler:
         if request.operation != "requestTask@3":
             return {"success": True}
         self.requests.append(request.data)
+        await self._tell()
         if request.data["fetchState"] & 16:
             self.goodbye.set()
             return {}

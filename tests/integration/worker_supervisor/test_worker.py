@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from orchestrator import kvin
+from orchestrator.worker.service import Worker
 
 pytestmark = pytest.mark.docker
 
@@ -15,6 +17,20 @@ JOB = "j" * 22
 
 def data(count: int) -> list[str]:
     return [f"data:application/json,{n}" for n in range(1, count + 1)]
+
+
+def watch(w: Worker, condition: Callable[[Mapping[str, int]], bool]) -> asyncio.Event:
+    """An event that is set when the supervisor's counts fulfil the condition."""
+    reached, handle_all = asyncio.Event(), w.supervisor.handle_all
+
+    def watching(events, now):
+        actions = handle_all(events, now)
+        if condition(w.supervisor.statistics().counts):
+            reached.set()
+        return actions
+
+    w.supervisor.handle_all = watching
+    return reached
 
 
 async def test_slices_are_computed_reported_and_paid_to_whom_the_settings_say(scheduler, worker):
@@ -89,7 +105,7 @@ async def test_work_reject_is_tried_again_then_the_job_goes_back(scheduler, work
     scheduler.add(JOB, "n => { progress(); work.reject('not here', 1) }", data(2))
     async with worker(scheduler):
         await scheduler.done(2)
-    reasons = dict((number, reason) for _job, number, reason in scheduler.returns)
+    reasons = {number: reason for _job, number, reason in scheduler.returns}
     assert reasons[1] == {"message": "not here", "retries": 1, "errorCode": "EWORKREJECT"}
     assert reasons[2] == "EWORKREJECT"
 
@@ -178,16 +194,16 @@ async def test_results_outlive_a_scheduler_that_goes_away_and_comes_back(worker)
 
     scheduler = ToyScheduler()
     scheduler.per_task = 20
-    scheduler.add(JOB, "n => { progress(); return n }", data(20))
+    code = "async n => { progress(); await new Promise(done => setTimeout(done, 20)); return n }"
+    scheduler.add(JOB, code, data(20))
     async with scheduler.serving():
         running = worker(scheduler)
         w = await running.__aenter__()
+        computed = watch(w, lambda counts: counts.get("slices completed") == 20)
         await scheduler.until(lambda: len(scheduler.begun) > 0)
-        scheduler.refuse_results = None
     # The server is gone with all its sessions; what is computed meanwhile waits.
     async with asyncio.timeout(20):
-        while w.supervisor.statistics().counts.get("slices completed", 0) < 20:
-            await asyncio.sleep(0.02)
+        await computed.wait()
     async with scheduler.serving():
         await scheduler.done(20)
         await running.__aexit__(None, None, None)
