@@ -146,7 +146,7 @@ class Session:
         self._since = now
         if self.state is State.CLOSING:
             return self._end()
-        if self.role is Role.TARGET and self.state is State.CONNECTING:
+        if self.role is Role.TARGET and self.dcpsid is None:
             return self._fail("ECONNRESET", "the transport was lost before the session was established")
         return []
 
@@ -570,8 +570,6 @@ class Session:
             assert not self._unanswered
         if on_deck is not None:
             assert on_deck.transport <= self._transport
-            waiting = {m.id for m in on_deck.members if isinstance(m, OutgoingRequest) and m.operation != "connect"}
-            assert waiting <= self._unanswered.keys()
         assert len(self._in_progress) <= self.limits.requests_in_progress
 
     _table: ClassVar[dict[type, Callable[[Session, Any, float], list[Action]]]] = {
