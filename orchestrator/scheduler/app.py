@@ -27,6 +27,8 @@ from orchestrator.wallet import files
 
 KEYSTORE = "scheduler.keystore"
 DATABASE = "scheduler.sqlite"
+DRAIN_S = 2.0
+"""how long a Scheduler that stops waits for clients to answer"""
 
 
 class SchedulerApp:
@@ -84,6 +86,7 @@ class SchedulerApp:
             self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
         port = await self.server.listen(settings.host, settings.port)
+        stack.push_async_callback(self.router.drain, DRAIN_S)
         self.url = settings.public_url or f"http://{_url_host(settings.host)}:{port}/"
 
     def _config_text(self, version: Literal[8, 9]) -> str:
@@ -131,7 +134,8 @@ class _Tasks:
         for task in self._tasks:
             task.cancel()
         self._over.cancel()
-        await self._group.__aexit__(*exception)
+        # The block's own error passes by unwrapped.
+        await self._group.__aexit__(None, None, None)
 
 
 def _url_host(host: str) -> str:

@@ -91,6 +91,8 @@ class Watch:
         self._answered_at = answered_at
         self._wake = asyncio.Event()
         self._closed = False
+        self._paused = False
+        self.idle = asyncio.Event()
         self._in_flight = 0
         self._in_flight_size = 0
         self._pause_until = 0.0
@@ -120,11 +122,23 @@ class Watch:
 
     def close(self) -> None:
         self._closed = True
+        self.idle.set()
         self._wake.set()
 
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def pause(self) -> None:
+        """Send nothing new; `idle` is set when the client has answered to everything that was sent."""
+        self._paused = True
+        self._wake.set()
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        sending = self._in_flight or self._status_in_flight or any(one.in_flight for one in self.channels.values())
+        if self._paused and not sending:
+            self.idle.set()
 
     def push(self, fresh: Iterable[Event]) -> None:
         """Events that were just committed, in the order of their ids."""
@@ -185,6 +199,8 @@ class Watch:
     def _dispatch(self, group: asyncio.TaskGroup) -> float | None:
         """Start sending what may be sent now; seconds until something else may, None when only a wake-up helps."""
         now = asyncio.get_running_loop().time()
+        if self._paused:
+            return None
         if now < self._pause_until:
             return self._pause_until - now
         for channel in self.channels.values():
@@ -212,6 +228,7 @@ class Watch:
         elif not self._closed:
             channel.queue.appendleft(event)
             self._pause_until = asyncio.get_running_loop().time() + CONGESTED_S
+        self._check_idle()
         if not channel.queue or self._in_flight < self._core.settings.event_window // 2:
             self._wake.set()
 
@@ -258,6 +275,7 @@ class Watch:
             self._status_dirty, self._last_status = True, None
             self._pause_until = asyncio.get_running_loop().time() + CONGESTED_S
         self._status_in_flight = False
+        self._check_idle()
         self._wake.set()
 
     def _stop(self, group: asyncio.TaskGroup, now: float) -> float | None:
@@ -289,6 +307,7 @@ class Watch:
     async def _deliver_stop(self, channel: Channel) -> None:
         await self._send(channel.token, fresh_event_id(), messages.stop_event(self.job, self._state))
         channel.in_flight -= 1
+        self._check_idle()
         self._wake.set()
 
     def statistics(self) -> dict[str, Any]:

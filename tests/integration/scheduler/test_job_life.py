@@ -105,9 +105,7 @@ async def test_submit_needs_funds_and_a_signature(app: SchedulerApp) -> None:
             )
         assert refused.value.code == "ENOFUNDS"
         with pytest.raises(OrchestratorError) as refused:
-            await client.submit(
-                dataRange={"start": 1, "end": 10, "step": 1}, paymentAccount=other.account.address
-            )
+            await client.submit(dataRange={"start": 1, "end": 10, "step": 1}, paymentAccount=other.account.address)
         assert refused.value.code == "EPERM"
         with pytest.raises(OrchestratorError) as refused:
             await client.submit(dataRange={"start": "a", "end": 10})
