@@ -1,6 +1,6 @@
 """One sandbox in a real container: slices, figures, and every way to end."""
 
-# ruff: noqa: ASYNC110, ASYNC240  (these tests poll the Engine and the kernel, which send no events)
+
 
 from __future__ import annotations
 
