@@ -65,7 +65,7 @@ class SchedulerApp:
             stack.push_async_callback(database.close)
         bank = Bank()
         self.core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=self._clock)
-        roster = Roster(settings.alive_s)
+        self.roster = roster = Roster(settings.alive_s)
         self.router = EventRouter(self.core)
         self.core.audience = self.router
         self.results = ResultSubmitter(self.core, roster)

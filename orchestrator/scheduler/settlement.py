@@ -95,6 +95,7 @@ class Settlement:
             outcome.waiting |= any(one.state is SliceState.READY for one in batch.changed.values())
         ended = await self.advance(tx, [(grouped[key][0].job, state) for key, state in outcome.states.items()], now)
         outcome.states.update(ended)
+        outcome.waiting |= any(_may_give_more(states[key], after) for key, after in outcome.states.items())
         for report in reports:
             report.state = outcome.states.get(report.job.key) or states.get(report.job.key)
         await jobs.save(tx, list(outcome.states.values()))
@@ -157,6 +158,11 @@ class Settlement:
         if batch.failures:
             reason = batch.failures[-1].reason[:500]
             batch.state = dataclasses.replace(batch.state, last_error=batch.state.last_error or reason)
+
+
+def _may_give_more(before: JobState, after: JobState) -> bool:
+    """An estimation gives out few slices at a time; its progress and its end free those that it held back."""
+    return before.status is RunStatus.ESTIMATION and after.status not in lifecycle.ENDED and after.counts.waiting > 0
 
 
 def _events_of(batch: _JobBatch) -> list[events.Event]:

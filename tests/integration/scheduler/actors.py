@@ -110,7 +110,7 @@ Work = Callable[[Any, int], Any]
 
 
 class FakeWorker:
-    """Takes tasks and computes in Python: `work(datum, slice number)` gives the result, or a message to send instead."""
+    """Takes tasks and computes in Python: `work(datum, slice number)` gives the result."""
 
     def __init__(self, client: DcpClient, url: str, work: Work, *, load: float = 2.0) -> None:
         self.client = client
@@ -235,3 +235,10 @@ async def serving(url: str, work: Work = lambda datum, number: datum, **more: An
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def until(holds: Callable[[], bool], within: float = 20.0) -> None:
+    """Let others run until something is so."""
+    async with asyncio.timeout(within):
+        while not holds():  # noqa: ASYNC110 — what is waited for has no event of its own
+            await asyncio.sleep(0)

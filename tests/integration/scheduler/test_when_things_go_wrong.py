@@ -24,6 +24,7 @@ from tests.integration.scheduler.actors import (
     fake_worker,
     serving,
     thrown,
+    until,
 )
 
 
@@ -72,11 +73,7 @@ async def test_a_failed_slice_goes_to_another_worker_first(app: SchedulerApp) ->
         answer = await first.take()
         assert numbers(answer, job) == [1]
         looking = asyncio.ensure_future(second.take())
-        while app.core.database is None or not any(
-            "taskDistributor" == one.service and one.peer == second.client.identity.address
-            for one in app.server.connections
-        ):
-            await asyncio.sleep(0)
+        await until(lambda: app.roster.statistics()["workers"] == 2)
         await first.give_back(job, [1], "ENOPROGRESS", authorization_of(answer))
         again, mine = await asyncio.gather(looking, first.take())
         assert (numbers(again, job), numbers(mine, job)) == ([1], [])

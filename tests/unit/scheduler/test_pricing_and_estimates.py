@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import InvalidInput
+from orchestrator.scheduler.estimates import ALPHA, MIN_WALL_MS, Estimate, Measured, read_metrics
+from orchestrator.scheduler.pricing import UNITS_PER_DCC, hold_for, parse_offer, to_dcc
+
+
+@pytest.mark.parametrize(
+    ("multiple", "absolute", "price"),
+    [
+        (1, 0, 10**13),
+        (1.5, 0, 15 * 10**12),
+        (0, 0.1, UNITS_PER_DCC // 10),
+        (0, "0.0015", 15 * 10**14),
+        (0, 1e-20, 0),
+        (0, 0, 0),
+        (None, None, 0),
+    ],
+)
+def test_slice_price(multiple: Any, absolute: Any, price: int) -> None:
+    assert parse_offer(multiple, absolute).slice_price(10**13) == price
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf, "many", True, [1]])
+def test_offers_that_make_no_sense(bad: Any) -> None:
+    with pytest.raises(InvalidInput):
+        parse_offer(bad, 0)
+    with pytest.raises(InvalidInput):
+        parse_offer(0, bad)
+
+
+def test_both_offers_at_once_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="not both"):
+        parse_offer(1, 1)
+
+
+@given(st.floats(0, 1e300), st.integers(0, 10**9))
+def test_prices_are_whole_and_never_above_the_offer(absolute: float, slices: int) -> None:
+    price = parse_offer(0, absolute).slice_price(10**13)
+    assert price >= 0
+    assert price <= absolute * UNITS_PER_DCC * (1 + 1e-15)
+    assert hold_for(slices, price) == slices * price
+
+
+def test_dcc_as_text() -> None:
+    assert [to_dcc(units) for units in (0, 1, 15 * 10**17, -(10**18), 10**19)] == [
+        "0",
+        "0.000000000000000001",
+        "1.5",
+        "-1",
+        "10",
+    ]
+
+
+def measured(wall: float) -> Measured:
+    return Measured(cpu_ms=wall / 2, wall_ms=wall, gpu_ms=0, in_bytes=1, out_bytes=2)
+
+
+def test_the_average_is_a_mean_at_first_and_then_forgets() -> None:
+    assert Estimate().fold([measured(10), measured(20)]).wall_ms == 15
+    long = Estimate().fold([measured(10)] * 100)
+    assert long.wall_ms == pytest.approx(10)
+    assert long.density == pytest.approx(0.5)
+    assert long.fold([measured(26)]).wall_ms == pytest.approx(10 + 16 * ALPHA)
+    assert long.fold([measured(26)] * 200).wall_ms == pytest.approx(26, rel=1e-3)
+    assert long.measured == 100
+
+
+@given(st.lists(st.floats(MIN_WALL_MS, 1e9), min_size=1, max_size=50))
+def test_an_average_stays_between_its_extremes(walls: list[float]) -> None:
+    estimate = Estimate().fold(map(measured, walls))
+    assert min(walls) * 0.999 <= estimate.wall_ms <= max(walls) * 1.001
+
+
+def test_metrics_of_a_worker() -> None:
+    read = read_metrics({"CPUTime": 30, "CPUDensity": 0.5, "InDataSize": 10, "OutDataSize": 20, "GPUTime": 1})
+    assert (read.cpu_ms, read.wall_ms, read.gpu_ms, read.in_bytes, read.out_bytes) == (30, 60, 1, 10, 20)
+
+
+@pytest.mark.parametrize("metrics", [None, [], {}, {"CPUTime": "x"}, {"CPUTime": math.nan}, {"CPUTime": -1}])
+def test_metrics_never_make_a_result_fail(metrics: Any) -> None:
+    assert read_metrics(metrics).wall_ms == MIN_WALL_MS
