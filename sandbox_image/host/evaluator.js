@@ -12,6 +12,9 @@ const realms = require('./realm.js');
 
 const WORKTIMES = [{ name: 'map-basic', version: '1.0.0' }];
 const DEPTH = 256;
+/** What a message that is no result may be, so that no reader takes it for a flood: bytes, and brackets within brackets. */
+const MESSAGE_BYTES = 1_000_000;
+const MESSAGE_DEPTH = 80;
 /** Timers that may fire before other events get their turn. */
 const BURST = 64;
 
@@ -310,20 +313,22 @@ function reportPlain(kind, text, detail, measurement) {
 
 // ------------------------------------------------------------------------------------------- from the realm
 
-/** A message of the running slice. All parameters are primitives; which ones, depends on the kind. */
+/** A message of the running slice, in primitives; which ones, depends on the kind. False: it is too large. */
 function fromRealm(kind, first, second, third, fourth) {
   if (kind === 'result' || kind === 'error' || kind === 'reject') {
     outcome = [kind, String(first), typeof second === 'number' ? second : String(second)];
     if (!driving)
       setImmediate(afterwards);
-    return;
+    return true;
   }
   if (kind === 'evaluated' || kind === 'evaluationFailed') {
     evaluated(kind, String(first));
-    return;
+    return true;
   }
   if (current === null)
-    return;
+    return true;
+  if (typeof second === 'string' && !fits(second))
+    return false;
   if (current.id === null)
     reportPlainly(kind, first, second, third, fourth);
   else
@@ -332,6 +337,29 @@ function fromRealm(kind, first, second, third, fourth) {
     output.flush();
   else
     output.flushIfDue();
+  return true;
+}
+
+function fits(text) {
+  if (text.length > MESSAGE_BYTES / 3 && Buffer.byteLength(text) > MESSAGE_BYTES)
+    return false;
+  if (text.length <= 2 * MESSAGE_DEPTH)
+    return true;
+  let depth = 0;
+  let inString = false;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === 34)
+      inString = !inString;
+    else if (inString)
+      i += code === 92 ? 1 : 0;
+    else if (code === 91 || code === 123) {
+      if (++depth > MESSAGE_DEPTH)
+        return false;
+    } else if (code === 93 || code === 125)
+      depth--;
+  }
+  return true;
 }
 
 function afterwards() {

@@ -27,9 +27,9 @@
   const text = (value) => (typeof value === 'string' ? value : '');
   const number = (value) => (typeof value === 'number' ? value : 0);
 
-  /** Send a message of the running slice: what it is, and JSON texts of its parts. */
+  /** Send a message of the running slice: what it is, and JSON texts of its parts. False: larger than a message may be. */
   lib.send = (kind, first, second, third, fourth) => {
-    try { send(kind, first, second, third, fourth); } catch { throw overflow(); }
+    try { return send(kind, first, second, third, fourth) !== false; } catch { throw overflow(); }
   };
   /** Monotonic milliseconds since the host started. */
   lib.clock = () => {

@@ -31,11 +31,16 @@
 
   // ------------------------------------------------------------------------------------------------- encoder
 
-  /** One encoding: the objects seen so far and their numbers. `base` objects of an enclosing text come before. */
+  /**
+   * One encoding: the objects seen so far and their numbers. `base` objects of an enclosing text come before. With
+   * `plain`, instances of the job's own classes are written as plain objects: a reader elsewhere cannot have their class,
+   * and the official one dies of it.
+   */
   class Encoder {
-    constructor(base) {
+    constructor(base, plain) {
       this.seen = new lib.Map();
       this.base = base;
+      this.plain = plain;
     }
 
     /** Number of an object seen before, or -1; a new one is numbered now. */
@@ -77,7 +82,7 @@
       if (isArray(object))
         return this.array(object);
       if (isView(object))
-        return binary(object);
+        return binary(object, this.plain);
       const { constructor } = object;
       if (constructor === lib.Map)
         return this.map(object);
@@ -212,6 +217,8 @@
     /** Every other object and function: its constructor, its own properties and what it says of itself. */
     instance(object, constructor) {
       const number = numberOf(constructor);
+      if (this.plain && number === -1 && typeof object !== 'function' && constructor !== lib.ArrayBuffer)
+        return `{"ctr":0,"ps":${this.properties(object)}}`;
       const label = number !== -1 ? `${number}` : quote(typeof constructor.name === 'string' && constructor.name !== '' ? constructor.name : 0);
       if (typeof object.toKVIN === 'function')
         return this.described(object, label);
@@ -292,7 +299,7 @@
       case 'string': case 'boolean': return quote(value);
       case 'number': return isFinite(value) ? `${value}` : undefined;
       // A decoder takes this for a prepared form, so an object has to be one.
-      case 'object': return value === null ? '{"raw":null}' : new Encoder(1).value(value);
+      case 'object': return value === null ? '{"raw":null}' : new Encoder(1, true).value(value);
       default: return undefined;
     }
   }
@@ -311,9 +318,10 @@
     return text;
   }
 
-  function binary(view) {
-    const number = numberOf(view.constructor);
-    const label = number !== -1 ? `${number}` : quote(`${view.constructor.name}`);
+  function binary(view, plain) {
+    const constructor = plain ? lib[lib.viewTag(view) ?? 'DataView'] : view.constructor;
+    const number = numberOf(constructor);
+    const label = number !== -1 ? `${number}` : quote(`${constructor.name}`);
     const bytes = bytesOf(view);
     const length = lib.viewByteLength(bytes);
     if (!hasLongGap(bytes, length))
@@ -594,8 +602,8 @@
   lib.kvin = {
     __proto__: null,
     /** Prepared form of a value, as JSON text; `base` = number of objects that stand before it in an enclosing text. */
-    prepare: (value, base) => new Encoder(base).value(value),
-    stringify: (value) => `{"_serializeVerId":"${VERSION}","what":${new Encoder(0).value(value)}}`,
+    prepare: (value, base, plain = false) => new Encoder(base, plain).value(value),
+    stringify: (value, plain = false) => `{"_serializeVerId":"${VERSION}","what":${new Encoder(0, plain).value(value)}}`,
     unmarshal,
     parse: (text) => unmarshal(lib.parse(text)),
     bytesOf,

@@ -7,6 +7,8 @@
   'use strict';
   const { apply, deleteProperty, stringify } = lib;
   lib.pipelined = false;
+  /** Characters of each text of an error. */
+  const LONGEST = 16384;
   let workFunction;
   let parameters = [undefined];
   /** True while a slice runs and nothing has decided how it ends. */
@@ -17,7 +19,7 @@
   /** What a thrown value says of itself, as far as it can be had without being thrown at again. */
   lib.describe = (value) => {
     try {
-      return typeof value === 'symbol' ? `Symbol(${lib.symbolDescription(value)})` : `${value}`;
+      return lib.sliceString(typeof value === 'symbol' ? `Symbol(${lib.symbolDescription(value)})` : `${value}`, 0, LONGEST);
     } catch {
       return '(no description)';
     }
@@ -39,7 +41,9 @@
       const names = ['name', 'message', 'stack', 'code', 'lineNumber', 'columnNumber'];
       for (let i = 0; i < names.length; i++) {
         const value = read(error, names[i]);
-        if (typeof value === 'string' || (typeof value === 'number' && i > 2))
+        if (typeof value === 'string')
+          parts[names[i]] = lib.sliceString(value, 0, LONGEST);
+        else if (typeof value === 'number' && i > 2)
           parts[names[i]] = value;
       }
       if (parts.message === '' && !(error instanceof lib.Error))
@@ -82,7 +86,7 @@
     if (json !== undefined)
       lib.settle('result', json, 'json');
     else
-      lib.settle('result', lib.kvin.stringify(value), 'kvin');
+      lib.settle('result', lib.kvin.stringify(value, true), 'kvin');
   }
 
   function jsonOf(value) {

@@ -266,7 +266,10 @@
       }
       const id = ++fetches;
       lib.mapSet(unanswered, id, [resolve, reject]);
-      lib.send('fetch', id, text);
+      if (!lib.send('fetch', id, text)) {
+        lib.mapDelete(unanswered, id);
+        throw new TypeError('fetch: the request is larger than 1 MB');
+      }
     });
   }
 

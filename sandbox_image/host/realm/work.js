@@ -2,6 +2,9 @@
 (function work(lib) {
   'use strict';
   const { Error } = lib;
+  /** Characters of an event's name, and of a console argument that had to be made text. */
+  const NAME = 1024;
+  const DESCRIBED = 4096;
   const PUBLIC = {
     __proto__: null,
     name: 'Ad-Hoc Job',
@@ -45,7 +48,7 @@
     const now = lib.clock();
     if (now - sentAt >= lib.progressThrottle) {
       sentAt = now;
-      const raw = value === null || typeof value === 'string' || (typeof value === 'number' && lib.isFinite(value)) || typeof value === 'boolean';
+      const raw = value === null || (typeof value === 'string' && value.length < 256) || (typeof value === 'number' && lib.isFinite(value)) || typeof value === 'boolean';
       lib.send('progress', last, raw ? lib.stringify(value) : '', indeterminate, throttled);
       throttled = 0;
       indeterminate = true;
@@ -74,19 +77,21 @@
     }
     flushRepeats();
     said = { __proto__: null, level, message, same: 1 };
-    lib.send('console', level, textOf(message), 1);
+    try {
+      if (lib.send('console', level, textOf(message), 1))
+        return;
+    } catch {
+      // See below.
+    }
+    // Something that cannot be serialised, or is too much for a message: as text, then.
+    const described = [];
+    for (let i = 0; i < message.length && i < 64; i++)
+      lib.arrayPush(described, lib.sliceString(lib.describe(message[i]), 0, DESCRIBED));
+    lib.send('console', level, textOf(described), 1);
   }
 
-  function textOf(message) {
-    const base = lib.pipelined ? 0 : 3;
-    try {
-      return lib.kvin.prepare(message, base);
-    } catch {
-      const safe = [];
-      for (let i = 0; i < message.length; i++)
-        lib.arrayPush(safe, lib.describe(message[i]));
-      return lib.kvin.prepare(safe, base);
-    }
+  function textOf(value) {
+    return lib.pipelined ? lib.kvin.prepare(value, 0, true) : lib.kvin.prepare(value, 3);
   }
 
   function equal(some, others) {
@@ -134,8 +139,10 @@
   function emit(name, value) {
     if (typeof name !== 'string')
       throw new Error(`Event name passed to work.emit must be a string, not ${lib.describe(name)}.`);
-    if (open)
-      lib.send('emit', name, lib.kvin.prepare(value, lib.pipelined ? 0 : 3));
+    if (name.length > NAME)
+      throw new lib.RangeError(`work.emit: a name has ${NAME} characters at most`);
+    if (open && !lib.send('emit', name, textOf(value)))
+      throw new lib.RangeError('work.emit: the value is larger than 1 MB, or nested too deep');
   }
 
   function reject(reason, retries) {
@@ -145,7 +152,7 @@
       times = reason === false ? 1 : 0;
       why = reason === false ? 'false' : reason;
     }
-    lib.settle('reject', typeof why === 'string' ? why : lib.describe(why), +times || 0);
+    lib.settle('reject', lib.describe(why), +times || 0);
   }
 
   const details = { ...PUBLIC };
