@@ -21,6 +21,7 @@ __all__ = ["CannotConnect", "ClientSocket"]
 
 _PATH_SUFFIX = "dcp5/socketio"
 _CLOSE_TIMEOUT = 2
+_TRANSPORTS = ["websocket"]
 
 
 class CannotConnect(NetworkFailure):
@@ -55,7 +56,7 @@ class ClientSocket:
             async with asyncio.timeout(timeout):
                 await sio.connect(
                     str(parsed.origin()),
-                    transports=["websocket"],
+                    transports=_TRANSPORTS,
                     socketio_path=parsed.raw_path + _PATH_SUFFIX,
                     wait_timeout=timeout,
                 )

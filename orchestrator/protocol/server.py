@@ -234,12 +234,15 @@ class DcpServer:
         }
 
     async def _sweep(self) -> None:
-        """Let time pass for all sessions."""
         while True:
             await asyncio.sleep(self.limits.sweep_interval)
-            for link in [*self._links.values(), *self._unready]:
-                link.tick()
-            self._sockets.drop_silent(self.limits.greeting_timeout)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Let time pass for all sessions; the server does so by itself every few seconds."""
+        for link in [*self._links.values(), *self._unready]:
+            link.tick()
+        self._sockets.drop_silent(self.limits.greeting_timeout)
 
     # --- configuration
 
@@ -283,7 +286,7 @@ class DcpServer:
         """The session that the first message on a socket belongs to; a new one for a connect request."""
         dcpsid = envelope.body.get("dcpsid")
         if dcpsid is None:
-            if len(self._links) + len(self._unready) >= self.limits.sessions:
+            if len(self._links) + len(self._unready) >= self.limits.sessions and not self._evict():
                 self._refused += 1
                 log.warning("refused a session: %d are open", self.limits.sessions, extra={"action": "refused"})
                 socket.drop()
@@ -298,6 +301,15 @@ class DcpServer:
         else:
             socket.drop()
         return None
+
+    def _evict(self) -> bool:
+        """Make room: end the session that has been without a transport for the longest time."""
+        absent = [link for link in [*self._links.values(), *self._unready] if link.transport is None]
+        if not absent:
+            return False
+        oldest = min(absent, key=lambda link: link.session.since)
+        oldest.feed(Breach(ConnectionClosed("the place was needed for another session", code="ETIMEDOUT")))
+        return True
 
     def _on_gone(self, socket: ServerSocket) -> None:
         if socket.link is not None:

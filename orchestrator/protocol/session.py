@@ -547,13 +547,18 @@ class Session:
     def is_closed(self) -> bool:
         return self.state is State.CLOSED
 
+    @property
+    def since(self) -> float:
+        """When the transport came or went."""
+        return self._since
+
     def statistics(self) -> dict[str, Any]:
         """Counters and fill levels; the one source for dashboards and metrics."""
         stats = self._stats
         stats.state = self.state
         stats.queued, stats.queued_characters = len(self._outbox), self._outbox.characters
         stats.unanswered, stats.in_progress = len(self._unanswered), len(self._in_progress)
-        return dataclasses.asdict(stats)
+        return {**dataclasses.asdict(stats), "role": str(stats.role), "state": str(stats.state)}
 
     def validate(self) -> None:
         """Check all invariants; raise `AssertionError`."""

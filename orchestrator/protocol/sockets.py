@@ -8,12 +8,14 @@ of several megabytes, the reference's ping times.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
+import engineio
 import socketio
 from aiohttp import web
 
@@ -23,6 +25,9 @@ from orchestrator.protocol.link import Link
 __all__ = ["ServerSocket", "SocketServer"]
 
 log = logging.getLogger(__name__)
+# The library logs a traceback for every malformed packet; any peer could fill a disk with them.
+_library_log = logging.getLogger(f"{__name__}.library")
+_library_log.setLevel(logging.CRITICAL)
 
 # A fragment has up to a million characters, three bytes each, and socket.io escapes its quotes.
 _MAX_PACKET_BYTES = 8 * 1024 * 1024
@@ -76,8 +81,8 @@ class SocketServer:
         self._on_message = on_message
         self._on_gone = on_gone
         self._spawn = spawn
-        self._unread_packets = unread_packets
         self._sockets: dict[str, ServerSocket] = {}
+        self._strangers: dict[str, float] = {}  # engine.io sockets without socket.io, and when they were first seen
         # One writer for all: handing a packet to engine.io does not wait for the network.
         self._post: asyncio.Queue[tuple[ServerSocket, str | None]] = asyncio.Queue()
         self._sio = socketio.AsyncServer(
@@ -89,9 +94,10 @@ class SocketServer:
             ping_timeout=60.01,
             max_http_buffer_size=_MAX_PACKET_BYTES,
             http_compression=False,
-            logger=False,
-            engineio_logger=False,
+            logger=_library_log,
+            engineio_logger=_library_log,
         )
+        self._sio.eio.create_queue = functools.partial(_UnreadPackets, unread_packets)
         self._sio.on("connect", self._connected)
         self._sio.on("disconnect", self._disconnected)
         self._sio.on("message", self._received)
@@ -119,8 +125,11 @@ class SocketServer:
                 self._spawn(self._close_socket(socket))
             elif socket.sid in self._sockets:
                 # The text that python-socketio would make of emit("message", packet), without its detours.
-                await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
-                self._check_reader(socket)
+                try:
+                    await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
+                except engineio.exceptions.EngineIOError:
+                    log.info("dropped a socket of %s: it does not read", socket.service, extra={"action": "unread"})
+                    socket.drop()
 
     async def close(self) -> None:
         """Close all sockets."""
@@ -133,35 +142,32 @@ class SocketServer:
 
     def drop_silent(self, seconds: float) -> None:
         """Drop sockets that have not named a session within this time."""
-        oldest = time.monotonic() - seconds
+        now = time.monotonic()
         for socket in list(self._sockets.values()):
-            if socket.link is None and socket.since < oldest:
+            if socket.link is None and now - socket.since > seconds:
                 socket.drop()
-
-    def _check_reader(self, socket: ServerSocket) -> None:
-        engine = self._sio.eio.sockets.get(socket.eio_sid)
-        if engine is not None and engine.queue.qsize() > self._unread_packets:
-            log.info("dropped a socket of %s: it does not read", socket.service, extra={"action": "unread"})
-            socket.drop()
+        known = {socket.eio_sid for socket in self._sockets.values()}
+        strangers = {eio_sid: self._strangers.get(eio_sid, now) for eio_sid in self._sio.eio.sockets.keys() - known}
+        for eio_sid, since in strangers.items():
+            if now - since > seconds:
+                _cut(self._sio.environ.get(eio_sid))
+        self._strangers = strangers
 
     async def _close_socket(self, socket: ServerSocket) -> None:
         """Send what is queued and close; a peer that does not read is cut off."""
         engine = self._sio.eio.sockets.get(socket.eio_sid)
         if engine is None or engine.closed or engine.closing:
             return
-        request = self._sio.get_environ(socket.sid)["aiohttp.request"]
+        environ = self._sio.get_environ(socket.sid)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._sio.disconnect(socket.sid)
                 await engine.close(wait=False, reason=self._sio.eio.reason.SERVER_DISCONNECT)
                 await engine.queue.join()
-                # engine.io leaves the closing of a websocket to the peer.
-                await asyncio.sleep(0)
-                if request.transport is not None:
-                    request.transport.close()
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+        except (TimeoutError, engineio.exceptions.EngineIOError):
+            pass
+        # engine.io would leave the closing of a websocket to the peer.
+        _cut(environ)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.method == "POST":
@@ -190,7 +196,31 @@ class SocketServer:
             return
         # Anything but one string is not DCP; the reference ignores it.
         if len(arguments) == 1 and isinstance(arguments[0], str):
-            self._on_message(socket, arguments[0])
+            try:
+                self._on_message(socket, arguments[0])
+            except Exception:  # a bug of ours may cost this peer its socket, and nobody else anything
+                log.exception("a packet for %s could not be handled", socket.service, extra={"action": "bug"})
+                socket.drop()
+
+
+class _UnreadPackets(asyncio.Queue[Any]):
+    """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    async def put(self, item: Any) -> None:
+        if self.qsize() >= self._most and item is not None:
+            raise engineio.exceptions.SocketIsClosedError
+        self.put_nowait(item)
+
+
+def _cut(environ: dict[str, Any] | None) -> None:
+    """Close the TCP connection; what was written to it before is still sent."""
+    request = environ.get("aiohttp.request") if environ is not None else None
+    if request is not None and request.transport is not None:
+        request.transport.close()
 
 
 class _BufferedRequest:
