@@ -82,6 +82,9 @@ class DockerRuntime:
         self._available = asyncio.Event()
         self._reap_soon = asyncio.Event()
         self._counts = _Counts()
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._cleanups: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.info: EngineInfo | None = None
         self.image_id = ""
         self.create_warnings: set[str] = set()
@@ -102,15 +105,21 @@ class DockerRuntime:
             self.owner.close()
             self._engine.close()
             raise
-        self._watch_task = self._tasks.create_task(self._watch(), name="docker-events")
-        self._reap_task = self._tasks.create_task(self._reap_regularly(), name="docker-reaper")
+        self._start_side_task(self._watch(), "docker-events")
+        self._start_side_task(self._reap_regularly(), "docker-reaper")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watch_task.cancel()
-        self._reap_task.cancel()
+        try:
+            # Ends under way still need the Engine's events.
+            if self._cleanups:
+                await asyncio.wait(self._cleanups, timeout=_SWEEP_AT_CLOSE_S)
+        finally:
+            self._closing = True
+            for task in list(self._side_tasks):
+                task.cancel()
         try:
             await self._tasks.__aexit__(kind, exc, traceback)
         except BaseExceptionGroup as group:
@@ -126,16 +135,26 @@ class DockerRuntime:
                 self.owner.close()
                 self._engine.close()
 
+    def _start_side_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._tasks.create_task(work, name=name)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> bool:
         """Run clean-up work in the runtime's own task group, so that it outlives the cancellation of who asked for it.
 
         False when the runtime is closing: its sweep does the work then.
         """
-        try:
-            self._tasks.create_task(work, name=name)
-        except RuntimeError:
+        if self._closing:
             work.close()
             return False
+        try:
+            task = self._tasks.create_task(work, name=name)
+        except RuntimeError:  # a side task has died, and the group is shutting down
+            work.close()
+            return False
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
         return True
 
     async def _sweep(self) -> None:
@@ -292,7 +311,7 @@ class DockerRuntime:
             except CgroupFailure as exc:
                 log.info("container_cgroup_unreadable", extra={"reason": str(exc)})
         usage = StatsUsage()
-        self.spawn(self._follow_stats(container, usage), "docker-stats")
+        self._start_side_task(self._follow_stats(container, usage), "docker-stats")
         return usage
 
     async def _follow_stats(self, container: Container, usage: StatsUsage) -> None:
