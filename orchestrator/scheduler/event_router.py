@@ -72,12 +72,9 @@ class EventRouter:
         """Before the sockets are closed: let clients answer to the events that they were sent. The process of an
         official client ends when its session is lost with such answers under way (observed with dcp-client 5.6.1)."""
         watches = [watch for group in self._watches.values() for watch in group.values()]
-        for watch in watches:
-            watch.pause()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                for watch in watches:
-                    await watch.idle.wait()
+                await asyncio.gather(*(watch.drain() for watch in watches))
         await self._forget()
 
     async def handle(self, request: Request) -> Any:

@@ -33,7 +33,7 @@ def job_message(job: Job, state: JobState) -> dict[str, Any]:
         "needCapabilities": spec["requirements"],
         "discrete": spec["discrete"],
         "useStrict": spec["useStrict"],
-        "workerConsole": spec["workerConsole"],
+        **({"workerConsole": True} if spec["workerConsole"] else {}),
         "localExec": spec["localExec"],
         "almostDone": state.counts.total - state.counts.settled <= max(1, state.counts.total // 20),
         "metrics": job_metrics(state.estimate, state.counts),

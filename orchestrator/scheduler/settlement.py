@@ -95,6 +95,11 @@ class Settlement:
             outcome.waiting |= any(one.state is SliceState.READY for one in batch.changed.values())
         ended = await self.advance(tx, [(grouped[key][0].job, state) for key, state in outcome.states.items()], now)
         outcome.states.update(ended)
+        # The estimation hands out only so many slices at a time: with each result, or at its end, more may go.
+        outcome.waiting |= any(
+            states[key].status is RunStatus.ESTIMATION and state.ended_at is None and state.counts.waiting > 0
+            for key, state in outcome.states.items()
+        )
         outcome.waiting |= any(_may_give_more(states[key], after) for key, after in outcome.states.items())
         for report in reports:
             report.state = outcome.states.get(report.job.key) or states.get(report.job.key)

@@ -32,6 +32,8 @@ from orchestrator.wallet.addresses import checksum
 
 MOST_CANDIDATES = 200
 """jobs looked at per request, the longest unserved first"""
+RESOLVING_S = 0.1
+"""longest wait for work of a worker that holds jobs whose code it has not got yet"""
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,7 +70,11 @@ class TaskDistributor:
             await self._renew(wanted, request.peer)
         if not wanted.wants_slices or wanted.load <= 0:
             return self._answer(None, [], {})
-        deadline = self._core.clock() + self._core.settings.long_poll_s
+        patience_s = self._core.settings.long_poll_s
+        if wanted.profile.unresolved:
+            # The worker fetches these jobs' code right now, so what it says of them will not be true for long.
+            patience_s = min(patience_s, RESOLVING_S)
+        deadline = self._core.clock() + patience_s
         while True:
             ticket = self._core.work.ticket()
             now = self._core.clock()

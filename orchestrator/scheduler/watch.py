@@ -36,6 +36,8 @@ UNREADY_S = 10.0
 """a client that has not finished deploying by then hears of the end anyway"""
 CONGESTED_S = 0.1
 LONGEST_REPEAT_S = 60.0
+SILENT_S = 0.5
+"""a client that answers nothing for so long is taken to be gone, when the Scheduler stops"""
 
 _serials = itertools.count(1)
 _PROCESS = secrets.token_hex(6)
@@ -92,7 +94,7 @@ class Watch:
         self._wake = asyncio.Event()
         self._closed = False
         self._paused = False
-        self.idle = asyncio.Event()
+        self._answer = asyncio.Event()
         self._in_flight = 0
         self._in_flight_size = 0
         self._pause_until = 0.0
@@ -122,23 +124,29 @@ class Watch:
 
     def close(self) -> None:
         self._closed = True
-        self.idle.set()
+        self._answer.set()
         self._wake.set()
 
     @property
     def closed(self) -> bool:
         return self._closed
 
-    def pause(self) -> None:
-        """Send nothing new; `idle` is set when the client has answered to everything that was sent."""
+    async def drain(self) -> None:
+        """Send nothing new, and wait until the client has answered to everything that was sent, or is silent."""
         self._paused = True
         self._wake.set()
-        self._check_idle()
+        while not self._is_idle:
+            self._answer.clear()
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    await self._answer.wait()
+            except TimeoutError:
+                return
 
-    def _check_idle(self) -> None:
+    @property
+    def _is_idle(self) -> bool:
         sending = self._in_flight or self._status_in_flight or any(one.in_flight for one in self.channels.values())
-        if self._paused and not sending:
-            self.idle.set()
+        return self._closed or not sending
 
     def push(self, fresh: Iterable[Event]) -> None:
         """Events that were just committed, in the order of their ids."""
@@ -220,6 +228,7 @@ class Watch:
 
     async def _deliver(self, channel: Channel, event: Event) -> None:
         heard = await self._send(channel.token, f"e{event.id}", self._content(event))
+        self._answer.set()
         channel.in_flight -= 1
         self._in_flight -= 1
         self._in_flight_size -= _size(event)
@@ -228,7 +237,6 @@ class Watch:
         elif not self._closed:
             channel.queue.appendleft(event)
             self._pause_until = asyncio.get_running_loop().time() + CONGESTED_S
-        self._check_idle()
         if not channel.queue or self._in_flight < self._core.settings.event_window // 2:
             self._wake.set()
 
@@ -241,8 +249,9 @@ class Watch:
     async def _send(self, token: str, event_id: str, content: dict[str, Any]) -> bool:
         """True when the client has heard of it. An error answer counts: it says that the client knows the event
         already, or has no use for it."""
+        request = {"token": token, "event": {"eventId": event_id, "data": content}}
         try:
-            await self.connection.request("event", {"token": token, "event": {"eventId": event_id, "data": content}})
+            await self.connection.request("event", request)
         except RemoteError:
             return True
         except Congested:
@@ -275,7 +284,7 @@ class Watch:
             self._status_dirty, self._last_status = True, None
             self._pause_until = asyncio.get_running_loop().time() + CONGESTED_S
         self._status_in_flight = False
-        self._check_idle()
+        self._answer.set()
         self._wake.set()
 
     def _stop(self, group: asyncio.TaskGroup, now: float) -> float | None:
@@ -306,8 +315,8 @@ class Watch:
 
     async def _deliver_stop(self, channel: Channel) -> None:
         await self._send(channel.token, fresh_event_id(), messages.stop_event(self.job, self._state))
+        self._answer.set()
         channel.in_flight -= 1
-        self._check_idle()
         self._wake.set()
 
     def statistics(self) -> dict[str, Any]:

@@ -307,3 +307,21 @@ async def test_jobs_share_workers_fairly(app: SchedulerApp) -> None:
         one, two = await client.deploy(**wanted), await client.deploy(**wanted)
         answer = await worker.take()
         assert len(numbers(answer, one)) == len(numbers(answer, two)) > 0
+
+
+async def test_a_waiting_worker_gets_work_as_soon_as_the_estimation_ends(settings: SchedulerSettings) -> None:
+    settings = settings.model_copy(update={"long_poll_s": 60.0})
+    async with (
+        SchedulerApp(settings) as app,
+        deployer(app.url) as client,
+        fake_worker(app.url) as measuring,
+        fake_worker(app.url) as waiting,
+    ):
+        job = await client.deploy(dataRange={"start": 1, "end": 100, "step": 1}, estimationSlices=2)
+        first = await measuring.take()
+        assert len(numbers(first, job)) == 2
+        later = asyncio.ensure_future(waiting.take())
+        await until(lambda: app.roster.statistics()["workers"] == 2)
+        await measuring.compute(first)
+        async with asyncio.timeout(10):
+            assert numbers(await later, job)
