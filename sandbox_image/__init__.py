@@ -1,1 +1,1 @@
-"""The Evaluator image: the host program in JavaScript (``host/``) and the recipe that puts it into a container image."""
+"""The Evaluator image: its host program in JavaScript (``host/``) and the recipe that makes an image of it."""

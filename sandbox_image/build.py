@@ -26,6 +26,7 @@ ROOT = HERE.parent
 CACHE = ROOT / "build" / "sandbox_image"
 DEFAULT_TAG = "dcp-evaluator:local"
 INPUTS_LABEL = "org.dcp-orchestrator.inputs"
+LICENCES = "MIT AND LicenseRef-Node AND LGPL-2.1-or-later AND GPL-3.0-with-GCC-exception"
 RECIPE = 1  # raise when the recipe makes something else of the same inputs
 
 
@@ -89,7 +90,7 @@ class Recipe:
             "Labels": {
                 INPUTS_LABEL: self.inputs.digest(),
                 "org.opencontainers.image.title": "DCP Evaluator",
-                "org.opencontainers.image.licenses": "MIT AND LicenseRef-Node AND LGPL-2.1-or-later AND GPL-3.0-with-GCC-exception",
+                "org.opencontainers.image.licenses": LICENCES,
                 "org.dcp-orchestrator.licenses": "/licenses",
                 "org.dcp-orchestrator.node": sources.NODE_VERSION,
                 "org.dcp-orchestrator.libraries": ", ".join(f"{p.name} {p.version}" for p in self.inputs.packages),
