@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 metadata = sqlalchemy.MetaData()
 """Every table of the system is declared on this object, by the `store` module that owns it."""
 
+# FULL: a payment that was acknowledged survives a power cut. Group commit pays for it.
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "temp_store=MEMORY")
 _MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
 
 
@@ -79,8 +81,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     # The driver must not open transactions by itself: `_begin_immediate` does.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # FULL: a payment that was acknowledged survives a power cut. Group commit pays for it.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "temp_store=MEMORY"):
+    for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

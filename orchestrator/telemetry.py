@@ -54,7 +54,8 @@ class Readings:
 def _metrics_of(data: MetricsData | None) -> list[Metric]:
     if data is None:
         return []
-    return [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+    return [metric for scope in scopes for metric in scope.metrics]
 
 
 def collect_in_memory(service: str) -> Readings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
@@ -46,5 +47,21 @@ def main() -> None:
     try:
         cli()
     except OrchestratorError as error:
-        click.echo(f"dcp-orchestrator: {error}", err=True)
-        sys.exit(1)
+        _fail(error)
+    except BaseExceptionGroup as group:
+        expected = _leaf(group)
+        if expected is None:
+            raise
+        _fail(expected)
+
+
+def _leaf(error: BaseException) -> OrchestratorError | None:
+    """The first expected error in a group; task groups nest."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((leaf for inner in error.exceptions if (leaf := _leaf(inner))), None)
+    return error if isinstance(error, OrchestratorError) else None
+
+
+def _fail(error: OrchestratorError) -> NoReturn:
+    click.echo(f"dcp-orchestrator: {error}", err=True)
+    sys.exit(1)

@@ -18,6 +18,7 @@ from orchestrator import kvin
 from orchestrator.errors import Fault, OrchestratorError
 from orchestrator.jobs import values, words
 from orchestrator.protocol.client import ClientConnection, DcpClient
+from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.wallet.keys import PrivateKey
 
 _LABELS = ("result", "status", "console", "error", "noprogress", "custom")
@@ -87,7 +88,8 @@ class Job:
     ) -> list[Any]:
         """Deploy, wait for the end, and return the results in slice order.
 
-        `config` is the Scheduler's (see `orchestrator.protocol.config.fetch_config`); `account` pays. A slice without a result is None.
+        `config` is the Scheduler's (see `orchestrator.protocol.config.fetch_config`); `account` pays. A slice without a
+        result is None.
         Raises JobFailed when the Scheduler cancels the job. Under cancellation the job is cancelled at the Scheduler.
         """
         services = {name: entry["location"] for name, entry in config["scheduler"]["services"].items()}
@@ -99,7 +101,8 @@ class Job:
         except asyncio.CancelledError:
             with contextlib.suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(5):
-                    await submit.request("cancelJob", {"job": self.id, "owner": account.address, "reason": "interrupted"})
+                    reason = {"job": self.id, "owner": account.address, "reason": "interrupted"}
+                    await submit.request("cancelJob", reason)
             raise
         finally:
             await submit.close()
@@ -108,7 +111,11 @@ class Job:
         return [self.results.get(number) for number in range(1, int(stop.get("sliceCount", len(self.results))) + 1)]
 
     async def _follow(
-        self, client: DcpClient, services: Mapping[str, str], submit: ClientConnection, on_event: Callable[[JobEvent], None]
+        self,
+        client: DcpClient,
+        services: Mapping[str, str],
+        submit: ClientConnection,
+        on_event: Callable[[JobEvent], None],
     ) -> Mapping[str, Any]:
         assert self._stopped is not None
 
@@ -119,24 +126,49 @@ class Job:
 
         router = client.connect(services["eventRouter"], on_request=handle)
         results = client.connect(services["resultSubmitter"])
+        session_ended = asyncio.Event()
+        router.on_session_end(lambda _error: session_ended.set())
         try:
-            await router.request(
-                "subscribeMany",
-                {"reliableEvents": ["stop", "nofunds"], "optionalEvents": list(_LABELS), "options": {"filter": {"job": self.id}}},
-            )
-            groups = client.connect(services["computeGroups"])
-            await groups.request("addJobToGroups", {"job": self.id, "cgArray": [words.PUBLIC_GROUP]})
-            await groups.close()
-            if not isinstance(self.inputs, Range):
-                await self._upload(submit)
-                await results.request("closeJob", {"job": self.id})
-            stop = await self._stopped
+            await self._subscribe(router)
+            async with asyncio.TaskGroup() as group:
+                resubscribing = group.create_task(self._subscribe_again(router, session_ended))
+                await self._join_public_group(client, services["computeGroups"])
+                if not isinstance(self.inputs, Range):
+                    await self._upload(submit)
+                    await results.request("closeJob", {"job": self.id})
+                stop = await self._stopped
+                resubscribing.cancel()
             if stop.get("runStatus") == words.RunStatus.FINISHED:
                 await self._fetch_missing(results, client.identity, int(stop["sliceCount"]))
             return stop
         finally:
             await router.close()
             await results.close()
+
+    async def _subscribe(self, router: ClientConnection) -> None:
+        await router.request(
+            "subscribeMany",
+            {
+                "reliableEvents": ["stop", "nofunds"],
+                "optionalEvents": list(_LABELS),
+                "options": {"filter": {"job": self.id}},
+            },
+        )
+
+    async def _subscribe_again(self, router: ClientConnection, session_ended: asyncio.Event) -> None:
+        """A Scheduler that was restarted has forgotten the session, and with it who wants to hear."""
+        while True:
+            await session_ended.wait()
+            session_ended.clear()
+            with contextlib.suppress(ConnectionClosed):
+                await self._subscribe(router)
+
+    async def _join_public_group(self, client: DcpClient, url: str) -> None:
+        groups = client.connect(url)
+        try:
+            await groups.request("addJobToGroups", {"job": self.id, "cgArray": [words.PUBLIC_GROUP]})
+        finally:
+            await groups.close()
 
     def _submission(self, account: PrivateKey) -> dict[str, Any]:
         offer = self.slice_payment

@@ -13,23 +13,19 @@ function say(name, value)
 {
   // Lone surrogates must reach the test as escapes: UTF-8 cannot carry them.
   const text = JSON.stringify([name, value === undefined ? null : value]);
-  fs.writeSync(1, text.replace(/[\ud800-\udfff]/g, (unit) => '\\u' + unit.charCodeAt(0).toString(16)) + '\n');
+  process.stdout.write(text.replace(/[\ud800-\udfff]/g, (unit) => '\\u' + unit.charCodeAt(0).toString(16)) + '\n');
 }
 
 function watch(job)
 {
   for (const name of ['accepted', 'result', 'console', 'error', 'noProgress', 'status', 'cancel', 'stop', 'complete', 'nofunds', 'duplicate-result'])
-    job.on(name, (event) => say(name, plain(event)));
+    job.on(name, (event) => say(name, name === 'accepted' ? { id: job.id } : plain(event)));
 }
 
-/** An event without what JSON cannot hold (the `accepted` event is the job itself). */
+/** An event as JSON can hold it. */
 function plain(event)
 {
-  if (event === null || typeof event !== 'object')
-    return event;
-  if (event.constructor && event.constructor.name === 'Job')
-    return { id: event.id };
-  return JSON.parse(JSON.stringify(event, (key, value) => (typeof value === 'bigint' ? String(value) : value)));
+  return JSON.parse(JSON.stringify(event, (key, value) => (typeof value === 'bigint' ? String(value) : value)) ?? 'null');
 }
 
 async function main()
@@ -44,7 +40,12 @@ async function main()
   say('done');
 }
 
-main().then(() => process.exit(0), (error) => {
+function exit(status)
+{
+  process.stdout.write('', () => process.exit(status));
+}
+
+main().then(() => exit(0), (error) => {
   say('failed', { message: error.message, code: error.code, stack: error.stack });
-  process.exit(3);
+  exit(3);
 });

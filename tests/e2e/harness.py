@@ -128,7 +128,7 @@ class Wallet:
     async def create(cls, folder: pathlib.Path) -> Wallet:
         for label in ("id", "default"):
             process = await asyncio.create_subprocess_exec(
-                str(COMMAND), "keystore", "new", str(folder / f"{label}.keystore"), "--no-passphrase",
+                str(COMMAND), "keystore", "new", str(folder / f"{label}.keystore"), "--empty-passphrase",
                 stdout=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             assert await process.wait() == 0

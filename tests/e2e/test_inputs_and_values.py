@@ -129,10 +129,10 @@ async def test_values_that_json_cannot_hold(run: Run) -> None:
     program = """
         const job = compute.for(1, 6, (i) => {
             progress();
-            return [null, undefined, NaN, 12345678901234567890n, new Date(86400000), new Map([['k', new Set([1])]]), /x/gi][i];
+            return [null, undefined, NaN, 12345678901234567890n, { when: new Date(86400000) }, new Map([['k', new Set([1])]]), /x/gi][i];
         });
         const r = Array.from(await job.exec());
-        say('results', [r[0] === undefined, Number.isNaN(r[1]), typeof r[2], String(r[2]), r[3].toISOString(), r[4].get('k').has(1), String(r[5])]);
+        say('results', [r[0] === undefined, Number.isNaN(r[1]), typeof r[2], String(r[2]), r[3].when.toISOString(), r[4].get('k').has(1), String(r[5])]);
     """
     assert (await run(program)).ok().one("results") == [
         True, True, "bigint", "12345678901234567890", "1970-01-02T00:00:00.000Z", True, "/x/gi",
