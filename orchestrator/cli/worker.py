@@ -11,8 +11,9 @@ import sys
 from typing import Any
 
 import click
+import pydantic
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.settings import WorkerSettings
 
 _LEVELS = ["debug", "info", "warning", "error"]
@@ -101,7 +102,16 @@ def run(log_level: str, output: str, **flags: Any) -> None:
     """
     configure_logging(log_level, output)
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    asyncio.run(serve(WorkerSettings(**given), output))
+    asyncio.run(serve(_settings(given), output))
+
+
+def _settings(given: dict[str, Any]) -> WorkerSettings:
+    """Flags over environment over defaults. Raises `InvalidInput` naming every setting that is wrong."""
+    try:
+        return WorkerSettings(**given)
+    except pydantic.ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']} (it is {one['input']!r})" for one in error.errors()]
+        raise InvalidInput(f"settings of the worker: {'; '.join(wrong)}") from None
 
 
 async def serve(settings: WorkerSettings, output: str = "text") -> None:

@@ -100,10 +100,7 @@ class OriginRules:
             elif value.startswith("file:"):
                 files.add(_file_path(value))
             else:
-                parts = urllib.parse.urlsplit(value)
-                if parts.path not in ("", "/") or parts.query or parts.fragment:
-                    raise InvalidInput(f"allow-origin {entry!r}: an origin has no path, write {Origin.of(value)}")
-                by_purpose.setdefault(purpose, set()).add(Origin.of(value))
+                by_purpose.setdefault(purpose, set()).add(_origin_entry(entry, value))
         return cls(
             Origin.of(scheduler_url),
             {purpose: frozenset(origins) for purpose, origins in by_purpose.items()},
@@ -135,6 +132,16 @@ class OriginRules:
         return any(
             one in self.everywhere or origin in self.by_purpose.get(one, frozenset()) for one in (purpose, Purpose.ANY)
         )
+
+
+def _origin_entry(entry: str, value: str) -> Origin:
+    try:
+        origin, parts = Origin.of(value), urllib.parse.urlsplit(value)
+    except InvalidInput as error:
+        raise InvalidInput(f"allow-origin {entry!r}: {error.message}") from None
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise InvalidInput(f"allow-origin {entry!r}: an origin has no path, write {origin}")
+    return origin
 
 
 def _file_path(url: str) -> str:

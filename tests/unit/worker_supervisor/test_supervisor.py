@@ -456,3 +456,18 @@ def test_idle_sandboxes_and_forgotten_jobs_are_cleared_away(desk):
     d.one(act.CloseSandbox)
     d(ev.Tick(), after=60)
     assert d.one(act.ForgetJob).job_id == "job"
+
+
+def test_a_job_given_up_while_data_are_on_the_way_starts_clean_when_it_comes_again(desk):
+    d = desk(sandboxes=1)
+    d.task({"job": [1, 2, 3]}, datum="https://data.example/")
+    d(ev.JobFetched("job"))
+    fetches = d.all(act.FetchDatum)
+    d(ev.DatumFetched(fetches[0].key, "data:,1"))
+    sandbox = d.one(act.OpenSandbox).sandbox
+    d(ev.SandboxOpened(sandbox))
+    d.complete(sandbox, fetches[0].key)  # its result is under way when the job goes
+    d(ev.JobRemoved("job"))
+    assert sorted(d.one(act.ReturnSlices).numbers) == [2, 3]
+    d.task({"job": [4]}, datum="https://data.example/")
+    assert d.all(act.FetchJob) == [] and len(d.all(act.FetchDatum)) == 1

@@ -1,0 +1,42 @@
+"""`dcp-orchestrator worker run` says what is wrong, in one line, before it does anything."""
+
+from __future__ import annotations
+
+import click.testing
+import pytest
+
+from orchestrator.cli.worker import command
+from orchestrator.errors import InvalidInput
+from orchestrator.settings import WorkerSettings
+from orchestrator.worker.docker_runtime import RuntimeUnavailable
+
+
+def run(*arguments, env=None):
+    return click.testing.CliRunner().invoke(command, ["run", *arguments], env=env)
+
+
+def test_every_setting_has_a_flag():
+    parameters = {parameter.name for parameter in command.commands["run"].params}
+    assert set(WorkerSettings.model_fields) <= parameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (["--allow-origin", "foo"], {}, ["allow-origin 'foo'", "http"]),
+        ([], {"DCP_ORCHESTRATOR_WORKER_SANDBOXES": "0"}, ["sandboxes", "greater than or equal to 1"]),
+    ],
+)
+def test_wrong_settings(arguments, env, words):
+    error = run(*arguments, env=env).exception
+    assert isinstance(error, InvalidInput) and all(word in error.message for word in words)
+
+
+def test_without_docker_it_says_what_to_do(tmp_path):
+    error = run("--docker-host", f"unix://{tmp_path}/none.sock", "--state", str(tmp_path / "s")).exception
+    assert isinstance(error, RuntimeUnavailable) and "Install it" in error.message
+
+
+def test_an_address_that_is_none(tmp_path):
+    error = run("--payment-address", "nobody", "--state", str(tmp_path / "s")).exception
+    assert isinstance(error, InvalidInput) and "nobody" in error.message
