@@ -17,6 +17,7 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.group_commit import GroupCommit
 from orchestrator.scheduler.lease_book import read_claim
+from orchestrator.scheduler.plain_json import plain_data
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.store import events, jobs
 from orchestrator.scheduler.store.events import Event
@@ -323,6 +324,8 @@ class EventRouter:
         content = {**payload, "job": job.id, "sliceNumber": number, "worker": lease.worker}
         if label == "console":
             content["message"] = _console_message(payload.get("message"))
+        if label == "custom":
+            content["data"] = plain_data(payload.get("data"))
         body = json.dumps(content, separators=(",", ":"))
         if len(body) > MAX_EVENT:
             raise InvalidInput(f"the event has {len(body)} characters, more than {MAX_EVENT}")
