@@ -377,9 +377,10 @@ function reportWithId(kind, first, second, third, fourth) {
   } else if (kind === 'console') {
     const message = second === '' ? '' : `,"message":${marshalled(second)}`;
     line(3, `{"request":"console",${head},"payload":{"level":"${first}"${message},"same":${Number(third)}}}`);
-  } else if (kind === 'emit')
-    line(3, `{"request":"emitEvent",${head},"payload":{"eventName":"custom","customEvent":${JSON.stringify(first)},"data":${marshalled(second)}}}`);
-  else if (kind === 'fetch')
+  } else if (kind === 'emit') {
+    const data = typeof third === 'string' && third !== '' && fits(third) ? third : marshalled(second);
+    line(3, `{"request":"emitEvent",${head},"payload":{"eventName":"custom","customEvent":${JSON.stringify(first)},"data":${data}}}`);
+  } else if (kind === 'fetch')
     line(3, `{"request":"fetchRequest",${head},"fetchId":${Number(first)},"data":${second}}`);
 }
 

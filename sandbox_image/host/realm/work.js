@@ -65,6 +65,7 @@
   /** What was said before the first slice. */
   let early = [];
   let open = false;
+  let hasRun = false;
 
   function log(level, message) {
     if (!open) {
@@ -120,6 +121,7 @@
     sentAt = lib.pipelined ? lib.clock() : -Infinity;
     said = null;
     open = true;
+    hasRun = true;
     const waiting = early;
     early = [];
     for (let i = 0; i < waiting.length; i++)
@@ -132,16 +134,28 @@
   };
 
   /** Nothing that was said between two slices is heard. */
-  lib.dropReports = () => { early = []; };
+  lib.dropReports = () => {
+    if (hasRun)
+      early = [];
+  };
 
   // --------------------------------------------------------------------------------------------------- work
+
+  /** The value as a client gets it: JSON, which is how events travel from the worker on. '' when JSON cannot hold it. */
+  function plainTextOf(value) {
+    try {
+      return lib.stringify(value) || 'null';
+    } catch {
+      return '';
+    }
+  }
 
   function emit(name, value) {
     if (typeof name !== 'string')
       throw new Error(`Event name passed to work.emit must be a string, not ${lib.describe(name)}.`);
     if (name.length > NAME)
       throw new lib.RangeError(`work.emit: a name has ${NAME} characters at most`);
-    if (open && !lib.send('emit', name, textOf(value)))
+    if (open && !lib.send('emit', name, textOf(value), plainTextOf(value)))
       throw new lib.RangeError('work.emit: the value is larger than 1 MB, or nested too deep');
   }
 
