@@ -32,7 +32,7 @@ ANNOUNCEMENT = "E0000P" + js_json.dumps(
 )
 
 _DEFAULT_FRAGMENT_SIZE = 1_000_000
-_SMALLEST_FRAGMENT_SIZE = 1_000
+_SMALLEST_FRAGMENT_SIZE = 10_000
 
 
 class FramingError(InvalidInput):

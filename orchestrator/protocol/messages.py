@@ -42,7 +42,7 @@ class _Absent:
 
 
 ABSENT: Any = _Absent()
-"""A request without data: JavaScript's undefined."""
+"""A request without data, a response without payload: JavaScript's undefined."""
 
 # Any text that reads as the same value will do for jsonData.
 _data_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -120,16 +120,16 @@ class OutgoingResponse:
 
     id: str
     success: bool
-    payload_text: str
+    payload_text: str | None
 
     @classmethod
     def make(cls, message_id: str, success: bool, payload: Any) -> OutgoingResponse:
-        """Encode the payload at once. Raise `InvalidInput` when JSON cannot say it."""
-        return cls(message_id, success, js_json.dumps(payload))
+        """Encode the payload at once; `ABSENT` leaves it out. Raise `InvalidInput` when JSON cannot say it."""
+        return cls(message_id, success, None if payload is ABSENT else js_json.dumps(payload))
 
     @property
     def size(self) -> int:
-        return len(self.payload_text) + 200
+        return len(self.payload_text or "") + 200
 
     @property
     def batchable(self) -> bool:
@@ -139,10 +139,8 @@ class OutgoingResponse:
     def text(self) -> str:
         """The message up to `auth`, without the closing brace."""
         success = "true" if self.success else "false"
-        return (
-            f'{{"id":{js_json.string(self.id)},"type":"response","success":{success},'
-            f'"payload":{self.payload_text},"auth":{{}}'
-        )
+        payload = "" if self.payload_text is None else f',"payload":{self.payload_text}'
+        return f'{{"id":{js_json.string(self.id)},"type":"response","success":{success}{payload},"auth":{{}}'
 
 
 def single_body(text: str, dcpsid: str | None, time: str, ack_token: str, nonce: str | None) -> str:

@@ -51,8 +51,8 @@ class ServerLimits:
     # Before it has named its session a socket may send little, and not for long.
     greeting: FramingLimits = field(default_factory=lambda: FramingLimits(message=65_536, partial=1, fragments=8))
     greeting_timeout: float = 30
-    # Packets that a peer leaves unread before its socket is dropped.
-    unread_packets: int = 2_000
+    # Packets that a peer leaves unread before its socket is dropped; more than the longest message has fragments.
+    unread_packets: int = 10_000
     sweep_interval: float = 2
 
 
@@ -273,6 +273,8 @@ class DcpServer:
     def _on_message(self, socket: ServerSocket, envelope: Envelope) -> None:
         link = socket.link
         if link is None:
+            if socket.is_stray:
+                return  # the peer's ack of the farewell
             link = self._find(socket, envelope)
             if link is None:
                 return
@@ -298,6 +300,7 @@ class DcpServer:
         frame = farewell(self.identity, envelope.body, random_token, self._clock())
         if frame is not None:
             socket.send(frame)
+            socket.is_stray = True
         else:
             socket.drop()
         return None

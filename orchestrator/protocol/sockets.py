@@ -8,6 +8,8 @@ of several megabytes, the reference's ping times.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import functools
 import json
 import logging
@@ -46,6 +48,8 @@ class ServerSocket:
         self.link: Link | None = None
         self.since = time.monotonic()
         self.is_dropped = False
+        self.is_stray = False
+        """Its peer was told that its session is unknown, and has nothing more to say."""
         self.sid = sid
         self.eio_sid = eio_sid
         self._server = server
@@ -125,11 +129,8 @@ class SocketServer:
                 self._spawn(self._close_socket(socket))
             elif socket.sid in self._sockets:
                 # The text that python-socketio would make of emit("message", packet), without its detours.
-                try:
+                with contextlib.suppress(engineio.exceptions.EngineIOError):  # closed meanwhile
                     await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
-                except engineio.exceptions.EngineIOError:
-                    log.info("dropped a socket of %s: it does not read", socket.service, extra={"action": "unread"})
-                    socket.drop()
 
     async def close(self) -> None:
         """Close all sockets."""
@@ -170,6 +171,7 @@ class SocketServer:
         _cut(environ)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        _current_request.set(request)
         if request.method == "POST":
             # engine.io reads a polled body with one read(), which may end early.
             return await self._sio.handle_request(_BufferedRequest(request, await request.read()))  # type: ignore[no-any-return]
@@ -203,24 +205,33 @@ class SocketServer:
                 socket.drop()
 
 
+# The request that engine.io is making a socket for.
+_current_request: contextvars.ContextVar[web.Request] = contextvars.ContextVar("_current_request")
+
+
 class _UnreadPackets(asyncio.Queue[Any]):
     """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self._request = _current_request.get()
 
     async def put(self, item: Any) -> None:
-        if self.qsize() >= self._most and item is not None:
-            raise engineio.exceptions.SocketIsClosedError
-        self.put_nowait(item)
+        if self.qsize() < self._most or item is None:
+            self.put_nowait(item)
+        elif self._request.transport is not None:
+            # Whoever writes to this peer waits for it to read; only this wakes them.
+            log.info("cut off a peer that does not read", extra={"action": "unread"})
+            self._request.transport.abort()
 
 
 def _cut(environ: dict[str, Any] | None) -> None:
-    """Close the TCP connection; what was written to it before is still sent."""
+    """Close the TCP connection; what was written before is still sent, if the peer reads it soon."""
     request = environ.get("aiohttp.request") if environ is not None else None
     if request is not None and request.transport is not None:
         request.transport.close()
+        asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, request.transport.abort)
 
 
 class _BufferedRequest:

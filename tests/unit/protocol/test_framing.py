@@ -79,7 +79,7 @@ def test_the_announcement_sets_the_senders_size() -> None:
     sender, receiver = Sender(), Receiver()
     assert receiver.receive(ANNOUNCEMENT, sender) == []
     assert sender.fragment_size == 300_000
-    for announced, kept in [('{"rxMaxFragmentSize":5}', 1000), ("{}", 300_000), ("[]", 300_000)]:
+    for announced, kept in [('{"rxMaxFragmentSize":5}', 10_000), ("{}", 300_000), ("[]", 300_000)]:
         sender.fragment_size = 300_000
         receiver.receive("E0000P" + announced, sender)
         assert sender.fragment_size == kept
