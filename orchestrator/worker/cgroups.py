@@ -163,6 +163,8 @@ class CgroupReader:
         Peak memory is the kernel's high-water mark less the page cache: the first container that touches the image is
         charged the evaluator's binary as cache (over 100 MB), which is not the job's doing.
         """
+        if not self._files:  # closed: the numbers may be other files' by now
+            return self._last
         try:
             cpu_ns = self._cpu_ns()
             if self._cache_read_at is None or now - self._cache_read_at >= _CACHE_AGE_S:
@@ -196,7 +198,7 @@ class CgroupReader:
 
     def oom_kills(self) -> int:
         """Processes that the kernel killed for memory. On v1 the counter does not include cgroups below this one."""
-        if self._events is None:
+        if self._events is None or not self._files:
             return 0
         with contextlib.suppress(OSError):
             return parse_flat_keyed(os.pread(self._events, 512, 0)).get("oom_kill", 0)

@@ -247,8 +247,12 @@ class Sandbox:
     def _begin_slice(self, item: _Slice, now: float) -> None:
         item.started_at = item.progress_at = now
         self._head_bytes_out = 0
+        due = item.due()
         if self._timer is None:
-            self._arm(item.due())
+            self._arm(due)
+        elif due < self._timer.when():
+            self._timer.cancel()
+            self._arm(due)
 
     def answer_fetch(
         self, request_id: Any, data: Mapping[str, Any] | None, error: Mapping[str, Any] | None = None
@@ -569,7 +573,7 @@ class Sandbox:
             kind, detail = DeathKind.PROTOCOL, "it faked its own exit (trace-stop)"
         elif state.oom_killed:
             kind, detail = DeathKind.OOM, "out of memory: the kernel killed it at its limit"
-        elif code in (134, 139):
+        elif code in (132, 133, 134, 139):
             detail = "the engine aborted or crashed"
             if b"heap out of memory" in self.stderr:
                 detail += " (it says: JavaScript heap out of memory)"

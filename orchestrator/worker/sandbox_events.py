@@ -144,7 +144,7 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class CustomEvent:
-    """`work.emit(name, …)`; `data` is KVIN-marshalled, passed on as it came."""
+    """`work.emit(name, …)`; `data` is passed on as it came: plain JSON, or KVIN-marshalled where JSON cannot say it."""
 
     key: int
     name: str
@@ -170,8 +170,10 @@ class ModulesRequested:
 
 @dataclass(frozen=True, slots=True)
 class SandboxEnded:
-    """The last event. `unfinished` are the keys that got no answer, in order; the first of them was running.
+    """The last event. `unfinished` are the keys that got no answer, in order.
 
+    The first of them was running, as far as could be heard: an evaluator may hold back the results of a few
+    milliseconds to write them at once, and when a later slice then ends it, some that had finished are among these.
     `running_metrics` is what the running one used until the end (None when none was running).
     """
 

@@ -75,7 +75,7 @@ async def test_nothing_of_the_host_is_reachable(attack: Any, name: str) -> None:
 
 ENDLESS = {
     "loop": "() => { for (;;); }",
-    "microtasks": "() => { const again = () => Promise.resolve().then(again); return again(); }",
+    "microtasks": "() => { const again = () => { queueMicrotask(again); }; again(); }",
     "await": "async () => { for (;;) await null; }",
     "regular expression": "() => /^(a+)+$/.test('a'.repeat(40) + '!')",
     "Atomics.wait": "() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)",
@@ -153,10 +153,20 @@ FLOODS = {
     "long console lines": "() => { for (let i = 0; ; i++) console.log('x'.repeat(500000) + i); }",
     "events": "() => { for (let i = 0; ; i++) work.emit('e', i); }",
     "a result of 64 MiB": "() => 'x'.repeat(64 << 20)",
+}
+
+OVERSIZED = {
     "an event of 8 MiB": "() => { work.emit('e', 'x'.repeat(8 << 20)); return 1; }",
     "an event name of 1 MiB": "() => { work.emit('x'.repeat(1 << 20), 1); return 1; }",
     "an event nested deep": "() => { let a = []; for (let i = 0; i < 400; i++) a = [a]; work.emit('e', a); return 1; }",
 }
+
+
+@pytest.mark.parametrize("name", OVERSIZED)
+async def test_what_could_not_pass_is_refused_inside(attack: Any, name: str) -> None:
+    [event] = await attack(OVERSIZED[name])
+    assert isinstance(event, ev.SliceFailed), event
+    assert event.error["name"] == "RangeError"
 
 
 @pytest.mark.parametrize("name", FLOODS)

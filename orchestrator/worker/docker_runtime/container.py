@@ -53,16 +53,22 @@ class UsageSource(Protocol):
 
     def read(self, now: float) -> Usage: ...
 
+    def close(self) -> None:
+        """Further readings are the last one again."""
+
 
 @dataclass(slots=True)
 class CgroupUsage:
-    """Readings from cgroup files; with `base_ns` taken off, what was used before the guest's first instruction."""
+    """Readings from cgroup files."""
 
     reader: CgroupReader
     exact: bool = True
 
     def read(self, now: float) -> Usage:
         return self.reader.read(now)
+
+    def close(self) -> None:
+        self.reader.close()
 
 
 @dataclass(slots=True)
@@ -74,6 +80,9 @@ class StatsUsage:
 
     def read(self, now: float) -> Usage:
         return self.latest
+
+    def close(self) -> None:
+        pass
 
     def update(self, stats: dict[str, Any]) -> None:
         cpu = (stats.get("cpu_stats") or {}).get("cpu_usage") or {}
@@ -145,6 +154,9 @@ class Container:
             self._removed = True
             return clean
         finally:
+            self.usage.close()
+            if self.cgroup is not None:
+                self.cgroup.reader.close()
             self._forget(self)
 
 

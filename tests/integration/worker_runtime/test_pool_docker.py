@@ -1,6 +1,6 @@
 """The pool: ready ahead of need, replaced when lost, bounded."""
 
-
+# ruff: noqa: ASYNC110  (these tests poll the Engine and the kernel, which send no events)
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Docker missing, too old, refusing, silent, gone and back; owners, leases and the reaper."""
 
-
+# ruff: noqa: ASYNC110, ASYNC240  (these tests poll the Engine and the kernel, which send no events)
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One sandbox in a real container: slices, figures, and every way to end."""
 
-
+# ruff: noqa: ASYNC110, ASYNC240  (these tests poll the Engine and the kernel, which send no events)
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from orchestrator.worker.sandbox import Sandbox, SandboxSettings, State
 pytestmark = pytest.mark.docker
 
 BURN = "(ms) => { const end = performance.now() + ms; while (performance.now() < end); progress(1); return ms; }"
+#: Work of a certain size, whatever else the machine does meanwhile: about half a second of CPU for 10⁸.
+WORK = "(n) => { let s = 0; for (let i = 0; i < n; i++) s = (s + i) % 1000003; progress(1); return s; }"
 
 
 def datum(value: Any) -> str:
@@ -51,17 +53,17 @@ async def test_slices_come_back_in_order_with_their_values(runtime: Any, working
 
 async def test_cpu_time_is_the_kernels(runtime: Any, working: Any, take: Any, engine: Any) -> None:
     async with runtime() as made:
-        sandbox = await working(made, BURN)
+        sandbox = await working(made, WORK)
         figures = []
-        for milliseconds in (300, 20, 1):
-            sandbox.submit(1, datum(milliseconds))
+        for count in (10**8, 10**7, 1):
+            sandbox.submit(1, datum(count))
             [event] = await take(sandbox, 1)
             figures.append(event.metrics)
             assert event.progressed
-            assert event.metrics.wall_time_s >= milliseconds / 1000
-            # A busy machine stretches the wall clock, never the CPU time.
+            # One core at most; a busy machine stretches the wall clock, never the CPU time.
             assert event.metrics.cpu_time_s <= event.metrics.wall_time_s + 0.05
-        assert figures[0].cpu_time_s > 0.1 > figures[1].cpu_time_s > figures[2].cpu_time_s
+        assert figures[0].cpu_time_s > 3 * figures[1].cpu_time_s > 6 * figures[2].cpu_time_s > 0
+        assert figures[0].cpu_time_s > 0.05
         container = engine.containers.get(sandbox._container.id)
         stats = await asyncio.to_thread(container.stats, stream=False)
         engine_ns = stats["cpu_stats"]["cpu_usage"]["total_usage"]
@@ -75,18 +77,16 @@ async def test_cpu_time_is_the_kernels(runtime: Any, working: Any, take: Any, en
 
 
 async def test_a_job_cannot_forge_its_figures(runtime: Any, working: Any, take: Any) -> None:
-    forger = """(ms) => {
-      const now = performance.now.bind(performance), end = now() + ms;
-      while (now() < end);
+    forger = """(n) => {
       try { performance.now = () => 0; Date.now = () => 0; } catch {}
-      return 1;
+      let s = 0; for (let i = 0; i < n; i++) s = (s + i) % 1000003;
+      return s;
     }"""
     async with runtime() as made:
         sandbox = await working(made, forger)
-        sandbox.submit(1, datum(200))
+        sandbox.submit(1, datum(10**8))
         [event] = await take(sandbox, 1)
-        assert event.metrics.cpu_time_s > 0.05
-        assert event.metrics.wall_time_s >= 0.2
+        assert 0.05 < event.metrics.cpu_time_s <= event.metrics.wall_time_s + 0.05
 
 
 async def test_pipelined_slices_share_what_the_kernel_charged(runtime: Any, working: Any, take: Any) -> None:
@@ -135,7 +135,7 @@ async def test_what_a_slice_says(runtime: Any, working: Any, take: Any) -> None:
     assert kvin.unmarshal(lines[0].message) == ["one", {"a": 1}]
     assert [(line.message is None, line.same) for line in lines] == [(False, 1), (False, 1), (True, 3)]
     [custom] = [event for event in events if isinstance(event, ev.CustomEvent)]
-    assert (custom.name, kvin.unmarshal(custom.data)) == ("tick", {"n": 3})
+    assert (custom.name, custom.data) == ("tick", {"n": 3})
     assert [event.fraction for event in events if isinstance(event, ev.Progress)] == [0.5, 0.75]
     assert events[-1].progressed
 
@@ -249,6 +249,38 @@ async def test_the_deadline_is_each_slices_own(runtime: Any, working: Any, take:
             sandbox.submit(key, datum(200))
         assert len(await take(sandbox, 8)) == 8  # together longer than the limit of one
         assert sandbox.alive
+
+
+async def test_a_short_limit_after_a_long_one(runtime: Any, working: Any, take: Any) -> None:
+    async with runtime() as made:
+        sandbox = await working(made, "(x) => { while (x); }", limits=SliceLimits(slice_timeout_s=3600.0))
+        sandbox.submit(1, datum(0))
+        [completed] = await take(sandbox, 1)
+        assert isinstance(completed, ev.SliceCompleted)
+        sandbox.submit(2, datum(1), SliceLimits(slice_timeout_s=0.5))
+        [ended] = await take(sandbox)
+        assert (ended.cause.code, ended.unfinished) == ("ESLICETOOSLOW", (2,))
+
+
+async def test_descriptors_are_given_back(runtime: Any, working: Any) -> None:
+    def open_now() -> int:
+        """Files of cgroups; connections to the Engine are kept for the next call."""
+        names = []
+        for link in pathlib.Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                names.append(str(link.readlink()))
+        return sum(name.startswith("/sys/fs/cgroup") for name in names)
+
+    async with runtime() as made:
+        sandbox = await working(made, "(x) => x")
+        assert open_now() > 0
+        await sandbox.kill()
+        assert open_now() == 0
+    async with runtime(own_cgroups=False) as made:
+        sandbox = await working(made, "(x) => x")
+        assert open_now() > 0
+        await sandbox.kill()
+        assert open_now() == 0
 
 
 async def test_a_flood_ends_the_sandbox_and_no_other(runtime: Any, working: Any, take: Any) -> None:
@@ -388,8 +420,8 @@ async def test_the_hot_path_is_cheap(runtime: Any, working: Any) -> None:
 
 async def test_without_own_cgroups_the_containers_is_read(runtime: Any, working: Any, take: Any) -> None:
     async with runtime(own_cgroups=False) as made:
-        sandbox = await working(made, BURN)
-        sandbox.submit(1, datum(200))
+        sandbox = await working(made, WORK)
+        sandbox.submit(1, datum(10**8))
         [event] = await take(sandbox, 1)
         assert made.statistics()["own_cgroups"] is False
         assert sandbox._container.usage.exact
