@@ -142,7 +142,7 @@ class Settlement:
         batch.changed[report.number] = after
         if report.ending is Ending.FAILED:
             batch.failures.append(slices.Failure(report.number, report.worker, report.reason))
-        if report.verdict is Verdict.EXHAUSTED and report.ending is Ending.LOST:
+        if report.verdict is Verdict.EXHAUSTED:
             batch.exhausted.append(report)
 
     async def _write(self, tx: AsyncConnection, batch: _JobBatch, now: float) -> None:
@@ -175,7 +175,7 @@ def _events_of(batch: _JobBatch) -> list[events.Event]:
         events.Event(batch.job.key, "result", number=number, uri=report.uri)
         for number, report in batch.accepted.items()
     ]
-    # What a work function did wrong, its worker has told; that workers were lost with it, only the Scheduler knows.
+    # A worker tells of exceptions itself; that nobody will try a slice again, only the Scheduler knows.
     for report in batch.exhausted:
         body = {
             "name": "Error",
