@@ -36,7 +36,8 @@ _string = json.encoder.encode_basestring
 #   9007199254740993          integers that a double cannot hold
 # A number inside a container follows one of : , [ and the possessive digits keep the search linear.
 _SUSPICIOUS = re.compile(r'[":,\[]-?\d++(?:":|\.0(?!\d)|\.\d++e|e|(?<=\d{16}))')
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Two halves that stand side by side are a pair in JavaScript, whatever Python thinks of them.
+_SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
 _LONG_INTEGER = re.compile(r"\d{16}")
 _INDEX_KEY = re.compile(r"0|[1-9]\d{0,9}")
 
@@ -57,8 +58,8 @@ def dumps(value: Any) -> str:
         except RecursionError as error:
             raise InvalidInput("the value is nested too deeply for JSON") from error
     # ASCII is known without a scan; a surrogate makes the text a two byte string at least.
-    if not text.isascii() and _LONE_SURROGATE.search(text):
-        text = _LONE_SURROGATE.sub(_escape_surrogate, text)
+    if not text.isascii() and _SURROGATES.search(text):
+        text = _SURROGATES.sub(_mend_surrogates, text)
     return text
 
 
@@ -77,8 +78,8 @@ def loads(text: str) -> Any:
 def string(text: str) -> str:
     """A JSON string, quotes included."""
     encoded = _string(text)
-    if not encoded.isascii() and _LONE_SURROGATE.search(encoded):
-        encoded = _LONE_SURROGATE.sub(_escape_surrogate, encoded)
+    if not encoded.isascii() and _SURROGATES.search(encoded):
+        encoded = _SURROGATES.sub(_mend_surrogates, encoded)
     return encoded
 
 
@@ -100,7 +101,7 @@ def number(value: float) -> str:
 
 def is_wire_text(text: str) -> bool:
     """Whether the text can travel as UTF-8, that is, holds no lone surrogate."""
-    return text.isascii() or _LONE_SURROGATE.search(text) is None
+    return text.isascii() or _SURROGATES.search(text) is None
 
 
 def _shortest(value: float) -> str:
@@ -169,8 +170,11 @@ def _in_js_order(members: dict[str, Any]) -> list[str]:
     return indexes + names
 
 
-def _escape_surrogate(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+def _mend_surrogates(match: re.Match[str]) -> str:
+    text = match[0]
+    if len(text) == 2:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    return f"\\u{ord(text):04x}"
 
 
 def _refuse_constant(name: str) -> Any:
