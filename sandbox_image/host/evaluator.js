@@ -202,6 +202,7 @@ function finishAssign(failure) {
   engine.runMicrotasks();
   if (failed === '') {
     job.ready = true;
+    markCpu();
     delete job.workFunction;
     post(2, { request: 'assigned', jobAddress: job.id });
   } else if (job.pipelined)
@@ -232,7 +233,6 @@ function begin(slice) {
   outcome = null;
   slice.progressed = false;
   slice.started = performance.now();
-  slice.cpu = process.cpuUsage();
   if (job === null || !job.ready) {
     outcome = ['error', '{"name":"Error","message":"no job has been assigned","stack":""}'];
     finish();
@@ -267,10 +267,8 @@ function drive(step) {
 function finish() {
   const slice = current;
   const [kind, text, detail] = outcome;
-  const cpu = process.cpuUsage(slice.cpu);
-  const measurement = {
-    total: round(performance.now() - slice.started), CPU: round((cpu.user + cpu.system) / 1000), webGL: 0, webGPU: 0,
-  };
+  const total = performance.now() - slice.started;
+  const measurement = { total: round(total), CPU: round(cpuTime(total)), webGL: 0, webGPU: 0 };
   if (slice.id === null)
     reportPlain(kind, text, detail, measurement);
   else
@@ -281,6 +279,27 @@ function finish() {
   realm.reset();
   current = null;
   outcome = null;
+}
+
+/** CPU time at the last reading, and the time of slices since then that were too short for one. */
+let cpuMark = 0;
+let unread = 0;
+
+/** CPU time (ms) of a slice that took `total` ms. Reading it costs as much as an empty slice, so short ones are not read. */
+function cpuTime(total) {
+  if (total < 1) {
+    unread += total;
+    return total;
+  }
+  const used = cpuMark + unread;
+  markCpu();
+  return Math.max(0, cpuMark - used);
+}
+
+function markCpu() {
+  const { user, system } = process.cpuUsage();
+  cpuMark = (user + system) / 1000;
+  unread = 0;
 }
 
 function round(milliseconds) {
@@ -378,7 +397,7 @@ function reportWithId(kind, first, second, third, fourth) {
     const message = second === '' ? '' : `,"message":${marshalled(second)}`;
     line(3, `{"request":"console",${head},"payload":{"level":"${first}"${message},"same":${Number(third)}}}`);
   } else if (kind === 'emit') {
-    const data = typeof third === 'string' && third !== '' && fits(third) ? third : marshalled(second);
+    const data = third === true ? second : marshalled(second);
     line(3, `{"request":"emitEvent",${head},"payload":{"eventName":"custom","customEvent":${JSON.stringify(first)},"data":${data}}}`);
   } else if (kind === 'fetch')
     line(3, `{"request":"fetchRequest",${head},"fetchId":${Number(first)},"data":${second}}`);

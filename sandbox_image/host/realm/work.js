@@ -155,7 +155,10 @@
       throw new Error(`Event name passed to work.emit must be a string, not ${lib.describe(name)}.`);
     if (name.length > NAME)
       throw new lib.RangeError(`work.emit: a name has ${NAME} characters at most`);
-    if (open && !lib.send('emit', name, textOf(value), plainTextOf(value)))
+    if (!open)
+      return;
+    const plain = lib.pipelined ? plainTextOf(value) : '';
+    if (!lib.send('emit', name, plain === '' ? textOf(value) : plain, plain !== ''))
       throw new lib.RangeError('work.emit: the value is larger than 1 MB, or nested too deep');
   }
 
