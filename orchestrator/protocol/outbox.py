@@ -27,7 +27,7 @@ class OnDeck:
 
 
 class Outbox:
-    """A queue, first in first out, bounded in number and in characters."""
+    """The sending half of stop-and-wait: a queue, first in first out, bounded in number and in characters."""
 
     def __init__(self, most_messages: int, most_characters: int) -> None:
         self._most_messages = most_messages
@@ -35,6 +35,9 @@ class Outbox:
         self._queue: collections.deque[Outgoing] = collections.deque()
         self.characters = 0
         self.on_deck: OnDeck | None = None
+        self.nonce: str | None = None
+        """What our next message must carry: the peer's last ack brought it."""
+        self._acked: str | None = None
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -66,6 +69,29 @@ class Outbox:
         self.characters -= characters
         return taken
 
+    def acknowledge(self, token: str, nonce: str) -> bool:
+        """Take the peer's ack of what is on deck. False when it is not for that."""
+        if self.on_deck is None or token != self.on_deck.token:
+            return False
+        self.on_deck = None
+        self.nonce, self._acked = nonce, token
+        return True
+
+    def is_repeated(self, token: str) -> bool:
+        """Whether the peer has sent an ack with this token before."""
+        return token == self._acked
+
+    def retransmit(self, transport: int, now: float) -> str | None:
+        """What is on deck, to be sent again on another transport than before; None when there is nothing to repeat."""
+        if self.on_deck is None or self.on_deck.transport == transport:
+            return None
+        self.on_deck.transport, self.on_deck.sent_at = transport, now
+        return self.on_deck.frame
+
+    def forget_peer(self) -> None:
+        """Begin anew with a peer that knows nothing of what was on deck; what is queued stays."""
+        self.on_deck = self.nonce = self._acked = None
+
     def keep(self, wanted: Callable[[Outgoing], bool]) -> None:
         """Drop what is not wanted any more."""
         self._queue = collections.deque(message for message in self._queue if wanted(message))
@@ -74,3 +100,4 @@ class Outbox:
     def validate(self) -> None:
         assert self.characters == sum(message.size for message in self._queue)
         assert len(self._queue) <= self._most_messages
+        assert self.on_deck is None or self.on_deck.token != self._acked

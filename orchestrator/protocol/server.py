@@ -21,10 +21,11 @@ from aiohttp import web
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol import messages, sockets
 from orchestrator.protocol.errors import ConnectionClosed
+from orchestrator.protocol.farewell import farewell
 from orchestrator.protocol.framing import FramingError, FramingLimits
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.scope import TaskScope
-from orchestrator.protocol.session import Session, farewell
+from orchestrator.protocol.session import Session
 from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
 from orchestrator.protocol.sockets import ServerSocket
 from orchestrator.protocol.tokens import random_token

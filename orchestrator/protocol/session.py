@@ -14,10 +14,8 @@ Facts about the reference's behaviour were observed with dcp-client 5.6.1 and 4.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol import js_json, messages, signing
@@ -25,7 +23,8 @@ from orchestrator.protocol.authorization import authorized_resources
 from orchestrator.protocol.errors import Congested, ConnectionClosed, PeerChanged
 from orchestrator.protocol.messages import OutgoingRequest, OutgoingResponse
 from orchestrator.protocol.outbox import OnDeck, Outbox, Outgoing
-from orchestrator.protocol.tokens import MakeToken
+from orchestrator.protocol.receipts import Receipts
+from orchestrator.protocol.tokens import MakeToken, is_session_id, is_token
 from orchestrator.protocol.validity import InvalidRequestTime, Stamps
 from orchestrator.protocol.vocabulary import (
     Action,
@@ -55,22 +54,9 @@ from orchestrator.protocol.vocabulary import (
 )
 from orchestrator.wallet import keys
 
-_LONGEST_TOKEN = 256
-# Both halves go into our own texts without escapes.
-_SID = re.compile(r"[0-9A-Za-z_-]{8,128}")
 _KEEPALIVE_ANSWER = {"success": True}
 # Milliseconds since 1970 would be beyond this many seconds.
 _LATEST_TIME = 1e11
-
-
-@dataclass(slots=True)
-class _LastAck:
-    token: str
-    message_id: str
-    nonce: str
-    dcpsid: str | None
-    frame: str
-    transport: int
 
 
 class Session:
@@ -105,10 +91,7 @@ class Session:
         self._outbox = Outbox(self.limits.queue_messages, self.limits.queue_characters)
         self._unanswered: dict[str, Any] = {}
         self._in_progress: set[str] = set()
-        self._peer_nonce: str | None = None  # for our next message
-        self._acked_token: str | None = None  # of our last message that the peer has acked
-        self._last_ack: _LastAck | None = None
-        self._received_id: str | None = None
+        self._receipts = Receipts(key)
         self._transport = 0  # counts them
         self._is_up = False
         self._born = now
@@ -170,72 +153,49 @@ class Session:
 
     def _message(self, body: dict[str, Any], now: float) -> list[Action]:
         message_id, token = body.get("id"), body.get("ackToken")
-        if not _is_token(message_id) or not _is_token(token):
+        if not is_token(message_id) or not is_token(token):
             return self._fail("EINVAL", "a message must carry id and ackToken")
-        if message_id == self._received_id:
+        if self._receipts.has(message_id):
             self._stats.duplicates_in += 1
-            # On this transport the ack has been sent before and will arrive: repeating it would only make the peer
-            # repeat its next message.
-            return self._repeat_ack() if self._last_ack and self._last_ack.transport != self._transport else []
+            return self._repeat_ack()
         if self.dcpsid is not None:
             if body.get("dcpsid") != self.dcpsid:
                 return self._fail("EDCPSID", "invalid dcpsid")
-            if body.get("nonce") != (self._last_ack.nonce if self._last_ack else None):
+            if body.get("nonce") != self._receipts.nonce:
                 return self._fail("DCPC-1026", "nonce mismatch")
-        self._received_id = message_id
         self._stats.messages_in += 1
         # The ack goes out at once: handling may take long, and the peer drops the transport without one.
-        actions: list[Action] = [Send(self._acknowledge(message_id, token))]
+        nonce = f"NN{self.role[0]}{self._count()}-{self._make_token()}"
+        ack = self._receipts.give(message_id, token, nonce=nonce, dcpsid=self.dcpsid, transport=self._transport)
+        actions: list[Action] = [Send(ack)]
         if self.dcpsid is None:
             return actions + self._establish(body, now)
         return actions + self._deliver(body, now)
 
     # --- acks
 
-    def _acknowledge(self, message_id: str, token: str) -> str:
-        self._counter += 1
-        nonce = f"NN{self.role[0]}{self._counter}-{self._make_token()}"
-        frame = signing.seal(self._key, messages.ack_body(self.dcpsid, token, nonce, message_id))
-        self._last_ack = _LastAck(token, message_id, nonce, self.dcpsid, frame, self._transport)
-        return frame
-
     def _repeat_ack(self) -> list[Action]:
-        ack = self._last_ack
-        if ack is None:
-            return []
-        if ack.dcpsid is None and self.dcpsid is not None:
-            # The very first ack had no session to name, and without the name nobody can resume.
-            body = messages.ack_body(self.dcpsid, ack.token, ack.nonce, ack.message_id)
-            ack.frame, ack.dcpsid = signing.seal(self._key, body), self.dcpsid
-        ack.transport = self._transport
-        return [Send(ack.frame)]
+        frame = self._receipts.repeat(self.dcpsid, self._transport)
+        return [] if frame is None else [Send(frame)]
 
     def _acknowledged(self, body: dict[str, Any], now: float) -> list[Action]:
         token, nonce = body.get("token"), body.get("nonce")
-        if not _is_token(token) or not _is_token(nonce):
+        if not is_token(token) or not is_token(nonce):
             return self._fail("EINVAL", "an ack must carry token and nonce")
         if self.dcpsid is not None and body.get("dcpsid", self.dcpsid) != self.dcpsid:
             return self._fail("EDCPSID", "invalid dcpsid")
-        on_deck = self._outbox.on_deck
-        if on_deck is not None and token == on_deck.token:
-            self._outbox.on_deck = None
-            self._acked_token = token
-            self._peer_nonce = nonce
-            return self._released(on_deck) + self._flush(None, now)
-        if token != self._acked_token:
+        if self._outbox.acknowledge(token, nonce):
+            return self._released() + self._flush(None, now)
+        if not self._outbox.is_repeated(token):
             return self._fail("EINVAL", "unsolicited ack")
-        return self._retransmit(now)
-
-    def _retransmit(self, now: float) -> list[Action]:
-        """The peer repeated an ack, so it has not seen what is on deck, unless that was sent on this very transport."""
-        on_deck = self._outbox.on_deck
-        if on_deck is None or on_deck.transport == self._transport:
+        # The peer has not seen what is on deck, unless that was sent on this very transport.
+        frame = self._outbox.retransmit(self._transport, now)
+        if frame is None:
             return []
-        on_deck.transport, on_deck.sent_at = self._transport, now
         self._stats.retransmissions += 1
-        return [Send(on_deck.frame)]
+        return [Send(frame)]
 
-    def _released(self, on_deck: OnDeck) -> list[Action]:
+    def _released(self) -> list[Action]:
         if self.role is Role.TARGET and self.state is State.CONNECTING:
             self.state = State.ESTABLISHED
             return [Opened()]
@@ -259,10 +219,9 @@ class Session:
             else message.text
             for message in members
         ]
-        self._counter += 1
-        token = f"AT{self.role[0]}{self._counter}-{self._make_token()}"
+        token = f"AT{self.role[0]}{self._count()}-{self._make_token()}"
         if len(texts) == 1:
-            body = messages.single_body(texts[0], self.dcpsid, time, token, self._peer_nonce)
+            body = messages.single_body(texts[0], self.dcpsid, time, token, self._outbox.nonce)
         else:
             assert self.dcpsid is not None
             body = messages.batch_body(
@@ -271,7 +230,7 @@ class Session:
                 dcpsid=self.dcpsid,
                 time=time,
                 ack_token=token,
-                nonce=self._peer_nonce,
+                nonce=self._outbox.nonce,
             )
             self._stats.batches_out += 1
         self._stats.messages_out += 1
@@ -280,8 +239,11 @@ class Session:
         return Send(frame)
 
     def _message_id(self) -> str:
+        return f"{self._sequence}-{self._count()}-{self._make_token()}"
+
+    def _count(self) -> int:
         self._counter += 1
-        return f"{self._sequence}-{self._counter}-{self._make_token()}"
+        return self._counter
 
     def _ask(self, event: Ask, now: float) -> list[Action]:
         if self.state is State.CLOSING:
@@ -327,7 +289,8 @@ class Session:
     def _connect(self, now: float) -> list[Action]:
         """Begin anew: a session that was never established has nothing to resume."""
         self._sid = self._make_token()
-        self._received_id = self._last_ack = self._peer_nonce = self._acked_token = None
+        self._receipts.clear()
+        self._outbox.forget_peer()
         data = {"version": messages.WIRE_VERSION, "sid": self._sid}
         connect = OutgoingRequest.make(self._message_id(), "connect", data, None, inline=True)
         self._connect_id = connect.id
@@ -350,7 +313,7 @@ class Session:
         data = payload.get("data")
         data = data if isinstance(data, dict) else {}
         sid, version = data.get("sid"), data.get("version")
-        if not isinstance(sid, str) or not _SID.fullmatch(sid):
+        if not is_session_id(sid):
             return self._fail("EINVAL", "connect must carry a sid of letters and digits")
         self.dcpsid = sid + self._make_token()
         compatible = messages.is_compatible(version)
@@ -373,7 +336,7 @@ class Session:
         if body.get("success") is not True or not messages.is_compatible(payload.get("version")):
             return self._fail("EVERSION", f"the service refuses the connection: {str(payload.get('message'))[:200]}")
         dcpsid = body.get("dcpsid")
-        if not isinstance(dcpsid, str) or not dcpsid.startswith(self._sid) or not _SID.fullmatch(dcpsid):
+        if not is_session_id(dcpsid) or not dcpsid.startswith(self._sid):
             return self._fail("EDCPSID", "peer proposed an invalid dcpsid")
         self.dcpsid = dcpsid
         self.state = State.ESTABLISHED
@@ -422,7 +385,7 @@ class Session:
     def _take_request(self, body: dict[str, Any], into: list[IncomingRequest], now: float) -> list[Action]:
         message_id, payload = body.get("id"), body.get("payload")
         operation = payload.get("operation") if isinstance(payload, dict) else None
-        if not _is_token(message_id) or not isinstance(payload, dict) or not isinstance(operation, str):
+        if not is_token(message_id) or not isinstance(payload, dict) or not isinstance(operation, str):
             return self._fail("EINVAL", "a request must carry id and payload.operation")
         self._stats.requests_in += 1
         if operation == "close":
@@ -454,7 +417,7 @@ class Session:
 
     def _take_response(self, body: dict[str, Any], into: list[Answer], now: float) -> list[Action]:
         message_id, success, payload = body.get("id"), body.get("success"), body.get("payload")
-        if not _is_token(message_id) or not isinstance(success, bool):
+        if not is_token(message_id) or not isinstance(success, bool):
             return self._fail("EINVAL", "a response must carry id and success")
         self._stats.responses_in += 1
         self._synchronize(body.get("time"), now)
@@ -568,7 +531,7 @@ class Session:
             assert self.dcpsid is not None
             assert self.peer is not None
             # Whatever can be sent has been sent, but for what awaits a flush.
-            assert on_deck is not None or self._peer_nonce is not None
+            assert on_deck is not None or self._outbox.nonce is not None
         if self.state is State.CLOSED:
             assert not self._outbox
             assert on_deck is None
@@ -588,22 +551,3 @@ class Session:
         Close: _close,
         Tick: _tick,
     }
-
-
-def farewell(key: keys.PrivateKey, ack: dict[str, Any], make_token: MakeToken, now: float) -> str | None:
-    """What a target says to a peer whose session it does not know: a close request that the peer's session accepts.
-
-    `ack` is the body of the first message on the peer's transport. None when it is not an ack: only an ack brings the
-    nonce that is needed.
-    """
-    dcpsid, nonce = ack.get("dcpsid"), ack.get("nonce")
-    if ack.get("type") != "ack" or not _is_token(dcpsid) or not _is_token(nonce) or not _SID.fullmatch(dcpsid):
-        return None
-    close = OutgoingRequest.make(f"0-1-{make_token()}", "close", "EPIPE", None, inline=True)
-    time = js_json.number(round(now, 3))
-    text = close.text(make_token(), time, None, key.address)
-    return signing.seal(key, messages.single_body(text, dcpsid, time, f"ATt1-{make_token()}", nonce))
-
-
-def _is_token(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST_TOKEN

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol import js_json, messages, signing
 from orchestrator.protocol.errors import Congested, ConnectionClosed, PeerChanged
-from orchestrator.protocol.session import Session, farewell
+from orchestrator.protocol.farewell import farewell
+from orchestrator.protocol.session import Session
 from orchestrator.protocol.validity import Stamps
 from orchestrator.protocol.vocabulary import (
     Action,
@@ -745,8 +746,8 @@ def test_no_message_makes_the_machine_raise(changes: list[dict[str, Any]], estab
     pair.feed(side, Tick())
     for change in changes:
         body: dict[str, Any] = {"id": "1", "type": "request", "payload": {}, "ackToken": "t", "dcpsid": side.dcpsid}
-        if established and side._last_ack is not None:
-            body["nonce"] = side._last_ack.nonce
+        if established:
+            body["nonce"] = side._receipts.nonce
         pair.feed(side, sealed(key, body | change))
         pair.feed(side, Flush())
     pair.feed(side, Close())
