@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.jobs.words import SliceMetrics
-from orchestrator.worker.line_protocol import Measurement
+from orchestrator.worker.evaluator_messages import Measurement
 
 _NS = 1_000_000_000
 

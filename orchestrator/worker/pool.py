@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
-from orchestrator.worker.line_protocol import Described
+from orchestrator.worker.evaluator_messages import Described
 from orchestrator.worker.sandbox import Sandbox, SandboxSettings
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from orchestrator import kvin
+from orchestrator.worker import evaluator_messages as said
 from orchestrator.worker import line_protocol as lines
 from orchestrator.worker import sandbox_events as ev
 from orchestrator.worker.docker_runtime import STDERR, Container, ContainerGone, DockerRuntime, RuntimeUnavailable
@@ -88,11 +89,11 @@ class Sandbox:
         self.id = secrets.token_hex(8)
         self.settings = settings or SandboxSettings()
         self.state = State.STARTING
-        self.description: lines.Described | None = None
+        self.description: said.Described | None = None
         self.story: list[tuple[float, str]] = []
         self.stderr = b""
         """The last bytes it wrote to standard error. Untrusted text."""
-        self.notes: collections.deque[lines.Noted] = collections.deque(maxlen=_NOTES_KEPT)
+        self.notes: collections.deque[said.Noted] = collections.deque(maxlen=_NOTES_KEPT)
         self._runtime = runtime
         self._loop = asyncio.get_running_loop()
         self._container: Container | None = None
@@ -107,7 +108,7 @@ class Sandbox:
         self._slice_limits = SliceLimits()
         self._events: collections.deque[ev.SandboxEvent] = collections.deque()
         self._wake = asyncio.Event()
-        self._reply: asyncio.Future[lines.Message] | None = None
+        self._reply: asyncio.Future[said.Message] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused_at: float | None = None
         self._cause: DeathCause | None = None
@@ -148,7 +149,7 @@ class Sandbox:
         except BaseException:
             self._begin_end(DeathCause(DeathKind.KILLED, "its start was given up"))
             raise
-        assert isinstance(reply, lines.Described)
+        assert isinstance(reply, said.Described)
         self.description = reply
         if reply.pipeline_depth == 0:
             cause = DeathCause(DeathKind.PROTOCOL, "the evaluator does not offer pipelining", code="ENOPIPELINE")
@@ -185,14 +186,14 @@ class Sandbox:
         # Both at once: the evaluator takes them in order, and one round trip is saved.
         text = lines.request_line(requirements) + lines.request_line(request)
         reply = await self._ask(text, self.settings.start.assign_s, "EASSIGNTIMEOUT")
-        if isinstance(reply, lines.Refused):
+        if isinstance(reply, said.Refused):
             self._begin_end(DeathCause(DeathKind.KILLED, "it refused the job", code="EASSIGN"))
             raise SandboxRefused(reply.error)
         self._mark()
         self.state = State.WORKING
         self._tell(f"assigned to job {assignment.job_id}")
 
-    async def _ask(self, text: bytes, timeout_s: float, code: str) -> lines.Message:
+    async def _ask(self, text: bytes, timeout_s: float, code: str) -> said.Message:
         """Send a request before any slice and wait for its reply."""
         if self._cause is not None or self._container is None:
             raise SandboxDied(self._cause or DeathCause(DeathKind.KILLED, "it has no container"))
@@ -285,7 +286,7 @@ class Sandbox:
                 self._on_stderr(data, frames, now)
             else:
                 self._dispatch(self._reader.feed(data, frames, now), now)
-        except lines.Violation as violation:
+        except said.Violation as violation:
             self._begin_end(DeathCause(DeathKind(violation.kind), violation.detail))
 
     def _on_stderr(self, data: bytes, frames: int, now: float) -> None:
@@ -293,19 +294,19 @@ class Sandbox:
         self._stderr_bytes += len(data)
         limit = self.settings.output.stderr_bytes
         if self._stderr_bytes > limit:
-            raise lines.Violation("flood", f"more than {limit} bytes on standard error")
+            raise said.Violation("flood", f"more than {limit} bytes on standard error")
         if not self._stderr_frames.take(frames, now):
-            raise lines.Violation("flood", "too many small writes to standard error")
+            raise said.Violation("flood", "too many small writes to standard error")
 
-    def _dispatch(self, messages: Sequence[tuple[lines.Message | None, int]], now: float) -> None:
-        answered: list[tuple[_Slice, lines.Completed | lines.Failed | lines.Rejected]] = []
+    def _dispatch(self, messages: Sequence[tuple[said.Message | None, int]], now: float) -> None:
+        answered: list[tuple[_Slice, said.Completed | said.Failed | said.Rejected]] = []
         answers: list[Answer] = []
         try:
             for message, size in messages:
                 self._head_bytes_out += size
                 if message is None:
                     continue
-                if isinstance(message, (lines.Completed, lines.Failed, lines.Rejected)):
+                if isinstance(message, (said.Completed, said.Failed, said.Rejected)):
                     item = self._finish_head(message)
                     answered.append((item, message))
                     answers.append(Answer(item.bytes_in, self._head_bytes_out, message.measurement))
@@ -313,7 +314,7 @@ class Sandbox:
                     if self._running:
                         self._begin_slice(self._running[0], now)
                 else:
-                    if answered and not isinstance(message, lines.Noted):
+                    if answered and not isinstance(message, said.Noted):
                         # Keep the order of events: what follows an answer comes after it.
                         self._report(answered, answers, now)
                         answered, answers = [], []
@@ -323,17 +324,17 @@ class Sandbox:
                 self._report(answered, answers, now)
         self._refill_pipeline()
 
-    def _finish_head(self, message: lines.Completed | lines.Failed | lines.Rejected) -> _Slice:
+    def _finish_head(self, message: said.Completed | said.Failed | said.Rejected) -> _Slice:
         if not self._running:
-            raise lines.Violation("protocol", f"an answer for slice {message.id} while none was running")
+            raise said.Violation("protocol", f"an answer for slice {message.id} while none was running")
         item = self._running[0]
         if message.id != item.identifier:
-            raise lines.Violation("protocol", f"an answer for slice {message.id} while {item.identifier} was running")
+            raise said.Violation("protocol", f"an answer for slice {message.id} while {item.identifier} was running")
         return self._running.popleft()
 
     def _report(
         self,
-        answered: Sequence[tuple[_Slice, lines.Completed | lines.Failed | lines.Rejected]],
+        answered: Sequence[tuple[_Slice, said.Completed | said.Failed | said.Rejected]],
         answers: Sequence[Answer],
         now: float,
     ) -> None:
@@ -342,48 +343,48 @@ class Sandbox:
         metered = self._meter.answered(answers, self._container.usage.read(now), now)
         for (item, message), metrics in zip(answered, metered, strict=True):
             event: ev.SandboxEvent
-            if isinstance(message, lines.Completed):
+            if isinstance(message, said.Completed):
                 result = ev.ResultText(message.string, message.method, message.mime)
                 event = ev.SliceCompleted(item.key, result, metrics, message.progressed)
-            elif isinstance(message, lines.Failed):
+            elif isinstance(message, said.Failed):
                 event = ev.SliceFailed(item.key, message.error, metrics, message.progressed)
             else:
                 event = ev.SliceRejected(item.key, message.reason, message.retries, metrics)
             self._queue(event)
 
-    def _on_message(self, message: lines.Message, now: float) -> None:
-        if isinstance(message, lines.Noted):
+    def _on_message(self, message: said.Message, now: float) -> None:
+        if isinstance(message, said.Noted):
             self.notes.append(message)
-        elif isinstance(message, (lines.Described, lines.Assigned, lines.Refused)):
+        elif isinstance(message, (said.Described, said.Assigned, said.Refused)):
             self._on_reply(message)
-        elif isinstance(message, lines.ModulesAsked):
+        elif isinstance(message, said.ModulesAsked):
             self._queue(ev.ModulesRequested(message.request_id, message.names))
-        elif isinstance(message, (lines.Progressed, lines.ConsoleWritten, lines.Emitted, lines.FetchAsked)):
+        elif isinstance(message, (said.Progressed, said.ConsoleWritten, said.Emitted, said.FetchAsked)):
             self._on_slice_message(message, now)
 
-    def _on_reply(self, message: lines.Described | lines.Assigned | lines.Refused) -> None:
-        expected = lines.Described if self.state is State.STARTING else (lines.Assigned, lines.Refused)
+    def _on_reply(self, message: said.Described | said.Assigned | said.Refused) -> None:
+        expected = said.Described if self.state is State.STARTING else (said.Assigned, said.Refused)
         if self._reply is not None and not self._reply.done() and isinstance(message, expected):
             self._reply.set_result(message)
-        elif isinstance(message, lines.Refused):
+        elif isinstance(message, said.Refused):
             name, text = message.error.get("name"), message.error.get("message")
             self._begin_end(DeathCause(DeathKind.EXIT, f"the evaluator gave up: {name}: {text}"))
         else:
-            raise lines.Violation("protocol", f"{type(message).__name__} that nobody asked for")
+            raise said.Violation("protocol", f"{type(message).__name__} that nobody asked for")
 
     def _on_slice_message(
-        self, message: lines.Progressed | lines.ConsoleWritten | lines.Emitted | lines.FetchAsked, now: float
+        self, message: said.Progressed | said.ConsoleWritten | said.Emitted | said.FetchAsked, now: float
     ) -> None:
         """Between the running slice's begin and answer; from a left-over of an earlier slice it is dropped."""
         if not self._running or message.id not in (None, self._running[0].identifier):
             return
         item = self._running[0]
-        if isinstance(message, lines.Progressed):
+        if isinstance(message, said.Progressed):
             item.progress_at = now
             self._queue(ev.Progress(item.key, message.fraction))
-        elif isinstance(message, lines.ConsoleWritten):
+        elif isinstance(message, said.ConsoleWritten):
             self._queue(ev.Console(item.key, message.level, message.message, message.same))
-        elif isinstance(message, lines.Emitted):
+        elif isinstance(message, said.Emitted):
             self._queue(ev.CustomEvent(item.key, message.name, message.data))
         else:
             self._queue(ev.FetchRequested(item.key, message.request_id, message.data))
@@ -593,7 +594,7 @@ class Sandbox:
         metrics = None
         if self._running and self._container is not None:
             now = self._loop.time()
-            partial = Answer(self._running[0].bytes_in, self._head_bytes_out, lines.NO_MEASUREMENT)
+            partial = Answer(self._running[0].bytes_in, self._head_bytes_out, said.NO_MEASUREMENT)
             metrics = self._meter.answered([partial], self._container.usage.read(now), now)[0]
         elif self._container is not None:
             self._mark()

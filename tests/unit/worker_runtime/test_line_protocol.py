@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import kvin
+from orchestrator.worker import evaluator_messages as said
+from orchestrator.worker import evaluator_parsing
 from orchestrator.worker import line_protocol as lp
 from orchestrator.worker.limits import MIB, OutputLimits
 
@@ -28,7 +30,7 @@ def complete(identifier: Any = 1, string: str = "1", **more: Any) -> dict[str, A
 
 
 def parse(line: bytes, limits: OutputLimits = LIMITS) -> Any:
-    return lp.parse(line, limits, kvin.unmarshal)
+    return evaluator_parsing.parse(line, limits, kvin.unmarshal)
 
 
 # -- lines
@@ -58,7 +60,7 @@ def test_a_line_over_the_limit_is_a_flood_however_it_is_cut(length: int, sizes: 
     if length <= 30:
         assert [line for chunk in chunks for line in splitter.feed(chunk)] == [b"x" * length]
         return
-    with pytest.raises(lp.Violation) as caught:
+    with pytest.raises(said.Violation) as caught:
         for chunk in chunks:
             splitter.feed(chunk)
     assert caught.value.kind == "flood"
@@ -66,7 +68,7 @@ def test_a_line_over_the_limit_is_a_flood_however_it_is_cut(length: int, sizes: 
 
 def test_a_line_that_never_ends_holds_no_more_than_the_limit() -> None:
     splitter = lp.LineSplitter(1000)
-    with pytest.raises(lp.Violation):
+    with pytest.raises(said.Violation):
         for _ in range(1000):
             splitter.feed(b"x" * 100)
     assert splitter.held <= 1100
@@ -103,7 +105,7 @@ def feed_until_flood(output: lp.OutputReader, chunk: bytes, frames: int, step_s:
     for number in range(rounds):
         try:
             output.feed(chunk, frames, number * step_s)
-        except lp.Violation as violation:
+        except said.Violation as violation:
             assert violation.kind == "flood"
             return number
     return rounds
@@ -139,7 +141,7 @@ def test_answers_cost_no_lines() -> None:
     output = reader(lines_per_s=0.001, lines_burst=1, frames_per_s=0.001, frames_burst=1)
     for number in range(5000):
         [(answer, size)] = output.feed(message(complete(number)) + b"\n", 1, 0.0)
-        assert isinstance(answer, lp.Completed)
+        assert isinstance(answer, said.Completed)
         assert size == len(message(complete(number))) + 1
 
 
@@ -150,7 +152,7 @@ def test_describe_with_pipelining() -> None:
     value = {"request": "describe", "capabilities": {"a": 1}, "worktimes": [{"name": "map-basic"}]}
     value["extensions"] = {"pipeline": {"version": 1, "depth": 256}}
     described = parse(message(value, 2))
-    assert described == lp.Described({"a": 1}, [{"name": "map-basic"}], 256)
+    assert described == said.Described({"a": 1}, [{"name": "map-basic"}], 256)
 
 
 @pytest.mark.parametrize(
@@ -163,15 +165,15 @@ def test_describe_without_pipelining(extensions: Any) -> None:
 def test_the_base_dialect_is_kvin() -> None:
     data = kvin.marshal({"ringSource": 3, "value": {"request": "complete", "result": [1, kvin.UNDEFINED]}})
     answer = parse(b"MSG:" + json.dumps({"type": "workerMessage", "message": data}).encode())
-    assert isinstance(answer, lp.Completed)
+    assert isinstance(answer, said.Completed)
     assert answer.id is None
     assert answer.value == [1, kvin.UNDEFINED]
 
 
 def test_complete() -> None:
     value = complete(7, "héllo \ud800", measurement={"total": 2.5, "CPU": 1.5}, progressed=True)
-    assert parse(message(value)) == lp.Completed(
-        7, "héllo \ud800", "json", "application/json", lp.Measurement(2.5, 1.5), True
+    assert parse(message(value)) == said.Completed(
+        7, "héllo \ud800", "json", "application/json", said.Measurement(2.5, 1.5), True
     )
 
 
@@ -184,28 +186,28 @@ def test_a_forged_measurement_is_a_harmless_figure(forged: Any) -> None:
 
 
 def test_other_slice_messages() -> None:
-    assert parse(message({"request": "progress", "id": 3, "progress": 40})) == lp.Progressed(3, 0.4)
-    assert parse(message({"request": "progress", "id": 3, "progress": 1e9})) == lp.Progressed(3, 1.0)
-    assert parse(message({"request": "progress", "id": 3})) == lp.Progressed(3, None)
+    assert parse(message({"request": "progress", "id": 3, "progress": 40})) == said.Progressed(3, 0.4)
+    assert parse(message({"request": "progress", "id": 3, "progress": 1e9})) == said.Progressed(3, 1.0)
+    assert parse(message({"request": "progress", "id": 3})) == said.Progressed(3, None)
     console = {"request": "console", "id": 3, "payload": {"level": "warn", "message": ["a"], "same": 4}}
-    assert parse(message(console)) == lp.ConsoleWritten(3, "warn", ["a"], 4)
+    assert parse(message(console)) == said.ConsoleWritten(3, "warn", ["a"], 4)
     repeated = {"request": "console", "id": 3, "payload": {"level": "log", "same": 7}}
-    assert parse(message(repeated)) == lp.ConsoleWritten(3, "log", None, 7)
+    assert parse(message(repeated)) == said.ConsoleWritten(3, "log", None, 7)
     event = {
         "request": "emitEvent",
         "id": 3,
         "payload": {"eventName": "custom", "customEvent": "tick", "data": {"a": 1}},
     }
-    assert parse(message(event)) == lp.Emitted(3, "tick", {"a": 1})
+    assert parse(message(event)) == said.Emitted(3, "tick", {"a": 1})
     asked = {"request": "fetchRequest", "id": 3, "fetchId": 9, "data": {"url": "u"}}
-    assert parse(message(asked)) == lp.FetchAsked(3, 9, {"url": "u"})
-    assert parse(message({"request": "fetchRequest", "id": 9, "data": {}}, 2)) == lp.FetchAsked(None, 9, {})
+    assert parse(message(asked)) == said.FetchAsked(3, 9, {"url": "u"})
+    assert parse(message({"request": "fetchRequest", "id": 9, "data": {}}, 2)) == said.FetchAsked(None, 9, {})
     failed = parse(message({"request": "workError", "id": 3, "error": {"name": "TypeError", "message": "m", "x": 1}}))
-    assert failed == lp.Failed(3, {"name": "TypeError", "message": "m"}, lp.NO_MEASUREMENT, False)
+    assert failed == said.Failed(3, {"name": "TypeError", "message": "m"}, said.NO_MEASUREMENT, False)
     rejected = parse(message({"request": "workReject", "id": 3, "reason": "r", "retries": 2}))
-    assert rejected == lp.Rejected(3, "r", 2, lp.NO_MEASUREMENT)
+    assert rejected == said.Rejected(3, "r", 2, said.NO_MEASUREMENT)
     base_reject = {"request": "workReject", "workRejectData": {"reason": "r", "retries": 2}}
-    assert parse(message(base_reject)) == lp.Rejected(None, "r", 2, lp.NO_MEASUREMENT)
+    assert parse(message(base_reject)) == said.Rejected(None, "r", 2, said.NO_MEASUREMENT)
 
 
 def test_lines_without_meaning() -> None:
@@ -213,7 +215,7 @@ def test_lines_without_meaning() -> None:
     assert parse(b"\xff\xfe") is None
     assert parse(b'MSG:{"type":"nop"}') is None
     assert parse(b'MSG:{"type":"result","step":1,"success":true}') is None
-    assert parse(b"DIE: out of luck") == lp.Noted("die", "out of luck")
+    assert parse(b"DIE: out of luck") == said.Noted("die", "out of luck")
 
 
 VIOLATIONS = {
@@ -253,7 +255,7 @@ def test_what_the_protocol_does_not_allow(name: str) -> None:
     line = VIOLATIONS[name]
     if not line.startswith(b"MSG:"):
         line = b"MSG:" + line
-    with pytest.raises(lp.Violation) as caught:
+    with pytest.raises(said.Violation) as caught:
         parse(line)
     assert caught.value.kind == "protocol"
 
@@ -261,7 +263,7 @@ def test_what_the_protocol_does_not_allow(name: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_a_violation(data: bytes) -> None:
-    with contextlib.suppress(lp.Violation):
+    with contextlib.suppress(said.Violation):
         parse(b"MSG:" + data)
 
 
@@ -271,13 +273,13 @@ json_values = st.recursive(
     max_leaves=10,
 )
 fields = ["request", "id", "result", "progress", "error", "measurement", "level", "message", "same", "payload", "data"]
-requests = st.sampled_from(sorted({request for allowed in lp.RINGS.values() for request in allowed}))
+requests = st.sampled_from(sorted({request for allowed in evaluator_parsing.RINGS.values() for request in allowed}))
 
 
 @settings(max_examples=300, deadline=None)
 @given(requests, st.dictionaries(st.sampled_from(fields), json_values, max_size=6), st.integers(-1, 4))
 def test_no_message_raises_anything_but_a_violation(request_name: str, value: dict[str, Any], ring: int) -> None:
-    with contextlib.suppress(lp.Violation):
+    with contextlib.suppress(said.Violation):
         parse(message({**value, "request": request_name}, ring))
 
 
@@ -290,19 +292,19 @@ def test_a_long_result_is_lifted_out() -> None:
 
 
 def test_a_long_line_that_is_no_result() -> None:
-    with pytest.raises(lp.Violation) as caught:
+    with pytest.raises(said.Violation) as caught:
         parse(message({"request": "emitEvent", "id": 1, "name": "x", "data": "y" * (2 * MIB)}))
     assert caught.value.kind == "protocol"
 
 
 def test_a_long_line_of_brackets_is_never_parsed() -> None:
     bomb = message({"request": "emitEvent", "id": 1, "data": 0}).replace(b":0}", b":[" + b"[]," * MIB + b"0]}")
-    with pytest.raises(lp.Violation):
+    with pytest.raises(said.Violation):
         parse(bomb)
 
 
 def test_a_long_structure_around_a_result() -> None:
-    with pytest.raises(lp.Violation):
+    with pytest.raises(said.Violation):
         parse(message({**complete(1, "x"), "pad": "y" * (2 * MIB)}))
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.worker.line_protocol import NO_MEASUREMENT, Measurement
+from orchestrator.worker.evaluator_messages import NO_MEASUREMENT, Measurement
 from orchestrator.worker.metering import Answer, SliceMeter, Usage, share
 
 
