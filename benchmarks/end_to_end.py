@@ -128,9 +128,8 @@ async def run_client(program: str, url: str, wallet: harness.Wallet, node: pathl
 def lease_to_accept(state: pathlib.Path, since: float) -> float:
     """Seconds from the newest job's first lease to its last accepted result, from the Scheduler's own database."""
     with sqlite3.connect(next(state.glob("*.sqlite"))) as database:
-        first, last = database.execute(
-            "SELECT min(leased_at), max(ended_at) FROM slice WHERE leased_at > ?", (since,)
-        ).fetchone()
+        (first,) = database.execute("SELECT min(opened_at) FROM leases WHERE opened_at > ?", (since,)).fetchone()
+        (last,) = database.execute("SELECT max(accepted_at) FROM slice_results").fetchone()
     return float(last - first)
 
 

@@ -33,6 +33,7 @@ class LeaseBook:
         peer: str,
         payment_address: str | None,
         jobs: frozenset[int],
+        opened_at: float,
         expires_at: float,
     ) -> Lease:
         lease = await leases.insert(
@@ -42,6 +43,7 @@ class LeaseBook:
             peer=peer,
             payment_address=payment_address,
             jobs=jobs,
+            opened_at=opened_at,
             expires_at=expires_at,
         )
         self._keep(lease)

@@ -184,6 +184,7 @@ class TaskDistributor:
         work_s = sum(portion.slices * by_key[portion.key][1].estimate.wall_ms / 1000 for portion in plan) / max(
             wanted.load, 1.0
         )
+        now = self._core.clock()
         payee = wanted.payment_address
         try:
             payee = None if payee is None else checksum(payee)
@@ -195,7 +196,8 @@ class TaskDistributor:
             peer=peer,
             payment_address=payee,
             jobs=frozenset(by_key[portion.key][0].key for portion in plan),
-            expires_at=self._core.clock() + self._core.settings.lease_s + 2 * work_s,
+            opened_at=now,
+            expires_at=now + self._core.settings.lease_s + 2 * work_s,
         )
 
     async def _grant(

@@ -170,20 +170,20 @@ class Engine:
                 "--pidfile", str(self.folder / "pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false",
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        await asyncio.to_thread(self._wait_until_it_answers)
+        async with asyncio.timeout(60):
+            while not await self._answers():
+                await asyncio.sleep(0.1)  # the Engine announces itself in no other way
+                assert self.process.returncode is None, (self.folder / "dockerd.log").read_text()[-3000:]
 
-    def _wait_until_it_answers(self) -> None:
-        import time
-
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(Exception):
-                client = docker.DockerClient(base_url=self.host, timeout=5)
-                client.ping()
-                client.close()
-                return
-            time.sleep(0.1)  # the Engine announces itself in no other way
-        raise AssertionError((self.folder / "dockerd.log").read_text()[-3000:])
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.folder / "docker.sock")
+        except OSError:
+            return False
+        writer.write(b"GET /_ping HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        return answer.startswith(b"HTTP/1.0 200")
 
     async def stop(self) -> None:
         if self.process is not None and self.process.returncode is None:

@@ -99,6 +99,7 @@ def upgrade() -> None:
         sa.Column("peer", sa.Text, nullable=False),
         sa.Column("payment_address", sa.Text),
         sa.Column("jobs", sa.Text, nullable=False),
+        sa.Column("opened_at", sa.Float, nullable=False),
         sa.Column("expires_at", sa.Float, nullable=False, index=True),
         sa.Column("ended", sa.Boolean, nullable=False),
     )

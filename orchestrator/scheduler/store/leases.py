@@ -23,6 +23,7 @@ class Lease:
     peer: str
     payment_address: str | None
     jobs: frozenset[int]
+    opened_at: float
     expires_at: float
     ended: bool = False
 
@@ -35,9 +36,10 @@ async def insert(
     peer: str,
     payment_address: str | None,
     jobs: frozenset[int],
+    opened_at: float,
     expires_at: float,
 ) -> Lease:
-    lease = Lease(await reserve(tx, "lease", 1), token, worker, peer, payment_address, jobs, expires_at)
+    lease = Lease(await reserve(tx, "lease", 1), token, worker, peer, payment_address, jobs, opened_at, expires_at)
     values = dataclasses.asdict(lease) | {"jobs": " ".join(map(str, sorted(jobs)))}
     await tx.execute(sa.insert(leases).values(values))
     return lease

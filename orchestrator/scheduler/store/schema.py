@@ -128,6 +128,7 @@ leases = sa.Table(
     sa.Column("payment_address", sa.Text),
     # Keys of the jobs that it covers, separated by spaces.
     sa.Column("jobs", sa.Text, nullable=False),
+    sa.Column("opened_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False, index=True),
     # Kept for a while after its end, so that a repeated report still gets the right answer.
     sa.Column("ended", sa.Boolean, nullable=False),
