@@ -2,29 +2,31 @@
 /* Lines in: splits the bytes of stdin, whatever the chunks. A line ends with a newline; an unfinished one is dropped. */
 
 const { internalBinding } = require('internal/test/binding');
+const { StringDecoder } = require('string_decoder');
 
 const STDIN = 0;
 const NEWLINE = 10;
 
 /** Call `onLine` with every line of stdin, `onPause` after the last line of each chunk, `onEnd` at the end. */
 exports.read = function read(onLine, onPause, onEnd) {
-  let pieces = [];
+  // A long line is decoded piece by piece: a quarter of a gigabyte need not be in memory as bytes and as text.
+  const decoder = new StringDecoder('utf8');
+  let begun = '';
+  let isBegun = false;
   chunks((chunk) => {
     let from = 0;
     for (let end = chunk.indexOf(NEWLINE); end >= 0; end = chunk.indexOf(NEWLINE, from)) {
       const last = chunk.subarray(from, end);
+      const line = isBegun ? begun + decoder.end(last) : last.toString();
+      begun = '';
+      isBegun = false;
       from = end + 1;
-      if (pieces.length === 0)
-        onLine(last.toString());
-      else {
-        pieces.push(last);
-        const whole = Buffer.concat(pieces);
-        pieces = [];
-        onLine(whole.toString());
-      }
+      onLine(line);
     }
-    if (from < chunk.length)
-      pieces.push(chunk.subarray(from));
+    if (from < chunk.length) {
+      begun += decoder.write(chunk.subarray(from));
+      isBegun = true;
+    }
     onPause();
   }, onEnd);
 };

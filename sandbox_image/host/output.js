@@ -10,6 +10,7 @@ const STDOUT = 1;
 /** A finished line waits this long (ms) for others at most, as long as the host gets to run. */
 const LINGER = 4;
 const FULL = 64 * 1024;
+const PIECE = 1024 * 1024;
 
 const pause = new Int32Array(new SharedArrayBuffer(4));
 let lines = '';
@@ -18,13 +19,24 @@ let flushed = 0;
 exports.line = function line(text) {
   if (lines.length + text.length > FULL)
     exports.flush();
-  if (text.length > FULL) {
-    // Apart from the others: a line may be nearly as long as a string can be.
-    write(Buffer.from(text));
-    write(Buffer.from('\n'));
-  } else
+  if (text.length > FULL)
+    writeLong(text);
+  else
     lines += `${text}\n`;
 };
+
+/** Piece by piece: a line may be nearly as long as a string can be. */
+function writeLong(text) {
+  for (let at = 0; at < text.length;) {
+    let end = Math.min(at + PIECE, text.length);
+    const code = text.charCodeAt(end - 1);
+    if (end < text.length && code >= 0xd800 && code < 0xdc00)
+      end++;
+    write(Buffer.from(text.slice(at, end)));
+    at = end;
+  }
+  write(Buffer.from('\n'));
+}
 
 exports.flush = function flush() {
   flushed = performance.now();

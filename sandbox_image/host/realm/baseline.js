@@ -14,17 +14,19 @@
 (function baseline(lib) {
   'use strict';
   const { defineProperty, deleteProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, ownKeys } = lib;
-  const { Array, Date, Error, Function, Map, Number, Object, Promise, RegExp, Set, String, Symbol } = lib;
-  const { JSON, Math, Reflect } = lib.global;
-  /** Compared key by key; the constructors with their prototypes. */
-  const EXACT = [Array, Date, Error, Function, Map, Number, Object, Promise, RegExp, Set, String, Symbol, JSON, Math, Reflect, lib.global];
+  const { Array, Error, Function, Map, Number, Object, Promise, Set, String } = lib;
+  /** Compared key by key. */
+  const EXACT = [
+    lib.global, Array, Array.prototype, Error, Error.prototype, Function.prototype, Map.prototype, Number.prototype, Object.prototype, Promise,
+    Promise.prototype, Set.prototype, String.prototype,
+  ];
   const JOB_STATE = { __proto__: null, require: true, module: true, bravojs: true };
 
   /** A built-in object and what it should look like. */
   class Holder {
     constructor(object) {
       this.object = object;
-      this.exact = isExact(object);
+      this.exact = lib.arrayIndexOf(EXACT, object) >= 0;
     }
 
     remember() {
@@ -99,14 +101,6 @@
           defineProperty(this.object, names[i], { __proto__: null, value: undefined });
       }
     }
-  }
-
-  function isExact(object) {
-    for (let i = 0; i < EXACT.length; i++) {
-      if (object === EXACT[i] || (typeof EXACT[i] === 'function' && object === EXACT[i].prototype))
-        return true;
-    }
-    return false;
   }
 
   function countVisible(object) {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ from sandbox_image import build
 pytestmark = pytest.mark.docker
 
 LABEL = "org.dcp-orchestrator.test-of-the-image"
-NEEDED = {"lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"}
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,6 @@ class Container:
         self._socket.sendall(b'{"type":"die"}\n')
 
     def end_input(self) -> None:
-        import socket
-
         self._socket.shutdown(socket.SHUT_WR)
 
     def remove(self) -> None:

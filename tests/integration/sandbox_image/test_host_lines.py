@@ -15,6 +15,10 @@ import pytest
 JSON_1 = "data:application/json,1"
 
 
+def message_of(value):
+    return {"type": "workerMessage", "message": {"_serializeVerId": "v9", "what": {"raw": value}}}
+
+
 def test_describe_offers_the_extension(evaluator):
     evaluator.send({"request": "describe"})
     value = evaluator.until("describe")
@@ -433,6 +437,29 @@ def test_large_lines_in_and_out(evaluator, value_of):
     evaluator.assign("x => x")
     evaluator.submit("data:," + "y" * size)
     assert len(value_of(evaluator.slice()[0])) == size
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_lines_may_be_cut_anywhere(evaluator, value_of, size):
+    """Chunks respect neither lines nor characters."""
+    evaluator.assign("x => x")
+    text = "é😀" * 500
+    line = json.dumps(
+        message_of(
+            {"request": "main", "id": 0, "datumUri": "data:application/json," + json.dumps(text, ensure_ascii=False)}
+        ),
+        ensure_ascii=False,
+    )
+    data = (line + "\n" + line + "\n").encode()
+    for at in range(0, len(data), size):
+        evaluator.write(data[at : at + size])
+    assert [value_of(evaluator.slice()[0]) for _ in range(2)] == [text] * 2
+
+
+def test_long_results_keep_pairs_of_surrogates_together(evaluator, value_of):
+    evaluator.assign("x => x + '😀'.repeat(1.2e6)")
+    evaluator.submit("data:,a", "data:,ab")
+    assert [value_of(evaluator.slice()[0]) for _ in range(2)] == [odd + "😀" * 1_200_000 for odd in ("a", "ab")]
 
 
 def test_a_full_pipe_that_does_not_block_loses_nothing(node: pathlib.Path, start):
