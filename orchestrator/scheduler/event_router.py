@@ -365,7 +365,7 @@ def _console_message(message: Any) -> Any:
     if message is None:
         return _UNDEFINED
     try:
-        kvin.unmarshal(message)
+        kvin.unmarshal(message, strict=True)
     except kvin.KvinError as error:
         raise InvalidInput(f"console payload.message cannot be decoded: {error.message}") from None
     return message

@@ -69,7 +69,8 @@ class Dealer(Desk):
             return
         job, queue = sandbox.job, sandbox.queue
         if job.ready and not sandbox.retiring and not self._backlogged:
-            depth = job.quanta.depth(self.policy.queue_s, min(self.policy.max_depth, self._pipeline_depth))
+            most = 1 if job.alone else min(self.policy.max_depth, self._pipeline_depth)
+            depth = job.quanta.depth(self.policy.queue_s, most)
             if len(queue) * 2 <= depth and len(queue) < depth:
                 # Near the end of a job the rest is spread evenly over its sandboxes.
                 even = -(-(len(job.ready) + len(queue)) // max(1, len(job.sandboxes)))

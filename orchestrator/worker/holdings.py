@@ -76,6 +76,7 @@ class Job:
     reported: int = 0
     sandboxes: dict[int, Sandbox] = dataclasses.field(default_factory=dict)
     assign_failures: int = 0
+    alone: bool = False  # its sandboxes get one slice at a time
     active_at: float = 0.0
 
     @property

@@ -254,7 +254,13 @@ class Supervisor(Auditor):
             return
         queue = list(sandbox.queue.values())
         self._drop_sandbox(sandbox, now, f"died: {event.death.value}: {event.detail}", tell_shell=False)
-        if queue:
+        if len(queue) > 1 and event.death not in ev.INNOCENT:
+            # Answers of slices before the guilty one may have died with the sandbox, so its place in the queue is not
+            # known. All run again, one at a time: the next death names its slice.
+            queue[0].job.alone = True
+            for held in queue:
+                held.story.append((now, f"sandbox died with {len(queue)} slices: {event.death.value}; runs alone"))
+        elif queue:
             self._blame(queue[0], event, now)
 
     def _blame(self, held: Held, event: ev.SandboxEnded, now: float) -> None:
@@ -353,9 +359,8 @@ class Supervisor(Auditor):
 
     def _on_spoke(self, event: ev.SliceSpoke, now: float) -> None:
         held = self._running(event)
-        if held is None or (event.name == "console" and not held.job.offer.worker_console):
-            return
-        self._emit(held, event.name, event.payload)
+        if held is not None:
+            self._emit(held, event.name, event.payload)
 
     def _on_accepted(self, event: ev.ResultAccepted, now: float) -> None:
         held = self._reported(event)

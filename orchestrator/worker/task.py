@@ -48,7 +48,6 @@ class JobOffer:
     need_capabilities: int
     use_strict: bool
     discrete: bool
-    worker_console: bool
     almost_done: bool
     known_slice_s: float | None  # mean wall time per slice that the Scheduler has measured
 
@@ -168,7 +167,6 @@ def parse_job(job_id: Any, job: Any) -> JobOffer:
         need_capabilities=_integer(job.get("needCapabilities")),
         use_strict=bool(job.get("useStrict")),
         discrete=bool(job.get("discrete")),
-        worker_console=job.get("workerConsole") is not False,
         almost_done=bool(job.get("almostDone")),
         known_slice_s=_known_slice_time(job.get("metrics")),
     )

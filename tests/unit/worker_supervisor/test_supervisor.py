@@ -192,19 +192,24 @@ def test_costs_of_rejected_tries_are_added_to_the_result(desk, made):
     assert d.one(act.SendResult).metrics.cpu_time_s == 0.75
 
 
-def test_of_a_dead_sandbox_only_the_running_slice_is_blamed(desk):
+def test_who_killed_a_sandbox_with_several_slices_is_found_by_running_them_alone(desk):
     d = desk(sandboxes=1)
     [sandbox] = d.start({"job": list(range(1, 6))})
     [(_, key)] = d.submitted()
     d.complete(sandbox, key, wall_s=0.01)
     queued = [key for _, key in d.submitted()]
+    assert len(queued) == 4
     d(ev.SandboxEnded(sandbox, ev.Death.OUT_OF_MEMORY, "256 MiB are not enough"))
-    returned = d.one(act.ReturnSlices)
-    assert (returned.numbers, returned.reason) == ((2,), "ENOMEMORY")
-    assert d.one(act.Emit).payload["message"] == "256 MiB are not enough"
+    assert d.all(act.ReturnSlices) == []
     fresh = d.one(act.OpenSandbox).sandbox
     d(ev.SandboxOpened(fresh))
-    assert [key for _, key in d.submitted()] == queued[1:]
+    assert [key for _, key in d.submitted()] == queued[:1]
+    d.complete(fresh, queued[0], wall_s=0.01)
+    assert [key for _, key in d.submitted()] == queued[1:2]
+    d(ev.SandboxEnded(fresh, ev.Death.OUT_OF_MEMORY, "256 MiB are not enough"))
+    returned = d.one(act.ReturnSlices)
+    assert (returned.numbers, returned.reason) == ((3,), "ENOMEMORY")
+    assert d.one(act.Emit).payload["message"] == "256 MiB are not enough"
 
 
 def test_a_sandbox_killed_from_outside_blames_nobody_until_it_happens_often(desk):
