@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import pathlib
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class DcpClient:
     ) -> None:
         try:
             if error is None:
-                await asyncio.gather(*(connection.close() for connection in self._connections))
+                await asyncio.gather(*(connection.close() for connection in list(self._connections)))
         finally:
             await self._scope.__aexit__(kind, error, traceback)
 
@@ -104,6 +105,11 @@ class DcpClient:
         connection = ClientConnection(self, url, on_request)
         self._connections.append(connection)
         return connection
+
+    def forget(self, connection: ClientConnection) -> None:
+        """The connection closes by itself."""
+        if connection in self._connections:
+            self._connections.remove(connection)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work that ends with the client."""
@@ -179,11 +185,15 @@ class ClientConnection:
     async def close(self) -> None:
         """Say goodbye, at most for the close time-out. Requests without an answer raise `ConnectionClosed`."""
         self._is_closed = True
-        if self._link is not None:
-            self._link.close()
-        self._retry_now.set()
-        if self._runner is not None:
-            await asyncio.wait([self._runner], timeout=self._client.limits.session.close_timeout + 1)
+        self._client.forget(self)
+        link, runner = self._link, self._runner
+        if link is not None:
+            link.close()
+        if runner is None:
+            return
+        if link is not None and link.session.is_closed:  # nobody was there to say goodbye to
+            runner.cancel()
+        await asyncio.wait([runner], timeout=self._client.limits.session.close_timeout + 1)
 
     def statistics(self) -> dict[str, Any]:
         session = self._link.session.statistics() if self._link is not None else {"state": "closed"}
@@ -213,8 +223,10 @@ class ClientConnection:
         async with asyncio.TaskGroup() as group:
             ticker = group.create_task(self._tick(link))
             try:
-                while (socket := await self._reach(link)) is not None:
-                    await self._pump(link, socket)
+                while not link.session.is_closed:
+                    await self._backoff(link)(self._carry, link)
+                    # All clients of a server that went away come back; not all at once.
+                    await self._wait(random.random() * self._client.limits.first_delay)  # noqa: S311 - jitter
             finally:
                 ticker.cancel()
                 link.close()
@@ -224,13 +236,11 @@ class ClientConnection:
             await asyncio.sleep(self._client.limits.tick_interval)
             link.tick()
 
-    async def _reach(self, link: Link) -> ClientSocket | None:
-        """Open a socket, however often it takes; None when the session ended meanwhile."""
+    def _backoff(self, link: Link) -> tenacity.AsyncRetrying:
+        """Tries again, ever more slowly, until a transport was of use or the session has ended."""
         limits = self._client.limits
         self._retry_now.clear()
-        if link.session.is_closed:
-            return None
-        backoff = tenacity.AsyncRetrying(
+        return tenacity.AsyncRetrying(
             sleep=self._wait,
             wait=tenacity.wait_random_exponential(multiplier=limits.first_delay, max=limits.longest_delay),
             retry=tenacity.retry_if_exception_type(client_socket.CannotConnect),
@@ -238,7 +248,12 @@ class ClientConnection:
             retry_error_callback=lambda _: None,
             before_sleep=self._log_attempt,
         )
-        return await backoff(ClientSocket.open, self.url, timeout=limits.socket_timeout)
+
+    async def _carry(self, link: Link) -> None:
+        """Open a socket and carry messages until it is gone. Raise `CannotConnect` when not one came over it."""
+        socket = await ClientSocket.open(self.url, timeout=self._client.limits.socket_timeout)
+        if not await self._pump(link, socket):
+            raise client_socket.CannotConnect(f"{self.url} drops the connection at once")
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -253,33 +268,39 @@ class ClientConnection:
         level = logging.WARNING if state.attempt_number in (1, 10, 100) else logging.DEBUG
         log.log(level, "%s cannot be reached: %s; trying again", self.url, error, extra={"action": "reconnect"})
 
-    async def _pump(self, link: Link, socket: ClientSocket) -> None:
-        """Carry messages until the socket is gone."""
+    async def _pump(self, link: Link, socket: ClientSocket) -> bool:
+        """Carry messages until the socket is gone; whether any came."""
         pipe = _Pipe(socket)
         if link.session.is_closed:  # while the socket was opened
             await socket.close()
-            return
+            return False
+        is_useful = False
         try:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(pipe.write())
                 link.attach(pipe)
                 try:
                     async for packet in socket:
-                        self._receive(link, pipe, packet)
+                        is_useful = self._receive(link, pipe, packet) or is_useful
                 finally:
                     writer.cancel()
         finally:
             link.detach(pipe)
             await socket.close()
+        return is_useful
 
-    def _receive(self, link: Link, pipe: _Pipe, packet: str) -> None:
+    def _receive(self, link: Link, pipe: _Pipe, packet: str) -> bool:
+        """Take in a packet; whether it completed a message."""
         if link.transport is not pipe:
-            return
+            return False
         try:
-            for message in pipe.socket.receiver.receive(packet, pipe.socket.sender):
+            complete = pipe.socket.receiver.receive(packet, pipe.socket.sender)
+            for message in complete:
                 link.receive(open_envelope(message))
         except (FramingError, MalformedMessage) as error:
             link.feed(Breach(error))
+            return False
+        return bool(complete)
 
     # --- what the session tells
 
@@ -316,7 +337,10 @@ class ClientConnection:
         if not self._is_closed:
             log.info("the session with %s ended: %s", self.url, error, extra={"action": "session-lost"})
         for callback in self._on_session_end:
-            callback(error)
+            try:
+                callback(error)
+            except Exception:  # as for handlers
+                log.exception("an on_session_end callback failed", extra={"action": "handler-failed"})
 
     def ended(self, link: Link) -> None:
         self._retry_now.set()

@@ -38,6 +38,8 @@ __all__ = ["DcpServer", "Request", "ServerConnection", "ServerLimits", "Service"
 log = logging.getLogger(__name__)
 
 Dialect = Literal[4, 5]
+ConfigText = Callable[[Literal[8, 9], str], str]
+"""The configuration for a KVIN version, and for a client that reached the server under this origin (`http://host/`)."""
 _SERVICE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _CONFIG_PATH = "/etc/dcp-config.kvin"
 
@@ -146,7 +148,7 @@ class DcpServer:
         self,
         identity: keys.PrivateKey,
         services: Mapping[str, Service],
-        config_text: Callable[[Literal[8, 9]], str],
+        config_text: ConfigText,
         *,
         limits: ServerLimits | None = None,
         clock: Callable[[], float] = time.time,
@@ -252,7 +254,7 @@ class DcpServer:
         version = re.fullmatch(r"2\.(\d{1,4})(\.\d{1,4})?", request.query.get("ver", ""))
         if version is None:
             return web.Response(status=400, text="the query must name a format: ?ver=2.1.0 or ?ver=2.0.0\n")
-        text = self._config_text(9 if int(version[1]) >= 1 else 8)
+        text = self._config_text(9 if int(version[1]) >= 1 else 8, f"{request.scheme}://{request.host}/")
         headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
         return web.Response(body=text.encode(), content_type="application/x-kvin", charset="utf-8", headers=headers)
 

@@ -125,7 +125,7 @@ def service() -> WireService:
 
 @pytest.fixture
 async def server(service: WireService) -> AsyncIterator[FaultyServer]:
-    def config_text(version: Any) -> str:
+    def config_text(version: Any, _origin: str) -> str:
         return config.config_text(config.build_config(f"http://127.0.0.1:{made.port}/"), version)
 
     limits = ServerLimits(session=SessionLimits(batch_messages=200))

@@ -17,7 +17,7 @@ from aiohttp import web
 from orchestrator import kvin
 from orchestrator.errors import InvalidInput, NetworkFailure, NotFound
 from orchestrator.protocol import client_socket, config, signing
-from orchestrator.protocol.client import ClientLimits, DcpClient, fetch_config
+from orchestrator.protocol.client import ClientConnection, ClientLimits, DcpClient, fetch_config
 from orchestrator.protocol.errors import ConnectionClosed, ConnectionLost, PeerChanged, RemoteError
 from orchestrator.protocol.framing import FramingLimits
 from orchestrator.protocol.server import DcpServer, Request, ServerLimits
@@ -85,7 +85,7 @@ class Setup:
         services = {"batches": self.batches, "echo": self.echo}
         self.server = DcpServer(self.identity, services, self.config_text, limits=limits, clock=lambda: self.now)
 
-    def config_text(self, version: Any) -> str:
+    def config_text(self, version: Any, _origin: str) -> str:
         return config.config_text(config.build_config(self.url()), version)
 
     def url(self, service: str = "") -> str:
@@ -272,6 +272,53 @@ async def test_requests_of_the_server_and_their_failures(setup: Setup, caplog: p
         with pytest.raises(RemoteError) as caught:
             await silent.request("call", 5)
         assert caught.value.code == "ENOSYS"
+
+
+async def test_close_does_not_wait_for_a_server_that_is_not_there() -> None:
+    async with DcpClient(PrivateKey.generate()) as client:
+        connection = client.connect("http://127.0.0.1:9/echo/")
+        waiting = asyncio.ensure_future(connection.request("op", 1))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            await connection.close()
+        with pytest.raises(ConnectionClosed) as caught:
+            await waiting
+        assert caught.value.code == "EPIPE"
+        assert client._connections == []
+
+
+async def test_an_absent_server_is_given_up_after_the_time_for_connecting(caplog: pytest.LogCaptureFixture) -> None:
+    now = 1_800_000_000.0
+    limits = ClientLimits(first_delay=0.01, longest_delay=0.01, tick_interval=0)
+    async with DcpClient(PrivateKey.generate(), limits=limits, clock=lambda: now) as client:
+        connection = client.connect("http://127.0.0.1:9/echo/")
+        waiting = asyncio.ensure_future(connection.request("op", 1))
+        await until(lambda: "trying again" in caplog.text)
+        now += 61
+        with pytest.raises(ConnectionLost) as caught:
+            await waiting
+        assert caught.value.code == "ETIMEDOUT"
+
+
+@pytest.mark.parametrize("setup", [ServerLimits(sessions=0)], indirect=True)
+async def test_a_server_that_drops_every_socket_is_not_stormed(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+
+    async def wait(self: Any, seconds: float) -> None:
+        delays.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(ClientConnection, "_wait", wait)
+    limits = ClientLimits(first_delay=1, longest_delay=64)
+    async with DcpClient(PrivateKey.generate(), limits=limits) as client:
+        connection = client.connect(setup.url("echo"))
+        waiting = asyncio.ensure_future(connection.request("op", 1))
+        await until(lambda: len(delays) >= 8)
+        await connection.close()
+        with pytest.raises(ConnectionClosed):
+            await waiting
+    assert max(delays) > 2
+    assert all(delay <= 2**i for i, delay in enumerate(delays))
 
 
 # --- configuration
@@ -515,7 +562,7 @@ async def test_a_message_beyond_the_limit_ends_the_session(setup: Setup) -> None
 
 def test_names_of_services() -> None:
     with pytest.raises(ValueError, match="cannot be the name"):
-        DcpServer(PrivateKey.generate(), {"a/b": Echo()}, lambda _: "")
+        DcpServer(PrivateKey.generate(), {"a/b": Echo()}, lambda *_: "")
 
 
 def test_urls_of_services() -> None:
