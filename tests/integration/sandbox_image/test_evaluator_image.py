@@ -39,10 +39,11 @@ def api() -> Iterator[docker.APIClient]:
 class Container:
     """A locked-down container and its attached streams."""
 
-    def __init__(self, api: docker.APIClient, memory: int) -> None:
+    def __init__(self, api: docker.APIClient, memory: int, env: list[str]) -> None:
         body = Lockdown.load().create_body(
             image=build.DEFAULT_TAG, labels={LABEL: "1"}, limits=SandboxLimits(memory_bytes=memory)
         )
+        body["Env"] = env
         self._api = api
         self.id = api.create_container_from_config(body)["Id"]
         wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
@@ -104,8 +105,8 @@ class Container:
 def container(image, api) -> Iterator[Any]:
     made: list[Container] = []
 
-    def make(memory: int = 256 << 20) -> Container:
-        made.append(Container(api, memory))
+    def make(memory: int = 256 << 20, env: tuple[str, ...] = ()) -> Container:
+        made.append(Container(api, memory, list(env)))
         return made[-1]
 
     yield make
@@ -193,3 +194,15 @@ def test_memory_bomb_dies_of_the_limit_with_a_clean_cause(container):
     bomb.send({"request": "main", "id": 1, "datumUri": "data:,"})
     state = bomb.state()
     assert (state["ExitCode"], state["OOMKilled"]) == (137, True)
+
+
+def test_a_heap_limit_near_the_memory_limit_makes_room_for_garbage(container):
+    """Without one V8 sizes its heap by the host's memory, and 60 MB of live objects die of a limit of 256 MB."""
+    work = """() => {
+      const live = [];
+      for (let i = 0; i < 655360; i++) live.push({a: i, b: 'x' + i});
+      for (let r = 0; r < 60; r++) { const garbage = []; for (let i = 0; i < 100000; i++) garbage.push({a: i, b: [i]}) }
+      return live.length;
+    }"""
+    end = container(env=("NODE_OPTIONS=--max-old-space-size=192",)).run(work, "data:,")[0]
+    assert end["request"] == "complete"

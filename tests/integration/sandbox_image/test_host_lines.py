@@ -439,6 +439,25 @@ def test_large_lines_in_and_out(evaluator, value_of):
     assert len(value_of(evaluator.slice()[0])) == size
 
 
+NONSENSE = [
+    b"", b"null", b"1", b"[]", b'"x"', b"\xff\xfe\x00", b"[" * 100_000, b"{}",
+    b'{"type":"workerMessage"}', b'{"type":"workerMessage","message":null}', b'{"type":"workerMessage","message":{}}',
+    b'{"type":"workerMessage","message":{"what":{"raw":null}}}', b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"assign"}}}}',
+    b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"assign","job":{"argumentUris":5,"dependencies":7}}}}}',
+    b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"main","id":1,"datumUri":"data:,"}}}}',
+    b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"main"}}}}',
+    b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"moduleGroup","data":{"a":{"b":"c"}}}}}}',
+    b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"fetchResponse","fetchId":1}}}}',
+    b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"request":"__proto__"}}}}',
+]  # fmt: skip
+
+
+def test_nonsense_breaks_nothing(evaluator):
+    evaluator.write(b"\n".join(NONSENSE) + b"\n")
+    evaluator.send({"request": "describe"})
+    assert evaluator.until("describe")["extensions"]
+
+
 @pytest.mark.parametrize("size", [1, 7, 4096])
 def test_lines_may_be_cut_anywhere(evaluator, value_of, size):
     """Chunks respect neither lines nor characters."""
