@@ -9,12 +9,10 @@ const datauri = require('./datauri.js');
 const input = require('./input.js');
 const output = require('./output.js');
 const realms = require('./realm.js');
+const { errorForm, fits, line, marshalledLine, post, reportEnd, reportMeanwhile } = require('./reports.js');
 
 const WORKTIMES = [{ name: 'map-basic', version: '1.0.0' }];
 const DEPTH = 256;
-/** What a message that is no result may be, so that no reader takes it for a flood: bytes, and brackets within brackets. */
-const MESSAGE_BYTES = 1_000_000;
-const MESSAGE_DEPTH = 80;
 /** Timers that may fire before other events get their turn. */
 const BURST = 64;
 
@@ -269,10 +267,13 @@ function finish() {
   const [kind, text, detail] = outcome;
   const total = performance.now() - slice.started;
   const measurement = { total: round(total), CPU: round(cpuTime(total)), webGL: 0, webGPU: 0 };
-  if (slice.id === null)
-    reportPlain(kind, text, detail, measurement);
-  else
-    reportPipelined(slice, kind, text, detail, JSON.stringify(measurement));
+  reportEnd(slice, kind, text, detail, measurement);
+  if (slice.id === null && kind === 'reject') {
+    // In the plain dialect a sandbox whose slice was rejected is not used again.
+    output.line('DIE: worker close called');
+    output.flush();
+    exit(0);
+  }
   // The reader need not wait while the realm is put back.
   if (queue.length === 0)
     output.flush();
@@ -306,30 +307,6 @@ function round(milliseconds) {
   return Math.round(milliseconds * 1000) / 1000;
 }
 
-function reportPipelined(slice, kind, text, detail, measurement) {
-  const tail = `"measurement":${measurement},"progressed":${slice.progressed}}`;
-  if (kind === 'result') {
-    const type = detail === 'json' ? 'application/json' : 'application/x-kvin';
-    line(3, `{"request":"complete","id":${slice.id},"result":{"string":${JSON.stringify(text)},"method":"${detail}","MIMEType":"${type}"},${tail}`);
-  } else if (kind === 'reject')
-    line(3, `{"request":"workReject","id":${slice.id},"reason":${JSON.stringify(text)},"retries":${Number(detail)},${tail}`);
-  else
-    line(3, `{"request":"workError","id":${slice.id},"error":${text},${tail}`);
-}
-
-function reportPlain(kind, text, detail, measurement) {
-  post(3, { request: 'measurement', ...measurement });
-  if (kind === 'result')
-    marshalledLine(3, `"request":{"raw":"complete"},"result":${text}`);
-  else if (kind === 'reject') {
-    post(3, { request: 'workReject', workRejectData: { reason: text, retries: Number(detail) } });
-    output.line('DIE: worker close called');
-    output.flush();
-    exit(0);
-  } else
-    marshalledLine(3, `"request":{"raw":"workError"},"error":${errorForm(text)}`);
-}
-
 // ------------------------------------------------------------------------------------------- from the realm
 
 /** A message of the running slice, in primitives; which ones, depends on the kind. False: it is too large. */
@@ -348,10 +325,7 @@ function fromRealm(kind, first, second, third, fourth) {
     return true;
   if (typeof second === 'string' && !fits(second))
     return false;
-  if (current.id === null)
-    reportPlainly(kind, first, second, third, fourth);
-  else
-    reportWithId(kind, first, second, third, fourth);
+  reportMeanwhile(current, kind, first, second, third, fourth);
   if (kind === 'progress')
     output.flush();
   else
@@ -359,62 +333,10 @@ function fromRealm(kind, first, second, third, fourth) {
   return true;
 }
 
-function fits(text) {
-  if (text.length > MESSAGE_BYTES / 3 && Buffer.byteLength(text) > MESSAGE_BYTES)
-    return false;
-  if (text.length <= 2 * MESSAGE_DEPTH)
-    return true;
-  let depth = 0;
-  let inString = false;
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code === 34)
-      inString = !inString;
-    else if (inString)
-      i += code === 92 ? 1 : 0;
-    else if (code === 91 || code === 123) {
-      if (++depth > MESSAGE_DEPTH)
-        return false;
-    } else if (code === 93 || code === 125)
-      depth--;
-  }
-  return true;
-}
-
 function afterwards() {
   drive(() => {});
   pump();
   output.flush();
-}
-
-function reportWithId(kind, first, second, third, fourth) {
-  const head = `"id":${current.id}`;
-  const marshalled = (text) => `{"_serializeVerId":"v9","what":${text}}`;
-  if (kind === 'progress') {
-    const value = second === '' ? '' : `,"value":${second}`;
-    line(3, `{"request":"progress",${head},"progress":${Number(first)}${value},"indeterminate":${!!third},"throttledReports":${Number(fourth)}}`);
-  } else if (kind === 'console') {
-    const message = second === '' ? '' : `,"message":${marshalled(second)}`;
-    line(3, `{"request":"console",${head},"payload":{"level":"${first}"${message},"same":${Number(third)}}}`);
-  } else if (kind === 'emit') {
-    const data = third === true ? second : marshalled(second);
-    line(3, `{"request":"emitEvent",${head},"payload":{"eventName":"custom","customEvent":${JSON.stringify(first)},"data":${data}}}`);
-  } else if (kind === 'fetch')
-    line(3, `{"request":"fetchRequest",${head},"fetchId":${Number(first)},"data":${second}}`);
-}
-
-function reportPlainly(kind, first, second, third, fourth) {
-  if (kind === 'progress') {
-    post(3, {
-      request: 'progress', progress: Number(first), value: second === '' ? undefined : JSON.parse(second), indeterminate: !!third, throttledReports: Number(fourth),
-    });
-  } else if (kind === 'console') {
-    const message = second === '' ? '' : `"message":${second},`;
-    marshalledLine(3, `"request":{"raw":"console"},"payload":{"ctr":0,"ps":{"level":{"raw":"${first}"},${message}"same":${Number(third)}}}`);
-  } else if (kind === 'emit') {
-    marshalledLine(3, `"request":{"raw":"emitEvent"},"payload":{"ctr":0,"ps":{"eventName":{"raw":"custom"},"customEvent":{"raw":${JSON.stringify(first)}},"data":${second}}}`);
-  } else if (kind === 'fetch')
-    marshalledLine(2, `"request":{"raw":"fetchRequest"},"id":${Number(first)},"data":${second}`);
 }
 
 function markProgress() {
@@ -446,29 +368,6 @@ function onAlarm() {
     setAlarm(0);
   pump();
   output.flush();
-}
-
-// ------------------------------------------------------------------------------------------------- lines out
-
-/** A message of plain data. */
-function post(ring, value) {
-  line(ring, JSON.stringify(value));
-}
-
-/** A message given as JSON text, in the form that both dialects read. */
-function line(ring, text) {
-  output.line(`MSG:{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":{"ringSource":${ring},"value":${text}}}}}`);
-}
-
-/** A message whose properties are given as prepared forms. The first object in them is number 2. */
-function marshalledLine(ring, properties) {
-  output.line(`MSG:{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"ctr":0,"ps":{"ringSource":${ring},"value":{"ctr":0,"ps":{${properties}}}}}}}`);
-}
-
-/** The KVIN form of an error given as {name, message, stack, code?} in JSON text. */
-function errorForm(text) {
-  const { message, ...properties } = JSON.parse(text);
-  return JSON.stringify({ ctr: 'Error', ps: properties, arg: message });
 }
 
 // ------------------------------------------------------------------------------------------------------ eval

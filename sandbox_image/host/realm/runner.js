@@ -147,6 +147,7 @@
   function start(decode) {
     running = true;
     lib.openReports();
+    lib.wakeTimers();
     let datum;
     try {
       datum = decode();

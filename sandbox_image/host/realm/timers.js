@@ -74,6 +74,12 @@
     return true;
   };
 
+  /** What was set while the job was assigned runs in its first slice. */
+  lib.wakeTimers = () => {
+    if (pending.length > 0)
+      lib.setAlarm(lib.max(0, pending[0].when - lib.clock()));
+  };
+
   lib.clearTimers = () => {
     lib.epoch++;
     if (pending.length > 0) {

@@ -114,6 +114,11 @@ def test_nothing_of_a_finished_slice_runs_later(evaluator, value_of, leave):
     assert [m for m in before_first + before_second if m["request"] != "fetchRequest"] == []
 
 
+def test_timers_of_the_set_up_run_in_the_first_slice(evaluator, value_of):
+    work = "(() => { let ran = 0; setInterval(() => { ran++ }, 1); return async () => { ran = 0; await new Promise(r => setTimeout(r, 20)); return ran > 0 } })()"
+    assert [value_of(end) for end in evaluator.run(work, *TWICE)] == [True, False]
+
+
 def test_promise_jobs_that_are_ready_run_before_the_slice_ends(evaluator, value_of):
     work = "(() => { let n = 0; return async x => { const was = n; const step = k => Promise.resolve().then(() => { n++; if (k) step(k - 1) }); step(50); return was } })()"
     assert [value_of(end) for end in evaluator.run(work, *TWICE)] == [0, 51]
