@@ -146,7 +146,9 @@ def main() -> None:
     for view in ("as the client sees it", "first lease to last accepted result"):
         rate = result[view]
         assert isinstance(rate, float)
-        print(f"{view}: {rate:.0f} slices/s = {rate / TARGET:.2f} × the target of {TARGET:.0f}, {rate / OFFICIAL_WORKER:.0f} × an official worker")
+        print(
+            f"{view}: {rate:.0f} slices/s = {rate / TARGET:.2f} × the target of {TARGET:.0f}, {rate / OFFICIAL_WORKER:.0f} × an official worker"
+        )
     cpu = result["cpu"]
     assert isinstance(cpu, dict)
     for name, share in cpu.items():

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from orchestrator.bank import Bank
 from orchestrator.bank.teller import Teller
 from orchestrator.database import Database, sqlite_url
+from orchestrator.errors import InvalidInput
 from orchestrator.protocol.server import DcpServer
 from orchestrator.scheduler.compute_groups import ComputeGroups
 from orchestrator.scheduler.config import config_text
@@ -85,12 +86,18 @@ class SchedulerApp:
         for side in (self.results, self.router, self.reconciler):
             self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
-        port = await self.server.listen(settings.host, settings.port)
+        try:
+            port = await self.server.listen(settings.host, settings.port)
+        except OSError as error:
+            problem = f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}"
+            raise InvalidInput(f"{problem}; another --port, or 0 for a free one, may help") from error
         stack.push_async_callback(self.router.drain, DRAIN_S)
         self.url = settings.public_url or f"http://{_url_host(settings.host)}:{port}/"
 
-    def _config_text(self, version: Literal[8, 9]) -> str:
-        return config_text(self.url if self.url.endswith("/") else f"{self.url}/", self.settings, version)
+    def _config_text(self, version: Literal[8, 9], origin: str) -> str:
+        """A client goes on using the address under which it found us, unless the operator has named one."""
+        base_url = self.settings.public_url or origin
+        return config_text(base_url if base_url.endswith("/") else f"{base_url}/", self.settings, version)
 
     async def run(self) -> None:
         """Serve until cancelled; raises when a part of the Scheduler has failed."""

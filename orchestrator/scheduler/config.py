@@ -5,59 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator import kvin
+from orchestrator.protocol.config import build_config
 from orchestrator.settings import SchedulerSettings
-
-SERVICES = (
-    "jobSubmit", "taskDistributor", "resultSubmitter", "eventRouter", "computeGroups", "pheme",
-)  # fmt: skip
 
 
 def client_config(base_url: str, settings: SchedulerSettings) -> dict[str, Any]:
-    """`base_url` ends in a slash. Every location ends in one too: clients append to it."""
-
-    def location(path: str = "") -> dict[str, Any]:
-        return {"location": kvin.DcpUrl(f"{base_url}{path}")}
-
-    services = {name: location(f"{name}/") for name in SERVICES}
-    services["taskDistributor"]["tuning"] = {"targetTaskDuration": settings.target_task_s}
-    return {
-        "scheduler": {
-            **location(),
-            "services": services,
-            "compatibility": {
-                "minimum": {"dcp": "^5.0.0"},
-                "operations": {"work": "^1.0.0", "compute": "^1.0.0"},
+    """`base_url` ends in a slash."""
+    config = build_config(
+        base_url,
+        extra={
+            "supervisor": {
+                "sandbox": {
+                    "progressThrottle": 0.1,
+                    "progressTimeoutMs": round(settings.progress_timeout_s * 1000),
+                    "sliceTimeoutMs": round(settings.slice_timeout_s * 1000),
+                },
+                "tuning": {},
+                "dcp": {"connectionOptions": {}},
             },
-            "worker": {"types": ["v4"], "operations": "1.0.0"},
+            "dcp": {"connectionOptions": {"default": {}}},
+            # As many ids as there can be events under way, and some: a repeated event is known by its id.
+            "eventSubscriber": {"seenListSize": 2 * settings.event_window},
         },
-        "bank": {**location(), "services": {"bankTeller": location("bankTeller/")}},
-        "packageManager": location("packageManager/"),
-        **{name: location() for name in ("portal", "pxAuth", "oAuth", "cdn")},
-        "job": {
-            "maxDeployTime": 300,
-            "deployAttempts": 10,
-            "deployCloseTimeout": 10_000,
-            "uploadInitialNumberOfSlices": 5,
-            "uploadIncreaseFactor": 3,
-            "uploadSlicesTarget": 1_000_000,
-            "uploadSlicesCeiling": 10_000_000,
-            "sliceUploadErrorTolerance": 3,
-            "modules": {},
-        },
-        "supervisor": {
-            "sandbox": {
-                "progressThrottle": 0.1,
-                "progressTimeoutMs": round(settings.progress_timeout_s * 1000),
-                "sliceTimeoutMs": round(settings.slice_timeout_s * 1000),
-            },
-            "tuning": {},
-            "dcp": {"connectionOptions": {}},
-        },
-        "dcp": {"connectionOptions": {"default": {}}},
-        "network": {},
-        # As many ids as there can be events under way, and some: a repeated event is known by its id.
-        "eventSubscriber": {"seenListSize": 2 * settings.event_window},
-    }
+    )
+    config["scheduler"]["services"]["taskDistributor"]["tuning"] = {"targetTaskDuration": settings.target_task_s}
+    return config
 
 
 def config_text(base_url: str, settings: SchedulerSettings, version: kvin.Version) -> str:

@@ -46,4 +46,3 @@ def run(computer: str, wallet: harness.Wallet, node: pathlib.Path, npm_modules: 
             return await client.finish(within=within)
 
     return run_client
-

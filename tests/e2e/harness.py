@@ -93,7 +93,9 @@ class Client:
         async with asyncio.timeout(within):
             while sum(said == name for said, _ in self.said) < count:
                 if not await self._read_line():
-                    raise AssertionError(f"client ended before it said {name!r}: {self.said[-10:]}\n{await self._stderr()}")
+                    raise AssertionError(
+                        f"client ended before it said {name!r}: {self.said[-10:]}\n{await self._stderr()}"
+                    )
         return [value for said, value in self.said if said == name][-1]
 
     async def finish(self, *, within: float = 90.0) -> ClientRun:

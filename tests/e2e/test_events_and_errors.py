@@ -54,7 +54,10 @@ async def test_results_and_status_arrive_while_the_job_runs(run: Run) -> None:
     assert sorted(event["sliceNumber"] for event in outcome.all("result")) == list(range(1, 41))
     last = outcome.all("status")[-1]
     assert (last["total"], last["computed"], last["runStatus"]) == (40, 40, "finished")
-    assert all(event["distributed"] <= event["total"] and event["computed"] <= event["total"] for event in outcome.all("status"))
+    assert all(
+        event["distributed"] <= event["total"] and event["computed"] <= event["total"]
+        for event in outcome.all("status")
+    )
     assert outcome.one("run") == "finished"
 
 

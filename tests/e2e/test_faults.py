@@ -220,10 +220,9 @@ async def test_the_docker_engine_is_restarted(
     subprocess.run(
         [sys.executable, "-m", "sandbox_image.build"], check=True, env={**os.environ, **env}, capture_output=True
     )
-    async with running_parts(tmp_path, env) as parts:
-        async with deployed(parts, wallet, node, npm_modules) as client:
-            await client.wait_for("result", count=20)
-            await engine.stop()
-            await engine.start()
-            await assert_complete(client, parts)
+    async with running_parts(tmp_path, env) as parts, deployed(parts, wallet, node, npm_modules) as client:
+        await client.wait_for("result", count=20)
+        await engine.stop()
+        await engine.start()
+        await assert_complete(client, parts)
     assert containers_of(parts.worker_id(), engine.host) == []

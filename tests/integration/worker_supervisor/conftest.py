@@ -61,7 +61,7 @@ class ToyScheduler:
         names = ("taskDistributor", "resultSubmitter", "eventRouter", "packageManager")
         services = {name: _Door(getattr(self, f"on_{name}")) for name in names}
         config = build_config(self.url, services=names[:3], extra=self.extra)
-        server = DcpServer(self.identity, services, lambda version: config_text(config, version))
+        server = DcpServer(self.identity, services, lambda version, _origin: config_text(config, version))
         async with server:
             await server.listen("127.0.0.1", self.port)
             yield self
