@@ -113,6 +113,11 @@ async def measure(slices: int, sandboxes: int) -> dict[str, object]:
                 "slices": slices,
                 "as the client sees it": slices / ((times["end"] - times["start"]) / 1000),
                 "first lease to last accepted result": slices / lease_to_accept(folder / "s", before),
+                "seconds": {
+                    "until accepted": (outcome.one("accepted") - times["start"]) / 1000,
+                    "until the first result": (times["first"] - times["start"]) / 1000,
+                    "until the end": (times["end"] - times["start"]) / 1000,
+                },
                 "cpu": {name: round(seconds / wall, 3) for name, seconds in cpu.items()},
             }
         finally:
@@ -146,11 +151,12 @@ def main() -> None:
     for view in ("as the client sees it", "first lease to last accepted result"):
         rate = result[view]
         assert isinstance(rate, float)
-        print(
-            f"{view}: {rate:.0f} slices/s = {rate / TARGET:.2f} × the target of {TARGET:.0f}, {rate / OFFICIAL_WORKER:.0f} × an official worker"
-        )
-    cpu = result["cpu"]
+        goal, official = rate / TARGET, rate / OFFICIAL_WORKER
+        print(f"{view}: {rate:.0f} slices/s = {goal:.2f} × the target, {official:.0f} × an official worker")
+    seconds, cpu = result["seconds"], result["cpu"]
+    assert isinstance(seconds, dict)
     assert isinstance(cpu, dict)
+    print("  " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     for name, share in cpu.items():
         print(f"  {name}: {share:.2f} cores")
 

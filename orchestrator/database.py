@@ -22,6 +22,9 @@ metadata = sqlalchemy.MetaData()
 
 # FULL: a payment that was acknowledged survives a power cut. Group commit pays for it.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "temp_store=MEMORY")
+Transaction = AsyncConnection
+"""What stores are handed to write their statements on. Others pass it along without looking inside."""
+
 _MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
 
 

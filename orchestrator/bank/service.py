@@ -11,11 +11,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from orchestrator.bank import ledger, store
 from orchestrator.bank.amounts import format_amount
 from orchestrator.bank.ledger import AccountKind, Book, Payment, Posting
+from orchestrator.database import Transaction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Bank:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
 
-    async def hold(self, tx: AsyncConnection, *, hold_id: str, account: str, amount: int) -> bool:
+    async def hold(self, tx: Transaction, *, hold_id: str, account: str, amount: int) -> bool:
         """Put `amount` units of an account aside for a job. False when this very hold exists already.
 
         Raises `NotEnoughFunds` (`info`: `needed` and `available`, decimal DCC), or `IdReused` when a hold of that id
@@ -49,9 +48,7 @@ class Bank:
         await self._save(tx, book)
         return made
 
-    async def add_to_hold(
-        self, tx: AsyncConnection, *, hold_id: str, amount: int, transfer_id: str | None = None
-    ) -> bool:
+    async def add_to_hold(self, tx: Transaction, *, hold_id: str, amount: int, transfer_id: str | None = None) -> bool:
         """Put more aside, from the hold's owner. With a `transfer_id` it happens once; False when it had.
 
         Raises `NotEnoughFunds`, `NotFound`, `HoldClosed`, `IdReused`.
@@ -63,7 +60,7 @@ class Bank:
         await self._save(tx, book)
         return added
 
-    async def pay(self, tx: AsyncConnection, *, hold_id: str, payments: Sequence[Payment]) -> int:
+    async def pay(self, tx: Transaction, *, hold_id: str, payments: Sequence[Payment]) -> int:
         """Pay out of a hold, all or none: eight statements, however many payments. Returns the units that moved now.
 
         A payment whose `transfer_id` was paid out of this hold before is left out, as is one of 0.
@@ -77,7 +74,7 @@ class Bank:
         await self._save(tx, book)
         return paid
 
-    async def release(self, tx: AsyncConnection, hold_id: str) -> int:
+    async def release(self, tx: Transaction, hold_id: str) -> int:
         """Give what is left of a hold back to its owner and close it for good. Returns the units; 0 the second time.
 
         Raises `NotFound`.
@@ -88,7 +85,7 @@ class Bank:
         return rest
 
     async def transfer(
-        self, tx: AsyncConnection, *, transfer_id: str, source: str, target: str, amount: int | None
+        self, tx: Transaction, *, transfer_id: str, source: str, target: str, amount: int | None
     ) -> Posting:
         """Move an amount between two accounts, everything when it is None. The same id again: what was moved then.
 
@@ -100,7 +97,7 @@ class Bank:
         await self._save(tx, book)
         return posting
 
-    async def open_account_with_credit(self, tx: AsyncConnection, account: str, credit: int) -> bool:
+    async def open_account_with_credit(self, tx: Transaction, account: str, credit: int) -> bool:
         """Give an account `credit` new units the first time it is seen. False ever after.
 
         "Seen" means by this method: an account that was paid before gets its credit too.
@@ -111,25 +108,25 @@ class Bank:
         await self._save(tx, book)
         return given
 
-    async def balance(self, tx: AsyncConnection, account: str) -> int:
+    async def balance(self, tx: Transaction, account: str) -> int:
         """Units; 0 for an account that nobody opened."""
         return (await self.balances(tx, [account]))[account]
 
-    async def balances(self, tx: AsyncConnection, accounts: Sequence[str]) -> dict[str, int]:
+    async def balances(self, tx: Transaction, accounts: Sequence[str]) -> dict[str, int]:
         """Units of each account."""
         found = await store.balances(tx, accounts)
         return {account: found.get(account, 0) for account in accounts}
 
-    async def held(self, tx: AsyncConnection, hold_id: str) -> int:
+    async def held(self, tx: Transaction, hold_id: str) -> int:
         """Units that a hold still holds; 0 when it is released or unknown."""
         return await self.balance(tx, ledger.escrow_account(hold_id))
 
-    async def open_holds(self, tx: AsyncConnection, account: str) -> tuple[int, int]:
+    async def open_holds(self, tx: Transaction, account: str) -> tuple[int, int]:
         """How many holds of an account are open, and the units in them."""
         amounts = await store.open_holds(tx, account)
         return len(amounts), sum(amounts)
 
-    async def audit(self, tx: AsyncConnection) -> Audit:
+    async def audit(self, tx: Transaction) -> Audit:
         """Recompute every balance from the postings and check every rule; reads the whole ledger, changes nothing.
 
         Run it in a snapshot, so that it sees one moment.
@@ -164,5 +161,5 @@ class Bank:
         issued = -sum(balance for key, balance in balances.items() if kinds[key] is AccountKind.ISSUANCE)
         return Audit(len(kinds), count, open_holds, issued, tuple(problems))
 
-    async def _save(self, tx: AsyncConnection, book: Book) -> None:
+    async def _save(self, tx: Transaction, book: Book) -> None:
         await store.save(tx, book, self._clock())

@@ -10,11 +10,9 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from orchestrator.bank.amounts import format_amount, parse_amount
 from orchestrator.bank.service import Bank
-from orchestrator.database import Database
+from orchestrator.database import Database, Transaction
 from orchestrator.errors import InvalidInput, NotPermitted
 from orchestrator.wallet import addresses
 
@@ -113,7 +111,7 @@ class Teller:
             "escrow": {"num": number, "total": format_amount(total)},
         }
 
-    async def _welcome(self, tx: AsyncConnection, account: str) -> None:
+    async def _welcome(self, tx: Transaction, account: str) -> None:
         if self._initial_credit > 0:
             await self._bank.open_account_with_credit(tx, account, self._initial_credit)
 

@@ -7,8 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.jobs.ranges import InputSet, LocatedRange, parse_input_set
 from orchestrator.scheduler.store import jobs
@@ -86,7 +85,7 @@ class Catalog:
             self._by_id.move_to_end(job_id)
         return job
 
-    async def find(self, tx: AsyncConnection, job_id: Any) -> Job | None:
+    async def find(self, tx: Transaction, job_id: Any) -> Job | None:
         if not isinstance(job_id, str):
             raise InvalidInput(f"job is {job_id!r}; it must be a job id")
         job = self.cached(job_id)
@@ -95,14 +94,14 @@ class Catalog:
             job = None if record is None else self.add(record)
         return job
 
-    async def get(self, tx: AsyncConnection, job_id: Any) -> Job:
+    async def get(self, tx: Transaction, job_id: Any) -> Job:
         """Raises `NotFound`."""
         job = await self.find(tx, job_id)
         if job is None:
             raise NotFound(f"there is no job {job_id}", info={"job": job_id})
         return job
 
-    async def by_keys(self, tx: AsyncConnection, keys: Iterable[int]) -> dict[int, Job]:
+    async def by_keys(self, tx: Transaction, keys: Iterable[int]) -> dict[int, Job]:
         wanted = set(keys)
         missing = [key for key in wanted if key not in self._by_key]
         if missing:

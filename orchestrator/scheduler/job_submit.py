@@ -8,8 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.values import uris_of_pile
 from orchestrator.jobs.words import RunStatus
@@ -67,7 +66,7 @@ class JobSubmit:
             "lastSliceNumber": state.counts.total,
         }
 
-    async def _create(self, tx: AsyncConnection, submission: Submission, owner: str) -> tuple[Job, JobState]:
+    async def _create(self, tx: Transaction, submission: Submission, owner: str) -> tuple[Job, JobState]:
         now = self._core.clock()
         record = JobRecord(
             key=0,
@@ -95,7 +94,7 @@ class JobSubmit:
         job = build(dataclasses.replace(record, key=key))
         return job, await self._advance(tx, job, dataclasses.replace(state, key=key))
 
-    async def _advance(self, tx: AsyncConnection, job: Job, state: JobState) -> JobState:
+    async def _advance(self, tx: Transaction, job: Job, state: JobState) -> JobState:
         state = (await self._core.settlement.advance(tx, [(job, state)], self._core.clock()))[job.key]
         await jobs.save(tx, [state])
         return state
@@ -121,9 +120,7 @@ class JobSubmit:
         self._core.publish_state(state)
         return {"success": True, "lastSliceNumber": state.counts.total}
 
-    async def _append(
-        self, tx: AsyncConnection, job: Job, state: JobState, uris: Sequence[str], digest: str
-    ) -> JobState:
+    async def _append(self, tx: Transaction, job: Job, state: JobState, uris: Sequence[str], digest: str) -> JobState:
         if state.closed or state.status in lifecycle.ENDED:
             raise OrchestratorError(f"job {job.id} is {state.status} and takes no more slices", code="ECLOSED")
         await self._core.money.add(tx, job, len(uris))

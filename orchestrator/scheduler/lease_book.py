@@ -12,8 +12,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted
 from orchestrator.scheduler.store import leases
 from orchestrator.scheduler.store.leases import Lease
@@ -27,7 +26,7 @@ class LeaseBook:
 
     async def open(
         self,
-        tx: AsyncConnection,
+        tx: Transaction,
         *,
         worker: str,
         peer: str,
@@ -52,7 +51,7 @@ class LeaseBook:
     def missing(self, ids: Iterable[int]) -> set[int]:
         return {lease_id for lease_id in ids if lease_id not in self._known}
 
-    async def load(self, tx: AsyncConnection, ids: Iterable[int]) -> None:
+    async def load(self, tx: Transaction, ids: Iterable[int]) -> None:
         """Read rows that are not in memory; ids without a row stay unknown."""
         wanted = self.missing(ids)
         if wanted:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from orchestrator.bank import Bank, Payment
+from orchestrator.database import Transaction
 from orchestrator.errors import NotEnoughFunds
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.pricing import hold_for, to_dcc
@@ -28,7 +27,7 @@ class Money:
         self._bank = bank
         self._initial_credit = initial_credit
 
-    async def hold(self, tx: AsyncConnection, job: Job, slices: int) -> None:
+    async def hold(self, tx: Transaction, job: Job, slices: int) -> None:
         """Set aside what `slices` slices cost. Raises `NotEnoughFunds`."""
         if job.slice_price == 0:
             return
@@ -46,13 +45,13 @@ class Money:
             )
         await self._bank.hold(tx, hold_id=hold_id(job), account=account, amount=amount)
 
-    async def add(self, tx: AsyncConnection, job: Job, slices: int) -> None:
+    async def add(self, tx: Transaction, job: Job, slices: int) -> None:
         """Set more aside. Raises `NotEnoughFunds`."""
         amount = hold_for(slices, job.slice_price)
         if amount > 0:
             await self._bank.add_to_hold(tx, hold_id=hold_id(job), amount=amount)
 
-    async def pay(self, tx: AsyncConnection, job: Job, wages: Sequence[Wage]) -> None:
+    async def pay(self, tx: Transaction, job: Job, wages: Sequence[Wage]) -> None:
         """Pay accepted slices. All wages of one payee are one transfer, named after its lowest slice: a slice is
         accepted once, so no two transfers of a job share a name."""
         by_payee: dict[str, list[int]] = {}
@@ -65,7 +64,7 @@ class Money:
         if payments:
             await self._bank.pay(tx, hold_id=hold_id(job), payments=payments)
 
-    async def release(self, tx: AsyncConnection, job: Job) -> None:
+    async def release(self, tx: Transaction, job: Job) -> None:
         """Give back what is left of the job's hold."""
         if job.slice_price > 0:
             await self._bank.release(tx, hold_id=hold_id(job))

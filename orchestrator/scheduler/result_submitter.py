@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
 from orchestrator.jobs.ranges import parse_slice_selection
 from orchestrator.protocol.server import Request
@@ -211,7 +210,7 @@ class ResultSubmitter:
         except OrchestratorError:
             return []
 
-    async def _fetch(self, tx: AsyncConnection, request: Request, data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def _fetch(self, tx: Transaction, request: Request, data: Mapping[str, Any]) -> list[dict[str, Any]]:
         job = await self._core.catalog.find(tx, data.get("job"))
         if job is None or not owns(request, job):
             return []

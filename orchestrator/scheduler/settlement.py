@@ -11,8 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from orchestrator.database import Transaction
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import lifecycle
 from orchestrator.scheduler.catalog import Job
@@ -73,7 +72,7 @@ class Settlement:
         self._budget = budget
         self._limit = limit
 
-    async def settle(self, tx: AsyncConnection, reports: Sequence[Report], now: float) -> Outcome:
+    async def settle(self, tx: Transaction, reports: Sequence[Report], now: float) -> Outcome:
         """Judge every report and write what follows. Reports of one slice are judged in the given order."""
         outcome = Outcome()
         grouped: dict[int, list[Report]] = {}
@@ -108,7 +107,7 @@ class Settlement:
         return outcome
 
     async def advance(
-        self, tx: AsyncConnection, changed: Iterable[tuple[Job, JobState]], now: float
+        self, tx: Transaction, changed: Iterable[tuple[Job, JobState]], now: float
     ) -> dict[int, JobState]:
         """Give jobs the status that follows from their facts, and money back to those that ended. The caller saves."""
         states: dict[int, JobState] = {}
@@ -145,7 +144,7 @@ class Settlement:
         if report.verdict is Verdict.EXHAUSTED:
             batch.exhausted.append(report)
 
-    async def _write(self, tx: AsyncConnection, batch: _JobBatch, now: float) -> None:
+    async def _write(self, tx: Transaction, batch: _JobBatch, now: float) -> None:
         key = batch.job.key
         if batch.accepted:
             await slices.mark_accepted(tx, key, batch.accepted)

@@ -8,8 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol import js_json
@@ -121,7 +120,7 @@ class TaskDistributor:
         self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
         return self._answer(lease, grants, data)
 
-    async def _candidates(self, tx: AsyncConnection, wanted: TaskRequest) -> list[tuple[Job, JobState, Candidate]]:
+    async def _candidates(self, tx: Transaction, wanted: TaskRequest) -> list[tuple[Job, JobState, Candidate]]:
         states = {state.key: state for state in await jobs.distributable(tx, MOST_CANDIDATES)}
         if not states:
             return []
@@ -175,7 +174,7 @@ class TaskDistributor:
 
     async def _open_lease(
         self,
-        tx: AsyncConnection,
+        tx: Transaction,
         wanted: TaskRequest,
         peer: str,
         plan: Sequence[Any],
@@ -201,7 +200,7 @@ class TaskDistributor:
         )
 
     async def _grant(
-        self, tx: AsyncConnection, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease
+        self, tx: Transaction, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease
     ) -> Grant:
         """Lease slices of one job: first those that came back, then those never touched."""
         now = self._core.clock()
@@ -225,7 +224,7 @@ class TaskDistributor:
             counts = counts.leased_fresh(fresh)
         return Grant(job, dataclasses.replace(state, counts=counts, served_at=now), again, estimation)
 
-    async def _data(self, tx: AsyncConnection, grants: Sequence[Grant]) -> dict[int, dict[int, str]]:
+    async def _data(self, tx: Transaction, grants: Sequence[Grant]) -> dict[int, dict[int, str]]:
         """Input URIs by job and slice, where they are listed."""
         return {
             grant.job.key: await slices.inputs(tx, grant.job.key, listed)
