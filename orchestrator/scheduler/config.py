@@ -23,7 +23,6 @@ def client_config(base_url: str, settings: SchedulerSettings) -> dict[str, Any]:
                 "tuning": {},
                 "dcp": {"connectionOptions": {}},
             },
-            "dcp": {"connectionOptions": {"default": {}}},
             # As many ids as there can be events under way, and some: a repeated event is known by its id.
             "eventSubscriber": {"seenListSize": 2 * settings.event_window},
         },
