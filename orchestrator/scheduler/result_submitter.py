@@ -7,11 +7,13 @@ whatever connection it came over.
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from orchestrator import telemetry
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
 from orchestrator.jobs.ranges import parse_slice_selection
@@ -184,6 +186,8 @@ class ResultSubmitter:
         for lease in renewed.values():
             self._core.leases.renewed(lease, expires_at)
         self._core.publish(outcome)
+        for verdict, count in collections.Counter(report.verdict for report in reports).items():
+            telemetry.results_received.add(count, {"verdict": verdict})
 
     async def close_job(self, request: Request) -> dict[str, Any]:
         """No more slices will come. Repeating it is harmless."""

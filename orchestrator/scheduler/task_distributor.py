@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator import telemetry
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.words import RunStatus
@@ -117,6 +118,7 @@ class TaskDistributor:
             data = await self._data(tx, grants)
         if not grants or lease is None:
             return None
+        telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
         self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
         return self._answer(lease, grants, data)
 
