@@ -79,7 +79,9 @@ def report(output: str, figures: dict[str, Any], goals: Sequence[Goal], lines: S
 @contextlib.asynccontextmanager
 async def docker_runtime() -> AsyncIterator[DockerRuntime]:
     """The Worker's runtime under a name of its own; its containers are gone afterwards."""
-    async with DockerRuntime(f"bench-{secrets.token_hex(4)}", RuntimeSettings()) as runtime:
+    # A reaper at work would disturb what is measured.
+    settings = RuntimeSettings(reap_period_s=3600)
+    async with DockerRuntime(f"bench-{secrets.token_hex(4)}", settings) as runtime:
         yield runtime
 
 
@@ -133,8 +135,8 @@ class LineProcess:
 
     @classmethod
     async def start(cls, *command: str, **options: Any) -> LineProcess:
-        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-        return cls(await asyncio.create_subprocess_exec(*command, **pipes, limit=2**24, **options))
+        pipe = asyncio.subprocess.PIPE
+        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**24, **options))
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None

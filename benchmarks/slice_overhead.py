@@ -25,9 +25,27 @@ GOAL = 10.0
 WORK_FUNCTION = "() => { progress(); return 0; }"  # no Scheduler accepts a slice that never calls progress
 DEPTH = 256  # what the Worker queues in a sandbox at most
 #: The order of the official definitions for Node, without Pyodide.
-SCRIPTS = """sa-ww-simulation script-load-wrapper timer-classes wrap-event-listeners event-loop-virtualization lift-webgl
-    lift-wasm lift-webgpu url polyfills access-lists fetch-factory bravojs-init bravo bravojs-env worktimes
-    map-basic-worktime calculate-capabilities bootstrap""".split()
+SCRIPTS = (
+    "sa-ww-simulation",
+    "script-load-wrapper",
+    "timer-classes",
+    "wrap-event-listeners",
+    "event-loop-virtualization",
+    "lift-webgl",
+    "lift-wasm",
+    "lift-webgpu",
+    "url",
+    "polyfills",
+    "access-lists",
+    "fetch-factory",
+    "bravojs-init",
+    "bravo",
+    "bravojs-env",
+    "worktimes",
+    "map-basic-worktime",
+    "calculate-capabilities",
+    "bootstrap",
+)
 
 
 class Official:

@@ -1,0 +1,141 @@
+"""How much of the machine reaches the work functions: slices of one second of pure CPU on all cores.
+
+Through a Scheduler and a Worker, as processes of their own, and real containers, against the same function in bare
+Node: one process per core, each given the next slice as soon as it is free. Both do the same work, counted in
+iterations. Our time runs from the first lease to the last accepted result, bare Node's from the first slice given to
+the last answered. They take turns in rounds; ratios are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+
+from benchmarks import common
+from orchestrator.compute.job import Job
+from orchestrator.protocol.client import DcpClient
+from orchestrator.protocol.config import fetch_config
+from orchestrator.wallet.keys import PrivateKey
+
+GOAL = 0.97
+SLICE_S = 1.0
+WORK = "function work(n) { let s = 1; for (let i = 0; i < n; i++) s = (s * 31 + i) % 1000003; return s; }"
+BARE = f"""
+    {WORK}
+    require('readline').createInterface({{ input: process.stdin }}).on('line', (n) => console.log(work(Number(n))));
+    console.log('ready');
+"""
+OURS = f"(n) => {{ {WORK} const s = work(n); progress(1); return s; }}"
+
+
+class BareNode:
+    """One Node process per core, waiting for iterations to count."""
+
+    def __init__(self, processes: list[common.LineProcess]) -> None:
+        self._processes = processes
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls) -> AsyncIterator[BareNode]:
+        """Fresh processes: our containers are fresh for each job, too."""
+        async with contextlib.AsyncExitStack() as stack:
+            processes = []
+            for _ in range(common.CORES):
+                processes.append(await common.LineProcess.start(str(common.NODE), "-e", BARE))
+                stack.push_async_callback(processes[-1].close)
+            for process in processes:
+                await process.line()
+            yield cls(processes)
+
+    async def run(self, slices: int, iterations: int) -> float:
+        """Seconds for all slices."""
+        start = time.perf_counter()
+        left = iter(range(slices))
+        async with asyncio.TaskGroup() as group:
+            for process in self._processes:
+                group.create_task(self._serve(process, left, iterations))
+        return time.perf_counter() - start
+
+    @staticmethod
+    async def _serve(process: common.LineProcess, left: Iterator[int], iterations: int) -> None:
+        for _ in left:
+            process.write(b"%d\n" % iterations)
+            await process.line()
+
+
+async def calibrate() -> int:
+    """Iterations that take bare Node SLICE_S on every core at once, when nothing else runs."""
+    probe = 50_000_000
+    async with BareNode.start() as bare:
+        await bare.run(common.CORES, probe)
+        best = min([await bare.run(common.CORES, probe) for _ in range(3)])
+    return round(probe * SLICE_S / best)
+
+
+class Deployer:
+    """Deploys jobs on a computer of ours."""
+
+    def __init__(self, computer: common.Computer, client: DcpClient) -> None:
+        self._computer = computer
+        self._client = client
+        self._account = PrivateKey.generate()
+
+    async def run(self, slices: int, iterations: int) -> tuple[float, float]:
+        """Seconds from first lease to last accepted result, and from deploying to the end as the client sees it."""
+        config = await fetch_config(self._computer.url)
+        job = Job(OURS, [iterations] * slices, slice_payment=0.001)
+        start = time.perf_counter()
+        results = await job.exec(self._client, config, self._account)
+        wall = time.perf_counter() - start
+        if len(results) != slices or len(set(results)) != 1 or results[0] is None:
+            raise SystemExit(f"wrong results: {results}")
+        return self._computer.lease_to_accept_s(job.id), wall
+
+
+async def measure(rounds: int, per_core: int) -> dict[str, list[float]]:
+    """Slices per second of each round."""
+    slices = per_core * common.CORES
+    iterations = await calibrate()
+    rates: dict[str, list[float]] = {"bare": [], "ours": [], "client": []}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = pathlib.Path(folder) / "identity-cache.json"
+        async with common.computer() as computer, DcpClient(PrivateKey.generate(), cache) as client:
+            deployer = Deployer(computer, client)
+            await deployer.run(common.CORES, 1000)  # connections open
+            for _ in range(rounds):
+                async with BareNode.start() as bare:
+                    rates["bare"].append(slices / await bare.run(slices, iterations))
+                ours, wall = await deployer.run(slices, iterations)
+                rates["ours"].append(slices / ours)
+                rates["client"].append(slices / wall)
+    return rates
+
+
+def main() -> None:
+    options = common.parse_options(__doc__)
+    machine = common.machine()
+    rates = asyncio.run(measure(*((2, 5) if options.quick else (6, 10))))
+    middle = {name: common.median(figures) for name, figures in rates.items()}
+
+    def ratio(name: str) -> float:
+        return common.median(mine / bare for mine, bare in zip(rates[name], rates["bare"], strict=True))
+
+    goals = [
+        common.Goal("our throughput / bare Node's", ratio("ours"), GOAL),
+        common.Goal("the same as the client sees it, deploying and stopping included", ratio("client")),
+    ]
+    lines = [
+        f"bare Node on {common.CORES} cores: {middle['bare']:.3f} slices/s",
+        f"first lease to last accepted result: {middle['ours']:.3f} slices/s",
+        f"as the client sees it: {middle['client']:.3f} slices/s",
+        "rounds: " + ", ".join(f"{mine / bare:.3f}" for mine, bare in zip(rates["ours"], rates["bare"], strict=True)),
+    ]
+    common.report(options.output, {"machine": machine, "slices_per_second": middle, "rounds": rates}, goals, lines)
+
+
+if __name__ == "__main__":
+    main()
