@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,7 +137,7 @@ class TaskDistributor:
                 self._note_rejection(profile, state, wanted)
                 continue
             self._rejected_since.pop(key, None)
-            candidate = _candidate(job, state)
+            candidate = _candidate(job, state, wanted.load)
             if candidate.estimation_left is None or candidate.estimation_left > 0:
                 found.append((job, state, candidate))
         return found
@@ -337,12 +338,16 @@ def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
     )
 
 
-def _candidate(job: Job, state: JobState) -> Candidate:
+def _candidate(job: Job, state: JobState, load: float) -> Candidate:
+    """`load` is what the asking worker wants, in cores."""
     counts = state.counts
     left = None
     if state.status is RunStatus.ESTIMATION:
         wanted = counts.total if state.estimation_slices is None else state.estimation_slices
-        left = min(counts.waiting, wanted - facts_of(state).measured - counts.leased)
+        measured = facts_of(state).measured
+        # Once a first slice went well, cores need not stand idle while others compute the rest of the estimation.
+        out = max(wanted - measured, math.ceil(load) if measured else 0)
+        left = min(counts.waiting, out - counts.leased)
     return Candidate(
         key=job.key,
         waiting=counts.waiting,

@@ -197,3 +197,14 @@ def _marshal(values: list[Any]) -> Any:
     from orchestrator import kvin
 
     return kvin.marshal(values)
+
+
+async def test_the_estimation_leaves_no_core_of_a_worker_idle(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url, load=2.0) as worker:
+        job = await client.deploy(dataRange={"start": 1, "end": 100, "step": 1}, estimationSlices=3)
+        first, last = await worker.take(), await worker.take()
+        assert [len(answer["body"]["task"][job]) for answer in (first, last)] == [2, 1]
+        await worker.compute(first)
+        # One core works at the last slice of the estimation; the other one has nothing to do until it ends.
+        (more,) = (await worker.take(targetLoad={"cpu": 1.8, "gpu": 0, "longSlices": 1}))["body"]["task"][job]
+        assert (more["sliceNumber"], more["isEstimationSlice"]) == (4, True)
