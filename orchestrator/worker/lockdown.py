@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.errors import Fault, OrchestratorError
-from orchestrator.worker.limits import SandboxLimits
+from orchestrator.worker.limits import MIB, SandboxLimits
 
 _DEFAULT_MASKS: Final = frozenset(
     {
@@ -36,6 +37,7 @@ _FORBIDDEN: Final = """
     unlinkat renameat2 personality seccomp ioctl prctl prlimit64 shmget msgget semget mq_open inotify_init1
     fanotify_init pidfd_open pidfd_getfd sched_setaffinity setpriority memfd_secret landlock_create_ruleset
 """
+_HEAP_LIMIT: Final = re.compile(r"NODE_OPTIONS=--max-old-space-size=[1-9][0-9]{0,6}")
 #: None of these may ever appear among the system calls that are allowed outright.
 FORBIDDEN_CALLS: Final = frozenset(_FORBIDDEN.split())
 
@@ -83,6 +85,7 @@ class Lockdown:
         if entrypoint is not None:
             body["Entrypoint"] = list(entrypoint)
             body["Cmd"] = []
+        body["Env"] = [_heap_limit(limits.memory_bytes)]
         host = body["HostConfig"]
         host["SecurityOpt"] = [*host["SecurityOpt"], "seccomp=" + json.dumps(self.seccomp, separators=(",", ":"))]
         host["Memory"] = host["MemorySwap"] = limits.memory_bytes
@@ -99,6 +102,18 @@ class Lockdown:
             host["Runtime"] = runtime
         validate(body)
         return body
+
+
+def _heap_limit(memory_bytes: int) -> str:
+    """What tells V8 of the memory limit, which it cannot see from inside: the host's memory would size its heap.
+
+    A quarter stays for what is no heap (stacks, buffers, code), so that V8 gives up, saying so, before the kernel kills.
+    """
+    return f"NODE_OPTIONS=--max-old-space-size={memory_bytes * 3 // 4 // MIB}"
+
+
+def _only_heap_limit(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 1 and bool(_HEAP_LIMIT.fullmatch(str(value[0])))
 
 
 def _is(expected: Any) -> Callable[[Any], bool]:
@@ -145,7 +160,7 @@ REQUIRED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "OpenStdin": _is(True),
     "StdinOnce": _is(True),
     "Tty": _is(False),
-    "Env": _empty,
+    "Env": _only_heap_limit,
     "Volumes": _empty,
     "ExposedPorts": _empty,
     "HostConfig.NetworkMode": _is("none"),

@@ -34,6 +34,8 @@ _NOTES_KEPT: Final = 20
 #: Above this many queued events nobody has taken, the stream is not read until half are gone.
 _EVENTS_HIGH: Final = 10_000
 _EXIT_PATIENCE_S: Final = 3.0
+#: SIGILL, SIGTRAP, SIGABRT, SIGSEGV: how V8 ends when it gives up, by what the seccomp profile leaves it.
+_CRASH_CODES: Final = (132, 133, 134, 139)
 
 
 class State(enum.StrEnum):
@@ -574,10 +576,11 @@ class Sandbox:
             kind, detail = DeathKind.PROTOCOL, "it faked its own exit (trace-stop)"
         elif state.oom_killed:
             kind, detail = DeathKind.OOM, "out of memory: the kernel killed it at its limit"
-        elif code in (132, 133, 134, 139):
+        elif code in _CRASH_CODES and b"heap out of memory" in self.stderr:
+            # V8's own word, which a job could forge: it would only be told that its memory ran out.
+            kind, detail = DeathKind.OOM, "out of memory: its JavaScript heap reached the limit"
+        elif code in _CRASH_CODES:
             detail = "the engine aborted or crashed"
-            if b"heap out of memory" in self.stderr:
-                detail += " (it says: JavaScript heap out of memory)"
         elif code == 137:
             kind, detail = DeathKind.KILLED, "it was killed from outside"
         elif state.error:

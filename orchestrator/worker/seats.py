@@ -37,8 +37,6 @@ def death_of(cause: sb.DeathCause) -> ev.Death:
     """The cause as the supervisor distinguishes it."""
     if cause.kind is sb.DeathKind.DEADLINE:
         return _DEADLINES.get(cause.code, ev.Death.PROTOCOL)
-    if cause.kind is sb.DeathKind.EXIT and "heap out of memory" in cause.detail:
-        return ev.Death.OUT_OF_MEMORY
     return _DEATHS[cause.kind]
 
 

@@ -218,6 +218,36 @@ async def test_out_of_memory(runtime: Any, working: Any, take: Any) -> None:
         assert 64 * MIB < ended.running_metrics.peak_memory_bytes <= 130 * MIB
 
 
+async def test_a_heap_that_is_full(runtime: Any, working: Any, take: Any) -> None:
+    """Objects fill V8's heap, which knows its share of the limit: it ends before the kernel must step in."""
+    function = "() => { const held = []; for (;;) held.push({ a: [held.length], b: String(held.length) }); }"
+    async with runtime() as made:
+        settings = SandboxSettings(limits=SandboxLimits(memory_bytes=256 * MIB))
+        sandbox = await working(made, function, settings=settings)
+        sandbox.submit(1, datum(0))
+        [ended] = await take(sandbox)
+        assert (ended.cause.kind, ended.cause.oom_killed) == (ev.DeathKind.OOM, False), ended.cause
+        assert ended.cause.exit_code in (133, 134, 139)
+        assert "heap" in ended.cause.detail
+        assert ended.running_metrics.peak_memory_bytes < 256 * MIB
+
+
+async def test_garbage_is_collected_before_the_limit(runtime: Any, working: Any, take: Any) -> None:
+    """Without the share V8 takes the host's memory for its own, and garbage alone would exhaust the container."""
+    function = """() => {
+      const held = []; let sum = 0;
+      for (let i = 0; i < 5e6; i++) { held[i % 400000] = { i, next: [i], text: 'x' + i }; sum += held[i % 400000].i % 2; }
+      return sum;
+    }"""
+    async with runtime() as made:
+        settings = SandboxSettings(limits=SandboxLimits(memory_bytes=192 * MIB))
+        sandbox = await working(made, function, settings=settings)
+        sandbox.submit(1, datum(0))
+        [event] = await take(sandbox, 1)
+        assert isinstance(event, ev.SliceCompleted), event
+        assert value_of(event.result) == 2_500_000
+
+
 async def test_an_endless_loop_meets_the_deadline(runtime: Any, working: Any, take: Any) -> None:
     async with runtime() as made:
         sandbox = await working(made, "() => { for (;;); }", limits=SliceLimits(slice_timeout_s=0.5))

@@ -43,6 +43,7 @@ def test_the_body_is_complete(lockdown: Lockdown) -> None:
         "crun",
     )
     assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {"nofile": 64, "fsize": 4096, "core": 0}
+    assert body["Env"] == ["NODE_OPTIONS=--max-old-space-size=75"]
     assert json.loads(host["SecurityOpt"][1].removeprefix("seccomp="))["defaultAction"] == "SCMP_ACT_ERRNO"
 
 
@@ -117,11 +118,27 @@ def test_loosening_is_refused(body: dict[str, Any], path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in LOOSER if path not in ("Volumes", "ExposedPorts") and path.count(".") == 0 and path != "Env"],
+    [path for path in LOOSER if path not in ("Volumes", "ExposedPorts") and path.count(".") == 0],
 )
 def test_leaving_out_is_refused(body: dict[str, Any], path: str) -> None:
     del body[path]
     with pytest.raises(LockdownLoosened):
+        validate(body)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        [],
+        ["NODE_OPTIONS=--max-old-space-size=75", "TOKEN=secret"],
+        ["NODE_OPTIONS=--max-old-space-size=75 --require=/x"],
+        ["NODE_OPTIONS=--max-old-space-size=0"],
+        ["NODE_OPTIONS=--max-old-space-size=75\n"],
+    ],
+)
+def test_the_environment_is_the_heap_limit_and_nothing_else(body: dict[str, Any], environment: list[str]) -> None:
+    body["Env"] = environment
+    with pytest.raises(LockdownLoosened, match="Env"):
         validate(body)
 
 

@@ -99,7 +99,7 @@ def test_capabilities_and_worktimes_come_from_the_sandbox():
     ("cause", "death"),
     [
         (DeathCause(DeathKind.OOM, ""), Death.OUT_OF_MEMORY),
-        (DeathCause(DeathKind.EXIT, "it says: JavaScript heap out of memory"), Death.OUT_OF_MEMORY),
+        (DeathCause(DeathKind.OOM, "its JavaScript heap reached the limit", exit_code=134), Death.OUT_OF_MEMORY),
         (DeathCause(DeathKind.EXIT, ""), Death.EXIT),
         (DeathCause(DeathKind.DEADLINE, "", code="ENOPROGRESS"), Death.NO_PROGRESS),
         (DeathCause(DeathKind.DEADLINE, "", code="ESLICETOOSLOW"), Death.TOO_SLOW),
