@@ -77,6 +77,13 @@ class Outbox:
         self.nonce, self._acked = nonce, token
         return True
 
+    def inherit(self, token: str, nonce: str) -> bool:
+        """Take the peer's last ack of a message that an earlier process sent. False when we have sent one since."""
+        if self.on_deck is not None or self._acked is not None:
+            return False
+        self.nonce, self._acked = nonce, token
+        return True
+
     def is_repeated(self, token: str) -> bool:
         """Whether the peer has sent an ack with this token before."""
         return token == self._acked

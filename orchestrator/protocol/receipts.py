@@ -58,5 +58,15 @@ class Receipts:
         ack.transport = transport
         return ack.frame
 
+    def restore(self, dcpsid: str, token: str, message_id: str, nonce: str) -> None:
+        """Take over the ack that an earlier process gave. It counts as sent on no transport yet."""
+        frame = signing.seal(self._key, messages.ack_body(dcpsid, token, nonce, message_id))
+        self._last = _Ack(token, message_id, nonce, dcpsid, frame, 0)
+
+    @property
+    def last(self) -> tuple[str, str, str] | None:
+        """Token, message id and nonce of the last ack."""
+        return None if self._last is None else (self._last.token, self._last.message_id, self._last.nonce)
+
     def clear(self) -> None:
         self._last = None

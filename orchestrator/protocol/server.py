@@ -26,6 +26,7 @@ from orchestrator.protocol.framing import FramingError, FramingLimits
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.session import Session
+from orchestrator.protocol.session_memory import Remembered, SessionMemory
 from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
 from orchestrator.protocol.sockets import ServerSocket
 from orchestrator.protocol.tokens import random_token
@@ -57,6 +58,8 @@ class ServerLimits:
     # Packets that a peer leaves unread before its socket is dropped; more than the longest message has fragments.
     unread_packets: int = 10_000
     sweep_interval: float = 2
+    # How long a client whose session an earlier process has left must be silent before that session is closed.
+    heir_quiet: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class DcpServer:
         config_text: ConfigText,
         *,
         limits: ServerLimits | None = None,
+        memory: SessionMemory | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         for name in services:
@@ -162,6 +166,7 @@ class DcpServer:
         self._config_text = config_text
         self._clock = clock
         self._stamps = Stamps()
+        self.memory = SessionMemory() if memory is None else memory
         self._links: dict[str, _ServerLink] = {}
         self._unready: set[_ServerLink] = set()
         self._scope = TaskScope()
@@ -300,6 +305,9 @@ class DcpServer:
         link = self._links.get(dcpsid) if isinstance(dcpsid, str) else None
         if link is not None and link.session.peer == envelope.owner and link.connection.service == socket.service:
             return link
+        remembered = self.memory.recall(dcpsid) if isinstance(dcpsid, str) else None
+        if remembered is not None and (remembered.peer, remembered.service) == (envelope.owner, socket.service):
+            return _Heir(self, ServerConnection(socket.service, socket.dialect), remembered)
         frame = farewell(self.identity, envelope.body, random_token, self._clock())
         if frame is not None:
             socket.send(frame)
@@ -375,7 +383,7 @@ class DcpServer:
 class _ServerLink(Link):
     """A session of the server, entered in its books while it lives."""
 
-    def __init__(self, server: DcpServer, connection: ServerConnection) -> None:
+    def __init__(self, server: DcpServer, connection: ServerConnection, remembered: Remembered | None = None) -> None:
         clock = server._clock
         session = Session(
             Role.TARGET,
@@ -384,10 +392,12 @@ class _ServerLink(Link):
             stamps=server._stamps,
             now=clock(),
             limits=server.limits.session,
+            remembered=remembered,
         )
         super().__init__(session, self, clock)
         self._server = server
         self.connection = connection
+        self._remembered_nonce = ""
         connection._link = self
         server._unready.add(self)
 
@@ -400,6 +410,11 @@ class _ServerLink(Link):
         if self in self._server._unready and self.session.dcpsid and self.session.state is not State.CLOSED:
             self._server._unready.discard(self)
             self._server._links[self.session.dcpsid] = self
+        if self.session.state is not State.CLOSED:
+            seen = self.session.remembered(self.connection.service)
+            if seen is not None and seen.nonce != self._remembered_nonce:
+                self._remembered_nonce = seen.nonce
+                self._server.memory.remember(seen)
 
     def opened(self, link: Link) -> None:
         pass
@@ -420,3 +435,25 @@ class _ServerLink(Link):
     def ended(self, link: Link) -> None:
         self._server._unready.discard(self)
         self._server._links.pop(self.session.dcpsid or "", None)
+        self._server.memory.forget(self.session.dcpsid or "")
+
+
+class _Heir(_ServerLink):
+    """Brings a session of an earlier process to its end: once the client has said what it had to say, it is closed, and
+    the client opens a new one."""
+
+    def __init__(self, server: DcpServer, connection: ServerConnection, remembered: Remembered) -> None:
+        super().__init__(server, connection, remembered)
+        self._closing: asyncio.TimerHandle | None = None
+
+    def receive(self, envelope: Envelope) -> None:
+        super().receive(envelope)
+        if self._closing is not None:
+            self._closing.cancel()
+        if self.session.state is State.ESTABLISHED:
+            self._closing = asyncio.get_running_loop().call_later(self._server.limits.heir_quiet, self.close)
+
+    def ended(self, link: Link) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        super().ended(link)

@@ -24,6 +24,7 @@ from orchestrator.protocol.errors import Congested, ConnectionClosed, PeerChange
 from orchestrator.protocol.messages import OutgoingRequest, OutgoingResponse
 from orchestrator.protocol.outbox import OnDeck, Outbox, Outgoing
 from orchestrator.protocol.receipts import Receipts
+from orchestrator.protocol.session_memory import Remembered
 from orchestrator.protocol.tokens import MakeToken, is_session_id, is_token
 from orchestrator.protocol.validity import InvalidRequestTime, Stamps
 from orchestrator.protocol.vocabulary import (
@@ -73,8 +74,13 @@ class Session:
         sequence: int = 1,
         limits: SessionLimits | None = None,
         expected_peer: str | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
-        """`expected_peer`: the address that must answer, when it is known. `sequence` shows in message ids only."""
+        """`expected_peer`: the address that must answer, when it is known. `sequence` shows in message ids only.
+
+        `remembered`: the session of an earlier process that this one brings to its end. It takes what the peer still
+        has to say and answers keepalives, so that nothing of the peer waits for an ack when the session is closed.
+        """
         self.role = role
         self.state = State.CONNECTING
         self.dcpsid: str | None = None
@@ -99,6 +105,11 @@ class Session:
         self._clock_offset = 0.0
         self._close_id: str | None = None
         self._stats = SessionStatistics(role)
+        self._is_heir = remembered is not None
+        if remembered is not None:
+            self.state = State.ESTABLISHED
+            self.dcpsid, self.peer = remembered.dcpsid, remembered.peer
+            self._receipts.restore(remembered.dcpsid, remembered.token, remembered.message_id, remembered.nonce)
 
     # --- the machine
 
@@ -186,6 +197,8 @@ class Session:
             return self._fail("EDCPSID", "invalid dcpsid")
         if self._outbox.acknowledge(token, nonce):
             return self._released() + self._flush(None, now)
+        if self._is_heir and self._outbox.inherit(token, nonce):
+            return self._flush(None, now)
         if not self._outbox.is_repeated(token):
             return self._fail("EINVAL", "unsolicited ack")
         # The peer has not seen what is on deck, unless that was sent on this very transport.
@@ -394,8 +407,8 @@ class Session:
             return self._fail("DCPC-1321", "unexpected request operation 'connect'")
         if operation == "keepalive":
             return self._queue_response(message_id, True, _KEEPALIVE_ANSWER)
-        if self.state is not State.ESTABLISHED:
-            return []  # closing: nobody is there to answer
+        if self.state is not State.ESTABLISHED or self._is_heir:
+            return []  # nobody is there to answer; the peer learns it when the session is closed
         if message_id in self._in_progress:
             return self._fail("EINVAL", "a request with this id is in progress")
         try:
@@ -422,6 +435,8 @@ class Session:
         self._stats.responses_in += 1
         self._synchronize(body.get("time"), now)
         if message_id not in self._unanswered:
+            if self._is_heir:
+                return []  # to a question of the earlier process
             return self._fail("DCPC-1024", "received a response to an unknown request")
         context = self._unanswered.pop(message_id)
         if message_id == self._close_id:
@@ -506,6 +521,13 @@ class Session:
 
     # --- for people and machines that look on
 
+    def remembered(self, service: str) -> Remembered | None:
+        """What another process needs to bring this session to its end; None before there is a session."""
+        last = self._receipts.last
+        if self.dcpsid is None or self.peer is None or last is None:
+            return None
+        return Remembered(self.dcpsid, service, self.peer, *last)
+
     @property
     def is_closed(self) -> bool:
         return self.state is State.CLOSED
@@ -531,7 +553,7 @@ class Session:
             assert self.dcpsid is not None
             assert self.peer is not None
             # Whatever can be sent has been sent, but for what awaits a flush.
-            assert on_deck is not None or self._outbox.nonce is not None
+            assert self._is_heir or on_deck is not None or self._outbox.nonce is not None
         if self.state is State.CLOSED:
             assert not self._outbox
             assert on_deck is None

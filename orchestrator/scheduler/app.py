@@ -13,6 +13,7 @@ from orchestrator.bank.teller import Teller
 from orchestrator.database import Database, sqlite_url
 from orchestrator.errors import InvalidInput
 from orchestrator.protocol.server import DcpServer
+from orchestrator.protocol.session_memory import SessionMemory
 from orchestrator.scheduler.compute_groups import ComputeGroups
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
@@ -28,6 +29,7 @@ from orchestrator.wallet import files
 
 KEYSTORE = "scheduler.keystore"
 DATABASE = "scheduler.sqlite"
+SESSIONS = "sessions"
 DRAIN_S = 2.0
 """how long a Scheduler that stops waits for clients to answer"""
 
@@ -80,7 +82,9 @@ class SchedulerApp:
             "pheme": Pheme(self.core),
             "bankTeller": Teller(bank, database, initial_credit=settings.initial_credit),
         }
-        self.server = DcpServer(identity, services, self._config_text, clock=self._clock)
+        memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
+        stack.callback(memory.close)
+        self.server = DcpServer(identity, services, self._config_text, memory=memory, clock=self._clock)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
         for side in (self.results, self.router, self.reconciler):

@@ -62,7 +62,8 @@ async def test_cpu_time_is_the_kernels(runtime: Any, working: Any, take: Any, en
             assert event.progressed
             # One core at most; a busy machine stretches the wall clock, never the CPU time.
             assert event.metrics.cpu_time_s <= event.metrics.wall_time_s + 0.05
-        assert figures[0].cpu_time_s > 3 * figures[1].cpu_time_s > 6 * figures[2].cpu_time_s > 0
+        # The kernel books CPU time in steps: the shortest slice may come out as nothing.
+        assert figures[0].cpu_time_s > 3 * figures[1].cpu_time_s > 6 * figures[2].cpu_time_s >= 0
         assert figures[0].cpu_time_s > 0.05
         container = engine.containers.get(sandbox._container.id)
         stats = await asyncio.to_thread(container.stats, stream=False)

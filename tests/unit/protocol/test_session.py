@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,6 +124,11 @@ class Pair:
 
     def errors(self, side: Session) -> list[str]:
         return [action.error.code for action in self.seen[side] if isinstance(action, Closed)]
+
+
+def tokens() -> Callable[[], str]:
+    numbers = itertools.count(10**6)
+    return lambda: f"{next(numbers):021d}"
 
 
 def body_of(frame: str) -> dict[str, Any]:
@@ -376,6 +382,43 @@ def test_a_farewell_ends_a_session_that_the_server_forgot() -> None:
     assert pair.errors(pair.client) == ["ECONNRESET"]
     (closed,) = [action for action in pair.seen[pair.client] if isinstance(action, Closed)]
     assert closed.contexts == (1,)
+
+
+@pytest.mark.parametrize("ack_arrived", [True, False])
+@pytest.mark.parametrize("received", [True, False])
+def test_an_heir_lets_the_client_finish_before_it_closes(received: bool, ack_arrived: bool) -> None:
+    """The server is killed while the client's answers wait for their acks; what it knew last is all that is left."""
+    pair = Pair().up()
+    pair.ask(pair.server, "event 1", "event 2")
+    pair.settle()
+    pair.answer_all(pair.client)
+    pair.ask(pair.server, "event 3")
+    pair.settle()
+    taken = [action for action in pair.seen[pair.client] if isinstance(action, Requested)]
+    pair.feed(pair.client, Respond(taken[-1].requests[0].id, True, "success"))
+    pair.feed(pair.client, Flush())
+    if received:
+        (answer,) = pair.wire[pair.client]
+        pair.feed(pair.server, Received(signing.open_envelope(answer)))
+        if ack_arrived:
+            pair.wire[pair.client].clear()
+            for frame in pair.wire[pair.server]:
+                pair.feed(pair.client, Received(signing.open_envelope(frame)))
+    left = pair.server.remembered("eventRouter")
+    assert left is not None
+    pair.cut()
+    pair.ask(pair.client, "never answered")
+    pair.server = Session(Role.TARGET, SERVER, make_token=tokens(), stamps=Stamps(), now=pair.now, remembered=left)
+    pair.seen[pair.server], pair.wire[pair.server] = [], []
+    pair.seen[pair.client].clear()
+    pair.up()
+    assert pair.client.statistics()["queued"] == 0
+    assert pair.requests(pair.server) == [], "there is no service behind an heir"
+    pair.feed(pair.server, Close())
+    pair.settle()
+    assert pair.errors(pair.client) == ["ECONNRESET"]
+    assert pair.server.is_closed
+    assert pair.client.is_closed
 
 
 @pytest.mark.parametrize(
