@@ -26,6 +26,17 @@ test: ## all tests, against real containers and the official npm client (ARGS="-
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest $(ARGS)
 
+bench: ## measure quickly, one after the other (B=cold_start measures one in full; ARGS="--output json")
+	@scripts/setup.sh python docker npm
+	@$(PYTHON) -m sandbox_image.build
+ifdef B
+	@$(PYTHON) -m benchmarks.$(B) $(ARGS)
+else
+	@set -e; for name in slice_overhead cold_start efficiency; do \
+	    echo "== $$name"; $(PYTHON) -m benchmarks.$$name --quick $(ARGS); done
+	@echo "== end_to_end"; $(PYTHON) -m benchmarks.end_to_end --slices 1000 $(ARGS)
+endif
+
 lint: ## ruff, mypy --strict, import walls
 	@scripts/setup.sh python
 	@$(VENV)/bin/ruff check .

@@ -345,7 +345,7 @@ def _candidate(job: Job, state: JobState, load: float) -> Candidate:
     if state.status is RunStatus.ESTIMATION:
         wanted = counts.total if state.estimation_slices is None else state.estimation_slices
         measured = facts_of(state).measured
-        # Once a first slice went well, cores need not stand idle while others compute the rest of the estimation.
+        # Once a first slice has ended, cores need not stand idle while others compute the rest of the estimation.
         out = max(wanted - measured, math.ceil(load) if measured else 0)
         left = min(counts.waiting, out - counts.leased)
     return Candidate(
