@@ -18,7 +18,7 @@ from orchestrator.mandelbrot import WORK_FUNCTION, Picture, Plan
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.scheduler.app import SchedulerApp
-from orchestrator.settings import LocalSettings, SchedulerSettings, WorkerSettings
+from orchestrator.settings import LocalSettings, SchedulerSettings, WorkerSettings, settings_from
 from orchestrator.wallet import files
 from orchestrator.worker.service import Worker
 
@@ -76,8 +76,10 @@ async def run(settings: LocalSettings, view: View, *, demo: bool = True, once: b
         with _stop_on_signals(worker, wanted, view):
             serving = group.create_task(scheduler.run())
             working = group.create_task(worker.run())
-            view.ready(scheduler.url)
-            if demo:
+            await _until(wanted, worker.ready.wait())
+            if not wanted.is_set():
+                view.ready(scheduler.url)
+            if demo and not wanted.is_set():
                 await _until(wanted, _paint(scheduler.url, keys, state / "mandelbrot.png", readings, view))
             if not once and not wanted.is_set():
                 view.serving(scheduler.url, keys)
@@ -125,7 +127,7 @@ async def _paint(url: str, keys: pathlib.Path, path: pathlib.Path, readings: tel
     view.finished(DemoSummary(picture.plan.tiles, seconds, cpu, path))
 
 
-async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def _until(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> None:
     """Do the work, or cancel it when the event comes first."""
     async with asyncio.TaskGroup() as group:
         working = group.create_task(work)
@@ -162,10 +164,10 @@ def _make_keystores(keys: pathlib.Path) -> None:
 
 
 def _scheduler_settings(settings: LocalSettings, state: pathlib.Path) -> SchedulerSettings:
-    return SchedulerSettings(
-        host=settings.host, port=settings.port, state_dir=state / "scheduler", initial_credit=settings.credit
-    )
+    given = {"host": settings.host, "port": settings.port, "state_dir": state / "scheduler"}
+    return settings_from(SchedulerSettings, {**given, "initial_credit": settings.credit})
 
 
 def _worker_settings(settings: LocalSettings, state: pathlib.Path, url: str) -> WorkerSettings:
-    return WorkerSettings(scheduler_url=url, state_dir=state / "worker", sandboxes=settings.sandboxes)
+    given = {"scheduler_url": url, "state_dir": state / "worker", "sandboxes": settings.sandboxes}
+    return settings_from(WorkerSettings, given)

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orchestrator.errors import InvalidInput
+
+_Settings = TypeVar("_Settings", bound=BaseSettings)
+
+
+def settings_from(model: type[_Settings], given: Mapping[str, Any]) -> _Settings:
+    """`given` (flags) over environment over defaults. Raises `InvalidInput` naming every setting that is wrong."""
+    try:
+        return model(**given)
+    except ValidationError as error:
+        prefix = str(model.model_config.get("env_prefix", ""))
+        wrong = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']} (it is {one['input']!r}; "
+            f"a flag or ${prefix}{'_'.join(map(str, one['loc'])).upper()} gives it)"
+            for one in error.errors()
+        ]
+        raise InvalidInput(f"settings that cannot be: {'; '.join(wrong)}") from None
 
 
 def _env(prefix: str) -> SettingsConfigDict:

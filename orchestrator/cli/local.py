@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import pathlib
-import sys
 
 import click
 
 from orchestrator import local
+from orchestrator.cli import logs
 from orchestrator.cli.local_view import JsonView, TextView
-from orchestrator.settings import LocalSettings
+from orchestrator.settings import LocalSettings, settings_from
 
 
 @click.command()
@@ -31,9 +30,7 @@ from orchestrator.settings import LocalSettings
 @click.option("--once", is_flag=True, help="End after the demo, for scripts.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
               help="Lines for people, or one JSON object per line.")  # fmt: skip
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True
-)
+@click.option("--log-level", type=click.Choice(logs.LEVELS), default="warning", show_default=True)
 def command(
     *,
     host: str | None, port: int | None, state_dir: pathlib.Path | None, sandboxes: int | None,
@@ -49,10 +46,8 @@ def command(
     """
     if once and not demo:
         raise click.UsageError("--once ends after the demo: it cannot be combined with --no-demo")
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(log_level, output)
     given = {"host": host, "port": port, "state_dir": state_dir, "sandboxes": sandboxes}
-    settings = LocalSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    settings = settings_from(LocalSettings, {name: value for name, value in given.items() if value is not None})
     view = JsonView() if output == "json" else TextView()
     asyncio.run(local.run(settings, view, demo=demo, once=once))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import decimal
-import logging
 import pathlib
 import signal
 from typing import Any
 
 import click
 
+from orchestrator.cli import logs
 from orchestrator.errors import InvalidInput
-from orchestrator.settings import SchedulerSettings
+from orchestrator.settings import SchedulerSettings, settings_from
 
 
 @click.group()
@@ -37,13 +37,11 @@ def command() -> None:
 @click.option("--verbose", is_flag=True, help="Log more to stderr.")
 def run(initial_credit: str | None, verbose: bool, **flags: Any) -> None:
     """Serve until SIGINT or SIGTERM. Prints `ready URL` on stdout once clients may connect."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure("info" if verbose else "warning")
     given = {name: value for name, value in flags.items() if value is not None}
     if initial_credit is not None:
         given["initial_credit"] = _units(initial_credit)
-    asyncio.run(serve(SchedulerSettings(**given)))
+    asyncio.run(serve(settings_from(SchedulerSettings, given)))
 
 
 async def serve(settings: SchedulerSettings) -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import pathlib
 import signal
-import sys
 from typing import Any
 
 import click
-import pydantic
 
-from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.settings import WorkerSettings
+from orchestrator.cli import logs
+from orchestrator.errors import OrchestratorError
+from orchestrator.settings import WorkerSettings, settings_from
 
-_LEVELS = ["debug", "info", "warning", "error"]
 _PATH = click.Path(path_type=pathlib.Path)
 
 
@@ -86,7 +83,7 @@ def command() -> None:
     type=click.FloatRange(0, min_open=True),
     help="Seconds to wait for the Scheduler at the end.  [default: 30]",
 )
-@click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
 @click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the log."
 )
@@ -100,18 +97,9 @@ def run(log_level: str, output: str, **flags: Any) -> None:
     The first signal finishes the slices in work, submits them and returns the rest; the second returns
     everything that is not finished; the third ends at once.
     """
-    configure_logging(log_level, output)
+    logs.configure(log_level, output)
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    asyncio.run(serve(_settings(given), output))
-
-
-def _settings(given: dict[str, Any]) -> WorkerSettings:
-    """Flags over environment over defaults. Raises `InvalidInput` naming every setting that is wrong."""
-    try:
-        return WorkerSettings(**given)
-    except pydantic.ValidationError as error:
-        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']} (it is {one['input']!r})" for one in error.errors()]
-        raise InvalidInput(f"settings of the worker: {'; '.join(wrong)}") from None
+    asyncio.run(serve(settings_from(WorkerSettings, given), output))
 
 
 async def serve(settings: WorkerSettings, output: str = "text") -> None:
@@ -156,31 +144,3 @@ def _one_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     return first
-
-
-def configure_logging(level: str, output: str) -> None:
-    """Log to stderr, as lines for people or as one JSON object per line."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if output == "json" else _TextLines("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _PLAIN}
-
-
-class _TextLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return " ".join([text, *(f"{name}={value}" for name, value in _extra(record).items())])
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"time": record.created, "level": record.levelname.lower(), "event": record.getMessage()}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps({**line, **_extra(record)}, default=str)

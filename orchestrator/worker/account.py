@@ -25,7 +25,10 @@ def load_account(
 
     Raises `InvalidInput` (bad address, damaged file) and what the keystore files raise.
     """
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidInput(f"the state folder {state_dir} cannot be made: {error.strerror}") from None
     key = files.load_or_create(identity or state_dir / KEYSTORE, "worker")
     payee = key.address if payment_address is None else addresses.checksum(payment_address)
     return WorkerAccount(key, _worker_id(state_dir / ID_FILE), payee)

@@ -107,7 +107,7 @@ class Lockdown:
 def _heap_limit(memory_bytes: int) -> str:
     """What tells V8 of the memory limit, which it cannot see from inside: the host's memory would size its heap.
 
-    A quarter stays for what is no heap (stacks, buffers, code), so that V8 gives up, saying so, before the kernel kills.
+    A quarter stays for what is no heap (stacks, buffers, code): V8 gives up, saying so, before the kernel kills.
     """
     return f"NODE_OPTIONS=--max-old-space-size={memory_bytes * 3 // 4 // MIB}"
 

@@ -13,13 +13,13 @@ from orchestrator.jobs.words import SliceMetrics
 
 class DeathKind(enum.StrEnum):
     OOM = "oom"
-    """The kernel killed it at its memory limit."""
+    """The kernel killed it at its memory limit, or V8 ended it at the limit of its heap."""
     DEADLINE = "deadline"
     """A slice, its progress, the start or the assignment took too long; `code` says which."""
     FLOOD = "flood"
     """It wrote more than it may."""
     EXIT = "exit"
-    """It ended by itself: an exit, a crash, V8 at its heap limit."""
+    """It ended by itself: an exit, a crash."""
     KILLED = "killed"
     """We ended it because it was no longer needed, or somebody outside did."""
     PROTOCOL = "protocol"

@@ -128,12 +128,13 @@ class Engine:
             raise self._translate(operation, exc) from exc
 
     def _translate(self, operation: str, exc: Exception) -> Exception:
-        if isinstance(exc, docker.errors.NotFound):
+        asks_who = operation in ("connect", "version", "info", "ping")
+        if isinstance(exc, docker.errors.NotFound) and not asks_who:
             return failures.ContainerGone(f"{operation}: {exc.explanation}")
         if isinstance(exc, docker.errors.APIError):
             status = exc.response.status_code if exc.response is not None else 0
-            text = str(exc.explanation or exc)[:500]
-            if operation in ("connect", "version", "info", "ping"):
+            text = " ".join(str(exc.explanation or exc).split())[:300]
+            if asks_who:
                 return failures.refusing(f"{operation}: {text}")
             return failures.ContainerRefused(f"{operation} was refused ({status}): {text}", info={"status": status})
         if isinstance(exc, requests.exceptions.Timeout):

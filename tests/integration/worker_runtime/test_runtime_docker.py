@@ -160,6 +160,16 @@ async def test_refusing(tmp_path: pathlib.Path) -> None:
     assert "disk is on fire" in str(failure)
 
 
+async def test_something_else_listens(tmp_path: pathlib.Path) -> None:
+    async def answer(_path: str) -> bytes:
+        return http("404 Not Found", "<html>\n<p>no such page</p>\n</html>")
+
+    async with fake_engine(tmp_path / "s", answer) as address:
+        failure = await enter(address)
+    assert failure.reason == "refusing"
+    assert "\n" not in str(failure)
+
+
 async def test_silent(tmp_path: pathlib.Path) -> None:
     released = asyncio.Event()
 

@@ -237,7 +237,10 @@ async def test_garbage_is_collected_before_the_limit(runtime: Any, working: Any,
     """Without the share V8 takes the host's memory for its own, and garbage alone would exhaust the container."""
     function = """() => {
       const held = []; let sum = 0;
-      for (let i = 0; i < 5e6; i++) { held[i % 400000] = { i, next: [i], text: 'x' + i }; sum += held[i % 400000].i % 2; }
+      for (let i = 0; i < 5e6; i++) {
+        held[i % 400000] = { i, next: [i], text: 'x' + i };
+        sum += held[i % 400000].i % 2;
+      }
       return sum;
     }"""
     async with runtime() as made:
