@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import pathlib
 import shlex
@@ -20,6 +21,9 @@ from rich.text import Text
 
 from orchestrator.local import DemoSummary
 from orchestrator.mandelbrot import Picture
+
+# A frame costs 40 ms of a core that work functions could use.
+_FRAMES_PER_S = 4
 
 EXAMPLE = (
     "require('dcp-client').init().then(async () => console.log(Array.from("
@@ -63,7 +67,7 @@ class TextView:
             yield
             return
         with Live(
-            console=self._console, refresh_per_second=8, get_renderable=lambda: self._canvas(picture)
+            console=self._console, refresh_per_second=_FRAMES_PER_S, get_renderable=lambda: self._canvas(picture)
         ) as self._live:
             yield
 
@@ -93,14 +97,17 @@ class TextView:
         text = Text()
         for upper, lower in zip(lines[::2], lines[1::2], strict=True):
             text.append(" ")
-            for top, bottom in zip(upper, lower, strict=True):
-                text.append("▀", Style(color=Color.from_rgb(*top), bgcolor=Color.from_rgb(*bottom)))
+            for (top, bottom), run in itertools.groupby(zip(upper, lower, strict=True)):
+                text.append("▀" * len(list(run)), Style(color=Color.from_rgb(*top), bgcolor=Color.from_rgb(*bottom)))
             text.append("\n")
         return Group(text, self._progress)
 
 
 class JsonView:
-    """One JSON object per line on stdout, each with an `event`: ready, finished, serving."""
+    """One JSON object per line on stdout, each with an `event`: ready, progress, finished, serving, stopping.
+
+    There is a `progress` for the first result, and then one for every tenth of the job.
+    """
 
     def ready(self, url: str) -> None:
         self._say("ready", url=url)
@@ -110,7 +117,9 @@ class JsonView:
         yield
 
     def tile(self, picture: Picture) -> None:
-        pass
+        done, of = picture.filled, picture.plan.tiles
+        if done == 1 or done * 10 // of > (done - 1) * 10 // of:
+            self._say("progress", done=done, of=of)
 
     def finished(self, summary: DemoSummary) -> None:
         self._say("finished", **summary.to_json())
