@@ -118,7 +118,7 @@ async def measure(rounds: int, per_core: int) -> dict[str, list[float]]:
 def main() -> None:
     options = common.parse_options(__doc__)
     machine = common.machine()
-    rates = asyncio.run(measure(*((2, 5) if options.quick else (6, 10))))
+    rates = asyncio.run(measure(*((2, 5) if options.quick else (4, 20))))
     middle = {name: common.median(figures) for name, figures in rates.items()}
 
     def ratio(name: str) -> float:
