@@ -46,6 +46,7 @@ async def local(folder: pathlib.Path, *arguments: str) -> AsyncIterator[harness.
 async def test_a_second_start_has_its_first_result_soon(tmp_path: pathlib.Path) -> None:
     async with local(tmp_path, "--no-demo") as command:
         await command.wait_for_line("ready ")
+    (tmp_path / "log").unlink()
     started = time.monotonic()
     async with local(tmp_path, "--once", "--output", "json") as command:
         await command.wait_for_line('{"event": "ready"')

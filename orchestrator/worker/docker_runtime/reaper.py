@@ -82,6 +82,19 @@ def orphans(
     return [container for container in containers if _is_orphan(container.labels, owner, live, now, alive)]
 
 
+def abandoned(containers: Iterable[Labelled], now: float, alive: Callable[[str, str], bool | None]) -> list[Labelled]:
+    """Of all workers' containers those whose maker has ended, or may have ended and let the lease expire."""
+    return [container for container in containers if _is_abandoned(container.labels, now, alive)]
+
+
+def _is_abandoned(labels: Mapping[str, str], now: float, alive: Callable[[str, str], bool | None]) -> bool:
+    instance = labels.get(LABEL_INSTANCE)
+    if LABEL_WORKER not in labels or instance is None:
+        return False
+    state = alive(labels.get(LABEL_PROCESS, ""), instance)
+    return _expired(labels, now) if state is None else not state
+
+
 def _is_orphan(
     labels: Mapping[str, str],
     owner: Owner,

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import pathlib
 import signal
+import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -283,13 +284,25 @@ asyncio.run(main())
 """
 
 
-async def test_the_next_run_removes_what_a_crash_left(runtime: Any, containers: Any, worker_id: str) -> None:
+@contextlib.asynccontextmanager
+async def crashing(worker_id: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process with two sandboxes of that worker, for a test to kill."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", textwrap.dedent(CRASHING), worker_id, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
-        assert await process.stdout.readline() == b"started\n"
+    try:
+        async with asyncio.timeout(30):
+            assert await process.stdout.readline() == b"started\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_the_next_run_removes_what_a_crash_left(runtime: Any, containers: Any, worker_id: str) -> None:
+    async with asyncio.timeout(60), crashing(worker_id) as process:
         async with runtime() as other_run:  # its maker is alive: not ours to remove
             assert len(containers(worker_id)) == 2
             assert other_run.statistics()["reaped"] == 0
@@ -303,6 +316,36 @@ async def test_the_next_run_removes_what_a_crash_left(runtime: Any, containers: 
             assert next_run.statistics()["reaped"] == 2
             assert containers(worker_id) == []
     assert CgroupTree.of_this_machine(worker_id).sandboxes() == set()
+
+
+async def test_the_sweep_removes_what_crashed_workers_left(containers: Any, worker_id: str) -> None:
+    async with crashing(worker_id) as process:
+        assert await asyncio.to_thread(sweep, "--worker", worker_id) == (0, "")
+        assert len(containers(worker_id)) == 2
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        assert await asyncio.to_thread(sweep, "--worker", worker_id) == (0, "sweep: 2 containers removed\n")
+        assert containers(worker_id) == []
+
+
+async def test_the_sweep_of_everything(containers: Any, worker_id: str, runtime: Any, working: Any) -> None:
+    async with runtime() as made:
+        sandbox = await working(made, "(x) => x")
+        assert await asyncio.to_thread(sweep, "--all", "--worker", worker_id) == (0, "sweep: 1 container removed\n")
+        assert containers(worker_id) == []
+        await sandbox.kill()
+
+
+def sweep(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "orchestrator.worker.docker_runtime.sweep", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_sweep_without_docker(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    status, said = sweep()
+    assert status == 1 and said.startswith("sweep: No Docker Engine answers") and said.count("\n") == 1
 
 
 async def test_an_expired_lease_of_an_unknown_owner(runtime: Any, containers: Any, worker_id: str, engine: Any) -> None:

@@ -41,6 +41,16 @@ def test_orphans(owner: reaper.Owner, live: set[str], now: float, alive: bool | 
     assert bool(found) is orphan
 
 
+@pytest.mark.parametrize(
+    ("alive", "now", "gone"),
+    [(True, 0, False), (True, 5000, False), (False, 0, True), (None, 0, False), (None, 5000, True)],
+)
+def test_abandoned(alive: bool | None, now: float, gone: bool) -> None:
+    strange = reaper.Labelled("x", {reaper.LABEL_SANDBOX: "x", reaper.LABEL_EXPIRES: "1"})
+    found = reaper.abandoned([container(ME), strange], now, lambda _process, _instance: alive)
+    assert [one.container_id for one in found] == (["box"] if gone else [])
+
+
 def test_a_container_without_our_labels_is_never_ours() -> None:
     strange = reaper.Labelled("x", {reaper.LABEL_SANDBOX: "x", reaper.LABEL_EXPIRES: "1"})
     assert reaper.orphans([strange], ME, set(), 1e12, lambda _p, _i: False) == []
