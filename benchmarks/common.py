@@ -85,6 +85,28 @@ async def docker_runtime() -> AsyncIterator[DockerRuntime]:
         yield runtime
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its waited-for children so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_seconds() -> float:
+    """Core-seconds so far in which a core of this machine had nothing to do."""
+    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
+
+
+def docker_cpu_seconds() -> float:
+    """CPU time of the Engine, whoever it works for."""
+    total = 0.0
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if (entry / "comm").read_text().strip() in ("dockerd", "containerd", "containerd-shim"):
+                total += cpu_seconds(int(entry.name))
+    return total
+
+
 @dataclasses.dataclass(frozen=True)
 class Computer:
     """A Scheduler and a Worker, each a process of its own."""
@@ -93,6 +115,18 @@ class Computer:
     state: pathlib.Path
     scheduler: harness.Command
     worker: harness.Command
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all that belongs to it so far: both processes, the Engine, the sandboxes, ended ones included."""
+        processes = cpu_seconds(self.scheduler.process.pid) + cpu_seconds(self.worker.process.pid)
+        folder = f"dcp-sandboxes/{self.worker.lines[0].split()[1]}"
+        usage = pathlib.Path("/sys/fs/cgroup/cpuacct") / folder / "cpuacct.usage"
+        if usage.exists():
+            sandboxes = int(usage.read_text()) / 1e9
+        else:
+            fields = (pathlib.Path("/sys/fs/cgroup") / folder / "cpu.stat").read_text().split()
+            sandboxes = int(fields[fields.index("usage_usec") + 1]) / 1e6
+        return processes + docker_cpu_seconds() + sandboxes
 
     def lease_to_accept_s(self, job: str) -> float:
         """Seconds from a job's first lease to its last accepted result, from the Scheduler's database."""
