@@ -56,6 +56,7 @@ from orchestrator.protocol.vocabulary import (
 from orchestrator.wallet import keys
 
 _KEEPALIVE_ANSWER = {"success": True}
+_REFUSED_KEPT = 32
 # Milliseconds since 1970 would be beyond this many seconds.
 _LATEST_TIME = 1e11
 
@@ -94,9 +95,11 @@ class Session:
         self._counter = 0
         self._sid = ""
         self._connect_id = ""
+        self._sent_alone: str | None = None  # id of the message sent last, unless it was a batch
         self._outbox = Outbox(self.limits.queue_messages, self.limits.queue_characters)
         self._unanswered: dict[str, Any] = {}
-        self._in_progress: set[str] = set()
+        self._in_progress: dict[str, str] = {}  # id → validity stamp
+        self._refused: dict[str, str] = {}  # the same of the latest requests that were answered with an error
         self._receipts = Receipts(key)
         self._transport = 0  # counts them
         self._is_up = False
@@ -166,7 +169,9 @@ class Session:
         message_id, token = body.get("id"), body.get("ackToken")
         if not is_token(message_id) or not is_token(token):
             return self._fail("EINVAL", "a message must carry id and ackToken")
-        if self._receipts.has(message_id):
+        # Under a fresh nonce the id of the last message is no repetition: a client that is refused may send the same
+        # request again, id and stamp included (observed with dcp-client 5.6.1, uploading slices).
+        if self._receipts.has(message_id) and body.get("nonce") != self._receipts.nonce:
             self._stats.duplicates_in += 1
             return self._repeat_ack()
         if self.dcpsid is not None:
@@ -233,7 +238,10 @@ class Session:
             for message in members
         ]
         token = f"AT{self.role[0]}{self._count()}-{self._make_token()}"
-        if len(texts) == 1:
+        # What has the id of the message before it is taken for its repetition, and dropped: the second answer to a
+        # request that was sent again needs the cover of a batch.
+        alone = members[0].id if len(members) == 1 else None
+        if alone is not None and alone != self._sent_alone:
             body = messages.single_body(texts[0], self.dcpsid, time, token, self._outbox.nonce)
         else:
             assert self.dcpsid is not None
@@ -245,7 +253,9 @@ class Session:
                 ack_token=token,
                 nonce=self._outbox.nonce,
             )
+            alone = None
             self._stats.batches_out += 1
+        self._sent_alone = alone
         self._stats.messages_out += 1
         frame = signing.seal(self._key, body)
         self._outbox.on_deck = OnDeck(token, frame, members, self._transport, now)
@@ -278,7 +288,11 @@ class Session:
             if self.state is State.CLOSING:
                 return []
             raise LookupError(f"no request {event.id} is in progress")
-        self._in_progress.discard(event.id)
+        stamp = self._in_progress.pop(event.id)
+        if not event.success:
+            self._refused[event.id] = stamp
+            if len(self._refused) > _REFUSED_KEPT:
+                del self._refused[next(iter(self._refused))]
         try:
             return self._queue_response(event.id, event.success, event.payload)
         except InvalidInput as error:
@@ -416,7 +430,7 @@ class Session:
                 raise Congested(
                     f"{len(self._in_progress)} requests of this session wait for their answers", code="EBUSY"
                 )
-            self._stamps.check(payload.get("validity"), now)
+            stamp = self._check_validity(message_id, payload.get("validity"), now)
             # Before anything is unpacked: the permission covers the payload as it came.
             authorized = authorized_resources(
                 payload, body.get("auth"), guardian=self._key.address, accessor=self.peer or ""
@@ -424,9 +438,17 @@ class Session:
             data = messages.data_of(payload)
         except (InvalidRequestTime, InvalidInput, Congested) as error:
             return self._queue_error(message_id, error)
-        self._in_progress.add(message_id)
+        self._in_progress[message_id] = stamp
         into.append(IncomingRequest(message_id, operation, data, authorized))
         return []
+
+    def _check_validity(self, message_id: str, validity: Any, now: float) -> str:
+        """The request's stamp. One that the service refused may be used again, in the same request only."""
+        refused = self._refused.pop(message_id, None)
+        if refused is None or not isinstance(validity, dict) or validity.get("stamp") != refused:
+            self._stamps.check(validity, now)
+        stamp: str = validity["stamp"]
+        return stamp
 
     def _take_response(self, body: dict[str, Any], into: list[Answer], now: float) -> list[Action]:
         message_id, success, payload = body.get("id"), body.get("success"), body.get("payload")

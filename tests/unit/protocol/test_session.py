@@ -670,6 +670,67 @@ def test_a_message_repeated_on_the_same_transport_is_taken_once() -> None:
     assert pair.requests(pair.server) == [1]
 
 
+def _refuse(pair: Pair) -> dict[str, Any]:
+    """A request that the service has answered with an error, and the client has heard of it."""
+    pair.ask(pair.client, 1)
+    (frame,) = pair.wire[pair.client]
+    pair.settle()
+    _answer(pair, body_of(frame)["id"], success=False)
+    return body_of(frame)
+
+
+def _answer(pair: Pair, message_id: str, *, success: bool) -> None:
+    pair.feed(pair.server, Respond(message_id, success, {"code": "ENO"}))
+    pair.feed(pair.server, Flush())
+    pair.settle()
+
+
+def _ask_again(pair: Pair, body: dict[str, Any], **changes: Any) -> None:
+    """The request once more, as dcp-client sends it: everything as it was, but for nonce and token."""
+    remembered = pair.server.remembered("any")
+    assert remembered is not None
+    again = {**body, "nonce": remembered.nonce, "ackToken": "again" + remembered.token, **changes}
+    pair.feed(pair.server, sealed(CLIENT, again))
+
+
+def _last_code(pair: Pair) -> Any:
+    payload = body_of(pair.wire[pair.server][-1])["payload"]
+    return payload[0]["payload"]["code"] if isinstance(payload, list) else payload["code"]
+
+
+def test_a_refused_request_may_be_sent_again_as_it_was() -> None:
+    pair = Pair().up()
+    body = _refuse(pair)
+    _ask_again(pair, body)
+    assert pair.requests(pair.server) == [1, 1]
+    # A second message with the id of the first answer would be taken for its repetition.
+    pair.feed(pair.server, Respond(body["id"], False, {"code": "ENO"}))
+    pair.feed(pair.server, Flush())
+    answer = body_of(pair.wire[pair.server][-1])
+    assert answer["type"] == "batch"
+    assert answer["id"] != body["id"]
+    assert [member["id"] for member in answer["payload"]] == [body["id"]]
+
+
+def test_an_answered_request_may_not_be_sent_again() -> None:
+    pair = Pair().up()
+    pair.ask(pair.client, 1)
+    (frame,) = pair.wire[pair.client]
+    pair.settle()
+    _answer(pair, body_of(frame)["id"], success=True)
+    _ask_again(pair, body_of(frame))
+    assert pair.requests(pair.server) == [1]
+    assert _last_code(pair) == "EDUP"
+
+
+def test_a_refused_request_gives_its_stamp_to_no_other() -> None:
+    pair = Pair().up()
+    body = _refuse(pair)
+    _ask_again(pair, body, id="another")
+    assert pair.requests(pair.server) == [1]
+    assert _last_code(pair) == "EDUP"
+
+
 def test_notifications_are_taken_without_an_answer() -> None:
     pair = Pair().up()
     pair.feed(pair.server, sealed(CLIENT, _request(pair, type="notification", payload={"data": 1})))
