@@ -18,8 +18,11 @@ function say(name, value)
 
 function watch(job)
 {
-  for (const name of ['accepted', 'result', 'console', 'error', 'noProgress', 'status', 'cancel', 'stop', 'complete', 'nofunds', 'duplicate-result'])
-    job.on(name, (event) => say(name, name === 'accepted' ? { id: job.id } : plain(event)));
+  for (const name of ['result', 'console', 'error', 'noProgress', 'status', 'cancel', 'stop', 'nofunds', 'duplicate-result'])
+    job.on(name, (event) => say(name, plain(event)));
+  job.on('accepted', () => say('accepted', { id: job.id }));
+  // The event is the job's results; to look at one that is missing throws.
+  job.on('complete', (results) => say('complete', plain(Array.from(results))));
 }
 
 /** An event as JSON can hold it. */

@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import click
+
 from orchestrator.errors import OrchestratorError
 from orchestrator.worker.docker_runtime import failures, reaper
 from orchestrator.worker.docker_runtime.container import remove_container
@@ -51,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         count = asyncio.run(sweep(everything=given.all, worker=given.worker))
     except OrchestratorError as error:
-        print(f"sweep: {error}", file=sys.stderr)
+        click.echo(f"sweep: {error}", err=True)
         return 1
     if count:
-        print(f"sweep: {count} container{'' if count == 1 else 's'} removed")
+        click.echo(f"sweep: {count} container{'' if count == 1 else 's'} removed")
     return 0
 
 
