@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.errors import Fault, NetworkFailure, OrchestratorError
 
-__all__ = ["Congested", "ConnectionClosed", "ConnectionLost", "PeerChanged", "RemoteError"]
+__all__ = ["ClosedByPeer", "Congested", "ConnectionClosed", "ConnectionLost", "PeerChanged", "RemoteError"]
 
 
 class RemoteError(OrchestratorError):
@@ -33,6 +33,10 @@ class ConnectionClosed(NetworkFailure):
     """
 
     code = "ECONNRESET"
+
+
+class ClosedByPeer(ConnectionClosed):
+    """The peer ended the session in order: it has had every answer that it waited for."""
 
 
 class ConnectionLost(ConnectionClosed):

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol import js_json, messages, signing
 from orchestrator.protocol.authorization import authorized_resources
-from orchestrator.protocol.errors import Congested, ConnectionClosed, PeerChanged
+from orchestrator.protocol.errors import ClosedByPeer, Congested, ConnectionClosed, PeerChanged
 from orchestrator.protocol.messages import OutgoingRequest, OutgoingResponse
 from orchestrator.protocol.outbox import OnDeck, Outbox, Outgoing
 from orchestrator.protocol.receipts import Receipts
@@ -477,7 +477,7 @@ class Session:
     # --- the end
 
     def _closed_by_peer(self, message_id: str, now: float) -> list[Action]:
-        actions = self._begin_closing(ConnectionClosed("the peer closed the connection", code="ECONNRESET"), now)
+        actions = self._begin_closing(ClosedByPeer("the peer closed the connection"), now)
         self._close_id = None
         actions += self._queue_response(message_id, True, "goodbye")
         # Without a session there is no nonce to wait for.

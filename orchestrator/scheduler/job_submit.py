@@ -12,7 +12,8 @@ from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.values import uris_of_pile
 from orchestrator.jobs.words import RunStatus
-from orchestrator.protocol.server import Request
+from orchestrator.protocol.errors import ClosedByPeer, ConnectionClosed
+from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.scheduler import lifecycle
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
@@ -23,10 +24,15 @@ from orchestrator.scheduler.store.jobs import JobRecord, JobState
 from orchestrator.scheduler.submission import Submission, parse_submission
 from orchestrator.wallet.addresses import checksum
 
+_PARTED_KEPT = 10_000
+
 
 class JobSubmit:
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._uploading: set[ServerConnection] = set()
+        self._parted: dict[str, None] = {}
+        """sessions, oldest first, that their clients have ended in order: they had all their answers"""
         self._operations = Operations(
             {
                 "submit@5": self.submit,
@@ -100,25 +106,41 @@ class JobSubmit:
         return state
 
     async def add_slice_data(self, request: Request) -> dict[str, Any]:
-        """Append a pile of listed inputs. A pile that is sent again by a client that lost its connection before the
+        """Append a pile of listed inputs. A pile that is sent again by a client that lost its session before the
         answer is recognised and not stored twice.
 
         Errors: EINVAL, EPERM, ENOENT, ENOFUNDS, ECLOSED.
         """
         data = fields(request)
         uris = uris_of_pile(data.get("dataValues"))
-        # The same values may well follow each other; only over another session are they a repetition.
+        self._watch_end(request.connection)
+        # The same values may well follow each other. They are a repetition only over another session, and only if the
+        # client did not end the one before itself.
         content = hashlib.sha256(json.dumps(uris).encode()).hexdigest()
         async with self._core.database.transaction() as tx:
             job = await self._core.catalog.get(tx, data.get("job"))
             require_owner(request, job)
             state = (await jobs.states(tx, [job.key], lock=True))[job.key]
             session, _, known = (state.pile_digest or "").partition(":")
-            if known != content or session == request.connection.dcpsid:
+            if known != content or session == request.connection.dcpsid or session in self._parted:
                 state = await self._append(tx, job, state, uris, f"{request.connection.dcpsid}:{content}")
         self._core.answered(job)
         self._core.publish_state(state)
         return {"success": True, "lastSliceNumber": state.counts.total}
+
+    def _watch_end(self, connection: ServerConnection) -> None:
+        if connection in self._uploading:
+            return
+        self._uploading.add(connection)
+
+        def ended(error: ConnectionClosed) -> None:
+            self._uploading.discard(connection)
+            if isinstance(error, ClosedByPeer):
+                self._parted[connection.dcpsid] = None
+                if len(self._parted) > _PARTED_KEPT:
+                    del self._parted[next(iter(self._parted))]
+
+        connection.on_close(ended)
 
     async def _append(self, tx: Transaction, job: Job, state: JobState, uris: Sequence[str], digest: str) -> JobState:
         if state.closed or state.status in lifecycle.ENDED:

@@ -186,11 +186,20 @@ async def test_a_pile_sent_again_over_a_new_session_is_stored_once(app: Schedule
         await client.add(job, ["same", "same"])
         assert (await client.add(job, ["same", "same"]))["lastSliceNumber"] == 4
         again = client.client.connect(f"{app.url}jobSubmit/")
-        await client.submit_service.close()
         answer = await again.request("addSliceData", {"job": job, "dataValues": _marshal(["same", "same"])})
         assert answer["lastSliceNumber"] == 4
         answer = await again.request("addSliceData", {"job": job, "dataValues": _marshal(["other"])})
         assert answer["lastSliceNumber"] == 5
+
+
+async def test_a_pile_after_an_orderly_end_is_another_one(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        job = await client.deploy()
+        await client.add(job, ["same"])
+        await client.submit_service.close()
+        again = client.client.connect(f"{app.url}jobSubmit/")
+        answer = await again.request("addSliceData", {"job": job, "dataValues": _marshal(["same"])})
+        assert answer["lastSliceNumber"] == 2
 
 
 def _marshal(values: list[Any]) -> Any:
