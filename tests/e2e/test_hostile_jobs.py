@@ -69,7 +69,7 @@ BAD_SLICES = {
         "ENOMEMORY",
         "out of memory: its JavaScript heap reached the limit",
     ),
-    "floods": ("for (let n = 0; ; n++) { progress(); work.emit('flood', n); }", "EFLOOD", "lines/s"),
+    "floods": ("for (;;) { progress(); work.emit('flood', 'x'.repeat(500000)); }", "EFLOOD", "bytes"),
 }
 
 
