@@ -112,7 +112,7 @@ async def test_results_are_taken_to_the_jobs_own_storage(scheduler, worker, site
         assert fields["token"] == "t"
         assert fields["contentType"] == "application/x-kvin"
         assert kvin.parse(fields["content"]) == ["½", number]
-    reported = {str(scheduler.results[JOB, number]["resultV2"]) for number in (1, 2)}
+    reported = {str(scheduler.results[JOB, number]["result"]) for number in (1, 2)}
     assert all("data:," in text and "kept" in text for text in reported), reported
 
 
