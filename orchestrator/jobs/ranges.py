@@ -55,7 +55,7 @@ def _uri(value: Any) -> str:
 class RangeObject(InputSet):
     """Numbers from `start` towards `end` (included if met) in steps; or arrays of `group` such numbers, the last short.
 
-    `step` is 0 exactly when start equals end.
+    `step` may be anything when start equals end, and is not 0 otherwise.
     """
 
     start: float
@@ -329,7 +329,7 @@ def _parse_range_object(form: Mapping[str, Any], field: str) -> RangeObject:
     start, end = (_finite(form[name], f"{field}.{name}") for name in ("start", "end"))
     direction = (end > start) - (end < start)
     step = _finite(form["step"], f"{field}.step") if form.get("step") is not None else direction
-    if (step > 0) - (step < 0) != direction:
+    if direction and (step > 0) - (step < 0) != direction:
         raise InvalidInput(f"{field}.step {step} does not lead from start {start} to end {end}")
     group = form.get("group")
     if group is not None:

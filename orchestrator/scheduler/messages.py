@@ -68,9 +68,16 @@ def slice_message(job: Job, number: int, datum_uri: str | None, *, estimation: b
     if datum_uri is not None:
         message["datumUri"] = datum_uri
     if job.spec["resultStorageType"] == "pattern":
-        message["resultStorageDetails"] = job.spec["resultStorageDetails"]
+        message["resultStorageDetails"] = _storage_url(str(job.spec["resultStorageDetails"]), job.id, number)
         message["resultStorageParams"] = job.spec["resultStorageParams"]
     return message
+
+
+def _storage_url(pattern: str, job_id: str, number: int) -> str:
+    """Where the result of a slice goes. The client's URL class escapes the braces of the tokens in a path."""
+    for left, right in (("{", "}"), ("%7B", "%7D")):
+        pattern = pattern.replace(f"{left}slice{right}", str(number)).replace(f"{left}job{right}", job_id)
+    return pattern
 
 
 def status_event(job: Job, state: JobState) -> dict[str, Any]:
@@ -80,9 +87,14 @@ def status_event(job: Job, state: JobState) -> dict[str, Any]:
         "job": job.id,
         "runStatus": str(state.status),
         "total": counts.total,
-        "distributed": counts.distributed,
+        "distributed": _distributed(state),
         "computed": counts.accepted,
     }
+
+
+def _distributed(state: JobState) -> int:
+    """Slices with a worker, or done. What workers still hold of a job that has ended is not computed any more."""
+    return state.counts.distributed if state.ended_at is None else state.counts.settled
 
 
 def stop_event(job: Job, state: JobState) -> dict[str, Any]:
@@ -114,7 +126,7 @@ def job_report(job: Job, state: JobState) -> dict[str, Any]:
         "runStatus": str(state.status),
         "total": counts.total,
         "totalSlices": counts.total,
-        "distributed": counts.distributed,
+        "distributed": _distributed(state),
         "computed": counts.accepted,
         "completedSlices": counts.accepted,
         "failed": counts.failed,

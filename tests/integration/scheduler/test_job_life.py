@@ -151,6 +151,30 @@ async def test_cancel_gives_the_rest_back(app: SchedulerApp) -> None:
         assert await balance(app, client.account.address) == app.settings.initial_credit
 
 
+async def test_status_of_a_cancelled_job_counts_nothing_as_distributed(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job = await client.deploy(dataRange={"start": 1, "end": 10, "step": 1}, estimationSlices=None)
+        await worker.take()
+        await client.submit_service.request("cancelJob", {"job": job})
+        await client.wait_for("stop")
+        last = client.of("status")[-1]
+        assert (last["runStatus"], last["total"], last["distributed"], last["computed"]) == ("cancelled", 10, 0, 0)
+
+
+async def test_where_results_are_stored_depends_on_job_and_slice(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job = await client.deploy(
+            dataRange={"start": 1, "end": 2, "step": 1},
+            resultStorageType="pattern",
+            resultStorageDetails="https://store/%7Bjob%7D/%7Bslice%7D?n={slice}",
+            resultStorageParams={"key": "k"},
+        )
+        (first, second) = (await worker.take())["body"]["task"][job]
+        assert first["resultStorageDetails"] == f"https://store/{job}/1?n=1"
+        assert second["resultStorageDetails"] == f"https://store/{job}/2?n=2"
+        assert first["resultStorageParams"] == {"key": "k"}
+
+
 async def test_fetch_result_never_fails(app: SchedulerApp) -> None:
     async with deployer(app.url) as client, deployer(app.url) as stranger, serving(app.url):
         job = await client.deploy("result", dataRange={"start": 1, "end": 6, "step": 1})

@@ -29,6 +29,8 @@ def everything(form: Any, **options: Any) -> list[Any]:
         ({"start": 1, "end": 9, "step": 3}, [1, 4, 7]),
         ({"start": 3, "end": 1}, [3, 2, 1]),
         ({"start": 0, "end": 0, "step": 0}, [0]),
+        ({"start": 1, "end": 1, "step": 1}, [1]),
+        ({"start": 1, "end": 1, "step": -2.5, "group": 3}, [[1]]),
         ({"start": 0, "end": 1, "step": 0.25}, [0, 0.25, 0.5, 0.75, 1]),
         ({"start": 1, "end": 5, "step": 1, "group": 2}, [[1, 2], [3, 4], [5]]),
         (
