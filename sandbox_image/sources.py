@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import re
 import subprocess
@@ -160,17 +161,35 @@ class LibrarySource:
         # Where the copyright file of the GCC libraries really lies.
         base = re.search(rb"\bgcc-\d+-base\b", _run("apt-cache", "depends", "libgcc-s1"))
         names += [base.group().decode()] if base else []
+        options: tuple[str, ...] = ()
         try:
             listing = _run("apt-get", "download", "--print-uris", *names).decode()
-        except BuildError as error:
-            raise BuildError(f"{error}\nIf the package lists are missing: apt-get update") from error
-        _run("apt-get", "download", "-qq", *names, cwd=self._cache)
+        except BuildError:  # no package lists on this machine, or old ones
+            options = self._own_lists()
+            listing = _run("apt-get", *options, "download", "--print-uris", *names).decode()
+        try:
+            _run("apt-get", *options, "download", "-qq", *names, cwd=self._cache)
+        except BuildError:  # the lists name versions that the distribution has replaced since
+            options = options or self._own_lists()
+            listing = _run("apt-get", *options, "download", "--print-uris", *names).decode()
+            _run("apt-get", *options, "download", "-qq", *names, cwd=self._cache)
         packages = [self._package(*match) for match in re.findall(r"^'\S+' (\S+\.deb) \d+ SHA256:(\w+)", listing, re.M)]
         if len(packages) != len(names):
             raise BuildError(f"apt-get names no checksums for {', '.join(names)}")
         packages.sort(key=lambda package: package.name)
         self._lock.write_text(json.dumps([vars(package) for package in packages], indent=1))
         return packages
+
+    def _own_lists(self) -> tuple[str, ...]:
+        """Fresh package lists in the cache, and the options that make apt read them. Needs no root."""
+        lists = (self._cache / "lists").absolute()
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        options = [f"Dir::State::lists={lists}", "Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="]
+        if os.geteuid() == 0:  # apt would drop to a user who may not write there
+            options.append("APT::Sandbox::User=root")
+        given = tuple(word for option in options for word in ("-o", option))
+        _run("apt-get", *given, "update", "-qq")
+        return given
 
     def _package(self, file: str, expected: str) -> Package:
         digest = hashlib.sha256((self._cache / file).read_bytes()).hexdigest()
