@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from orchestrator.bank.amounts import format_amount, parse_amount
 from orchestrator.bank.service import Bank
 from orchestrator.database import Database, Transaction
-from orchestrator.errors import InvalidInput, NotPermitted
+from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.wallet import addresses
 
 MAX_ACCOUNTS = 1000
@@ -51,11 +51,14 @@ class Teller:
         }
 
     async def handle(self, request: Request) -> Any:
-        """The answer's payload. Raises `InvalidInput`, `NotPermitted`, `NotEnoughFunds`, `IdReused`."""
+        """The answer's payload. Raises `InvalidInput`, `NotPermitted`, `NotEnoughFunds`, `IdReused`, ENOSYS."""
         name, _, version = request.operation.partition("@")
         operation = self._operations.get(name)
         if operation is None or version not in ("", "1"):
-            raise InvalidInput(f"the bank teller knows no operation {request.operation[:60]!r}")
+            known = ", ".join(sorted(self._operations))
+            raise OrchestratorError(
+                f"the bank teller knows no operation {request.operation[:60]!r}; it has {known}", code="ENOSYS"
+            )
         if not isinstance(request.data, dict):
             raise InvalidInput(f"{name}: data must be an object")
         return await operation(request, request.data)
