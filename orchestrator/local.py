@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Protocol
 
 from orchestrator import telemetry
+from orchestrator.bank.amounts import format_amount
 from orchestrator.compute.job import Job, JobEvent, Range
 from orchestrator.errors import OrchestratorError
 from orchestrator.mandelbrot import WORK_FUNCTION, Picture, Plan
@@ -56,7 +57,7 @@ class View(Protocol):
     def painting(self, picture: Picture) -> contextlib.AbstractContextManager[None]: ...
     def tile(self, picture: Picture) -> None: ...
     def finished(self, summary: DemoSummary) -> None: ...
-    def serving(self, url: str, keys: pathlib.Path) -> None: ...
+    def serving(self, url: str, keys: pathlib.Path, credit: str) -> None: ...
     def stopping(self) -> None: ...
 
 
@@ -82,7 +83,7 @@ async def run(settings: LocalSettings, view: View, *, demo: bool = True, once: b
             if demo and not wanted.is_set():
                 await _until(wanted, _paint(scheduler.url, keys, state / "mandelbrot.png", readings, view))
             if not once and not wanted.is_set():
-                view.serving(scheduler.url, keys)
+                view.serving(scheduler.url, keys, format_amount(settings.credit))
                 await wanted.wait()
             worker.stop()
             await working

@@ -80,8 +80,8 @@ class TextView:
             f"{summary.cpu_seconds:.1f} CPU seconds in containers; picture: {summary.picture}"
         )
 
-    def serving(self, url: str, keys: pathlib.Path) -> None:
-        click.echo("Deploy a job of your own (Ctrl-C stops):")
+    def serving(self, url: str, keys: pathlib.Path, credit: str) -> None:
+        click.echo(f"Deploy a job of your own (any keystore may: accounts start with {credit} DCC; Ctrl-C stops):")
         for line in three_lines(url, keys):
             click.echo(f"  {line}")
         sys.stdout.flush()
@@ -124,8 +124,8 @@ class JsonView:
     def finished(self, summary: DemoSummary) -> None:
         self._say("finished", **summary.to_json())
 
-    def serving(self, url: str, keys: pathlib.Path) -> None:
-        self._say("serving", url=url, keys=str(keys), try_this=three_lines(url, keys))
+    def serving(self, url: str, keys: pathlib.Path, credit: str) -> None:
+        self._say("serving", url=url, keys=str(keys), credit=credit, try_this=three_lines(url, keys))
 
     def stopping(self) -> None:
         self._say("stopping")
