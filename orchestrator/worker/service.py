@@ -41,6 +41,8 @@ _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 _SLICE_TIMEOUT_S: Final = 24 * 3600.0
 _PROGRESS_TIMEOUT_S: Final = 300.0
 _MOST_WARM: Final = 4
+_HARD_STOP_PATIENCE_S: Final = 5.0
+_GOODBYE_S: Final = 3.0
 
 
 class Worker:
@@ -79,6 +81,7 @@ class Worker:
         self._stop_wanted = asyncio.Event()
         self._stopping_hard = False
         self._stop_at: float | None = None  # when waiting for the Scheduler ends
+        self._delivering: asyncio.Timeout | None = None  # the last of that waiting
         self._requesting: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._artifacts: dict[str, artifacts.Artifacts] = {}
@@ -94,6 +97,12 @@ class Worker:
         log.info("worker_stopping", extra={"hard": hard})
         self._stop_wanted.set()
         self._stopping_hard = self._stopping_hard or hard
+        if hard:  # whoever asks twice is in a hurry: the Scheduler may be away
+            soon = self._clock() + _HARD_STOP_PATIENCE_S
+            self._stop_at = soon if self._stop_at is None else min(self._stop_at, soon)
+            if self._delivering is not None:
+                with contextlib.suppress(RuntimeError):  # its time is up already
+                    self._delivering.reschedule(asyncio.get_running_loop().time() + _HARD_STOP_PATIENCE_S)
         self._tell([ev.StopRequested(hard)])
         if self._requesting is not None:
             self._requesting.cancel()  # it may be a long poll; what it might have brought is given back at the end
@@ -221,10 +230,14 @@ class Worker:
         return self._clock() >= self._stop_at
 
     async def _finish(self) -> None:
-        """Deliver what is queued, and give everything else back."""
-        if not self.supervisor.finished or not await self._link.flush(self.settings.stop_timeout_s):
-            log.error("%d reports were not acknowledged in time and are lost", self._link.outstanding)
-        await self._link.goodbye()
+        """Deliver what is queued, and give everything else back, while patience with the Scheduler lasts."""
+        left = self.settings.stop_timeout_s if self._stop_at is None else max(self._stop_at - self._clock(), 0.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left + _GOODBYE_S) as self._delivering:
+                delivered = self.supervisor.finished and await self._link.flush(left)
+                if not delivered:
+                    log.error("%d reports were not acknowledged in time and are lost", self._link.outstanding)
+                await self._link.goodbye()
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
 
     # -- actions -------------------------------------------------------------------------------------------------------
