@@ -62,6 +62,32 @@ async def test_stop_is_repeated_until_the_client_unsubscribes(app: SchedulerApp)
         assert all(not watch["labels"] for watch in watches)
 
 
+async def test_labels_are_subscribed_and_dropped_one_by_one(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job, _ = await client.submit(dataRange={"start": 1, "end": 3, "step": 1})
+        chosen = {"filter": {"job": job}}
+        tokens = {
+            label: (await client.router.request("subscribe", {"label": label, "options": chosen}))["token"]
+            for label in ("result", "status")
+        }
+        by_name = {"label": "job::optionalEvent", "options": {"filter": {"job": job, "eventName": "stop"}}}
+        tokens["stop"] = (await client.router.request("subscribe", by_name))["token"]
+        again = await client.router.request("subscribe", {"label": "status", "options": chosen})
+        assert again["token"] == tokens["status"]
+        drop = {"label": "status", "token": {"token": tokens["status"], "options": chosen}}
+        await client.wait_for("status")
+        assert (await client.router.request("unsubscribe", drop))["success"]
+        assert (await client.router.request("unsubscribe", drop))["success"]
+        heard = len(client.of("status"))
+        await client.join(job)
+        while len(worker.answers) < 3:
+            await worker.compute(await worker.take())
+        await client.wait_for("stop")
+        assert len(client.of("result")) == 3
+        assert len(client.of("status")) == heard
+        assert {one["token"] for one in client.events} == set(tokens.values())
+
+
 async def test_events_wait_for_a_subscription(app: SchedulerApp) -> None:
     async with deployer(app.url) as client, fake_worker(app.url) as worker:
         job, _ = await client.submit(dataRange={"start": 1, "end": 5, "step": 1})
