@@ -209,8 +209,10 @@ class Job:
         label = data["eventName"]
         value = None
         if label == "result":
-            value = _decode(data["result"]["result"])
-            self.results[int(data["sliceNumber"])] = value
+            number = int(data["sliceNumber"])
+            if number in self.results:
+                return  # sent again, because our acknowledgement was lost
+            value = self.results[number] = _decode(data["result"]["result"])
         on_event(JobEvent(label, data, value))
         if label == "stop" and self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(data)
