@@ -76,6 +76,9 @@ setup_docker() {
         as_root systemctl start docker
     else
         say "starting Docker Engine in the background (log: /var/log/dockerd.log)"
+        # An Engine that was killed leaves its pid, and refuses to start when another process has got that number.
+        stale=/var/run/docker.pid
+        if [ -f "$stale" ] && [ "$(cat "/proc/$(cat "$stale")/comm" 2>/dev/null)" != dockerd ]; then as_root rm -f "$stale"; fi
         as_root sh -c 'PATH="$PATH:/usr/sbin:/sbin" setsid dockerd </dev/null >>/var/log/dockerd.log 2>&1 &'
     fi
     wait_for_docker || fail "Docker Engine does not answer; see /var/log/dockerd.log or 'journalctl -u docker'"
