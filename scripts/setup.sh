@@ -54,11 +54,26 @@ docker_answers() {
     .venv/bin/python -c 'import docker; docker.from_env(timeout=5).ping()' >/dev/null 2>&1
 }
 
+start_dockerd() {
+    # An Engine that was killed leaves pid files, and refuses to start when others have got those numbers.
+    for stale in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
+        if [ -f "$stale" ]; then
+            case "$(readlink "/proc/$(cat "$stale")/exe" 2>/dev/null)" in
+                */dockerd|*/containerd) ;;
+                *) as_root rm -f "$stale" ;;
+            esac
+        fi
+    done
+    as_root sh -c 'PATH="$PATH:/usr/sbin:/sbin" setsid dockerd </dev/null >>/var/log/dockerd.log 2>&1 &'
+}
+
+# Waits for a minute; $1 is called again every ten seconds, in case an Engine that is about to end was in the way.
 wait_for_docker() {
     tries=0
     until docker_answers; do
         tries=$((tries + 1))
-        [ "$tries" -lt 60 ] || return 1
+        [ "$tries" -lt 90 ] || return 1
+        [ $((tries % 15)) != 0 ] || "$1"
         sleep 0.5
     done
 }
@@ -73,15 +88,14 @@ setup_docker() {
     command -v dockerd >/dev/null || apt_install docker.io
     if [ -d /run/systemd/system ]; then
         say "starting Docker Engine (systemctl start docker)"
+        restart=true
         as_root systemctl start docker
     else
+        restart=start_dockerd
         say "starting Docker Engine in the background (log: /var/log/dockerd.log)"
-        # An Engine that was killed leaves its pid, and refuses to start when another process has got that number.
-        stale=/var/run/docker.pid
-        if [ -f "$stale" ] && [ "$(cat "/proc/$(cat "$stale")/comm" 2>/dev/null)" != dockerd ]; then as_root rm -f "$stale"; fi
-        as_root sh -c 'PATH="$PATH:/usr/sbin:/sbin" setsid dockerd </dev/null >>/var/log/dockerd.log 2>&1 &'
+        start_dockerd
     fi
-    wait_for_docker || fail "Docker Engine does not answer; see /var/log/dockerd.log or 'journalctl -u docker'"
+    wait_for_docker "$restart" || fail "Docker Engine does not answer; see /var/log/dockerd.log or 'journalctl -u docker'"
 }
 
 setup_npm() {
