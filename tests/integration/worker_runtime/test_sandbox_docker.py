@@ -430,7 +430,8 @@ async def test_the_kernel_sees_the_walls(runtime: Any, working: Any, engine: Any
             theirs = pathlib.Path(f"/proc/{pid}/ns/{namespace}").readlink()
             assert theirs != pathlib.Path(f"/proc/self/ns/{namespace}").readlink(), namespace
         environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        assert {entry.split(b"=")[0] for entry in environment if entry} <= {b"PATH", b"HOSTNAME", b"HOME", b"NODE_OPTIONS"}
+        names = {entry.split(b"=")[0] for entry in environment if entry}
+        assert names <= {b"PATH", b"HOSTNAME", b"HOME", b"NODE_OPTIONS"}
         interfaces = pathlib.Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
         assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
 
