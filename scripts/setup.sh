@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm.
+# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler.
 #   runtime  Python environment of the program and of the image recipe
 #   python   the same with the development tools (they share one lock file)
 #   docker   a Docker Engine that answers
 #   npm      the official packages that the tests run as clients
+#   compiler a C compiler, for the hostile programs of the tests
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -109,11 +110,17 @@ setup_npm() {
     printf '%s\n' "$wanted" > "$stamp"
 }
 
+# Some hostile programs are written in C: without a compiler those tests would be skipped.
+setup_compiler() {
+    command -v gcc >/dev/null || apt_install gcc libc6-dev
+}
+
 for part in "$@"; do
     case "$part" in
         runtime|python) setup_python ;;
         docker) setup_docker ;;
         npm) setup_npm ;;
-        *) fail "unknown part: $part (runtime, python, docker, npm)" ;;
+        compiler) setup_compiler ;;
+        *) fail "unknown part: $part (runtime, python, docker, npm, compiler)" ;;
     esac
 done
