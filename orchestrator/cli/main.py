@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import NoReturn
 
 import click
 
 from orchestrator import __version__
+from orchestrator.cli.lazy import LazyGroup
 from orchestrator.errors import OrchestratorError
 
 _COMMANDS = {
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
     "scheduler": ("orchestrator.cli.scheduler", "Run the Scheduler and its Bank."),
-    "worker": ("orchestrator.cli.worker", "Run the Worker."),
+    "worker": ("orchestrator.cli.worker", "Run the Worker, and ask it."),
 }
 
 
-class _LazyGroup(click.Group):
-    """Imports a command's module only when it is called, so that `--help` and short commands start at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_module, text) in sorted(_COMMANDS.items())])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, later=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dcp-orchestrator")
 def cli() -> None:
     """A distributed computer that anyone can host: DCP Scheduler, Bank and container Worker."""

@@ -11,15 +11,25 @@ from typing import Any
 import click
 
 from orchestrator.cli import logs
+from orchestrator.cli.lazy import LazyGroup
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import WorkerSettings, settings_from
 
 _PATH = click.Path(path_type=pathlib.Path)
 
 
-@click.group()
+_ASKING = "orchestrator.cli.worker_control"
+_COMMANDS = {
+    "drain": (_ASKING + ":drain", "Let a running worker finish what it holds, then end."),
+    "pause": (_ASKING + ":pause", "Let a running worker start no more slices for a while."),
+    "resume": (_ASKING + ":resume", "Let a paused worker go on."),
+    "status": (_ASKING + ":status", "What a running worker is at."),
+}
+
+
+@click.group(cls=LazyGroup, later=_COMMANDS)
 def command() -> None:
-    """Run the Worker."""
+    """Run the Worker, and ask it."""
 
 
 @command.command()

@@ -45,6 +45,7 @@ class Statistics:
     rejected_jobs: Mapping[str, str]  # job → why
     runtime: str  # "" when sandboxes can be had, else why not
     stopping: str | None
+    draining: bool
     counts: Mapping[str, int]
 
 
@@ -70,6 +71,7 @@ class Auditor(Dealer):
             rejected_jobs=dict(self._reasons),
             runtime=self._runtime_reason,
             stopping=self._stopping,
+            draining=self._draining,
             counts=dict(self._counts),
         )
 

@@ -24,7 +24,7 @@ class Dealer(Desk):
         """When the next `Tick` is due at the latest, beyond the regular one a second."""
         if self._finished or self._stopping or self._demand.in_flight or not self._runtime:
             return math.inf
-        return self._beacon_at if self._satisfied else min(self._demand.ask_at, self._beacon_at)
+        return self._beacon_at if self._satisfied or self._draining else min(self._demand.ask_at, self._beacon_at)
 
     @property
     def tick_s(self) -> float:
@@ -46,7 +46,10 @@ class Dealer(Desk):
             if self._deal:
                 self._deal = False
                 self._deal_sandboxes(now)
-        self._maybe_ask(now)
+        if self._draining and not self._held and not self._demand.in_flight:
+            self._finish(now)
+        else:
+            self._maybe_ask(now)
 
     def _settle_stop(self, now: float) -> None:
         for job in list(self._jobs.values()):
@@ -60,8 +63,17 @@ class Dealer(Desk):
             self._forget_if_done(job)
         waits = self._demand.in_flight and self._stopping == "soft"  # for an answer that may bring slices
         if not self._held and not waits:
-            self._finished = True
-            self._actions.append(act.Finish())
+            self._finish(now)
+
+    def _finish(self, now: float) -> None:
+        """Nothing is held any more, and nothing will come."""
+        for sandbox in list(self._sandboxes.values()):
+            self._drop_sandbox(sandbox, now, "the worker is stopping")
+        for job in list(self._jobs.values()):
+            self._forget_if_done(job)
+        self._touched.clear()
+        self._finished = True
+        self._actions.append(act.Finish())
 
     def _top_up(self, sandbox: Sandbox, now: float) -> None:
         """Fill the sandbox's queue when it is half empty; note when it has nothing to do."""
@@ -182,12 +194,12 @@ class Dealer(Desk):
         if not self._held:
             self._beacon_at = math.inf
         beacon = now >= self._beacon_at
-        if now < self._demand.ask_at and not beacon:
+        if (self._draining or now < self._demand.ask_at) and not beacon:
             return
         if not (self._look_at_space or beacon or now - self._space_at >= _SPACE_EVERY_S):
             return
         self._look_at_space, self._space_at = False, now
-        space = self._space(now) if now >= self._demand.ask_at else 0.0
+        space = 0.0 if self._draining or now < self._demand.ask_at else self._space(now)
         wanted = space >= min(1.0, max(0.25, self.policy.sandboxes / 4))
         self._satisfied = not wanted
         if not wanted and not beacon:

@@ -66,6 +66,7 @@ class Desk:
         self._pipeline_depth = 1
         self._first_request = True
         self._stopping: str | None = None  # None | "soft" | "hard"
+        self._draining = False
         self._finished = False
         self._rejected = Ring()
         self._reasons: dict[str, str] = {}  # why a job was rejected

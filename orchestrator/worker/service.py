@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from orchestrator import __version__
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, reports
+from orchestrator.worker import artifacts, reports, status
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
+from orchestrator.worker.control import ControlServer, NotOffered
+from orchestrator.worker.control_socket import StateLock
 from orchestrator.worker.demand import Patience
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
@@ -49,7 +52,8 @@ class Worker:
     """`await run()` until somebody calls `stop`; a second, hard `stop` gives back what is not finished.
 
     `run` raises `RuntimeUnavailable` when Docker cannot be used at start (with the remedy), `InvalidInput` for settings
-    that make no sense. A Scheduler that cannot be reached is waited for; a Docker Engine that goes away later, too.
+    that make no sense, `StateInUse` when another worker has the state folder. A Scheduler that cannot be reached is
+    waited for; a Docker Engine that goes away later, too.
     When `run` is cancelled, sandboxes are removed and nothing is returned: the Scheduler hears of it at the next start.
     """
 
@@ -82,6 +86,9 @@ class Worker:
         self._stopping_hard = False
         self._stop_at: float | None = None  # when waiting for the Scheduler ends
         self._delivering: asyncio.Timeout | None = None  # the last of that waiting
+        self._delivered = False
+        self._connected = False  # whether there is a Scheduler to deliver to
+        self._started_at = time.time()
         self._requesting: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._artifacts: dict[str, artifacts.Artifacts] = {}
@@ -107,9 +114,21 @@ class Worker:
         if self._requesting is not None:
             self._requesting.cancel()  # it may be a long poll; what it might have brought is given back at the end
 
+    def drain(self) -> None:
+        """Take no more work, finish and submit all that is held, then end; however long that takes."""
+        if not self._connected:
+            self.stop()  # nothing can be held
+            return
+        log.info("worker_draining", extra={"held": self.supervisor.statistics().held})
+        self._tell([ev.DrainRequested()])
+        if self._requesting is not None:
+            self._requesting.cancel()
+
     async def run(self) -> None:
         """See the class."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(StateLock(self.settings.state_dir))
+            await stack.enter_async_context(ControlServer(self, self.settings.state_dir))
             if await self._start(stack):
                 await self._supervise()
                 await self._finish()
@@ -126,6 +145,7 @@ class Worker:
         self._pool.on_availability(self._on_availability)
         config = await self._find_scheduler()
         if config is None:
+            self._delivered = True  # there was nothing
             return False
         client = await stack.enter_async_context(
             DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
@@ -139,6 +159,7 @@ class Worker:
         self._tasks = await stack.enter_async_context(OwnedTasks())
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, _slice_limits(settings, config))
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
+        self._connected = True
         log.info(
             "worker_started",
             extra={"worker": self.account.worker_id, "scheduler": settings.scheduler_url, "sandboxes": self.capacity},
@@ -237,6 +258,7 @@ class Worker:
                 delivered = self.supervisor.finished and await self._link.flush(left)
                 if not delivered:
                     log.error("%d reports were not acknowledged in time and are lost", self._link.outstanding)
+                self._delivered = delivered
                 await self._link.goodbye()
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
 
@@ -340,6 +362,38 @@ class Worker:
             self._link.send_result(action, uri)
 
     # -- asking it -----------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for people and programs: who it is, what it is at, and `statistics`."""
+        books, account = self.supervisor.statistics(), self.account
+        return {
+            "state": status.state_of(books, connected=self._connected, ready=self.ready.is_set()),
+            "version": __version__,
+            "pid": os.getpid(),
+            "scheduler": self.settings.scheduler_url,
+            "payment_address": None if account is None else account.payment_address,
+            "started_at": self._started_at,
+            "now": time.time(),
+            "clock": self._clock(),
+            **self.statistics(),
+        }
+
+    def explain(
+        self, *, job: str | None = None, slice_number: int | None = None, sandbox: int | None = None
+    ) -> dict[str, Any]:
+        """Why it has no work, and what happened to a job, a slice or a sandbox."""
+        raise NotOffered("this worker cannot explain itself yet")
+
+    def drain_progress(self) -> dict[str, Any]:
+        """What is left to do before a draining worker ends."""
+        return status.drain_progress(self.supervisor.statistics(), self._outstanding())
+
+    def outcome(self) -> dict[str, Any]:
+        """How it ended; `delivered` says whether every report was acknowledged."""
+        return status.outcome(self.supervisor.statistics(), self._outstanding(), delivered=self._delivered)
+
+    def _outstanding(self) -> int:
+        return self._link.outstanding if self._connected else 0
 
     def statistics(self) -> dict[str, Any]:
         """Everything about this worker, by part. Empty parts have not started."""

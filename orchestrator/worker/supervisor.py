@@ -52,6 +52,7 @@ class Supervisor(Auditor):
             ev.ResultRefused: self._on_refused,
             ev.JobRemoved: self._on_job_removed,
             ev.StopRequested: self._on_stop,
+            ev.DrainRequested: self._on_drain,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[act.Action]:
@@ -86,7 +87,7 @@ class Supervisor(Auditor):
 
     def _why_not(self, offer: JobOffer, now: float) -> str | None:
         """The reason code for which slices of this job go straight back, or None."""
-        if self._stopping:
+        if self._stopping or self._draining:
             return "EWORKERSTOPPING"
         if not self._runtime:
             return "ENOSANDBOX"
@@ -406,6 +407,9 @@ class Supervisor(Auditor):
             job.fetching = 0
             idle = [held for held in job.held.values() if held.place not in {Place.REPORTED, Place.QUEUED}]
             self._return(idle, "EWORKERSTOPPING", now)
+
+    def _on_drain(self, event: ev.DrainRequested, now: float) -> None:
+        self._draining = True  # what is at work goes on as ever, and the Scheduler goes on hearing of it
 
     def _on_tick(self, event: ev.Tick, now: float) -> None:
         if self._stopping:

@@ -202,6 +202,11 @@ class StopRequested:
     hard: bool
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """Take no new work; finish what is held, all of it; then `Finish`."""
+
+
 Event = (
     Tick
     | RuntimeReady
@@ -224,4 +229,5 @@ Event = (
     | ResultRefused
     | JobRemoved
     | StopRequested
+    | DrainRequested
 )

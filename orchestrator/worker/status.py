@@ -1,0 +1,48 @@
+"""Pure: what a worker says of itself when it is asked: one snapshot, from the statistics of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.worker.audit import Statistics
+
+
+def state_of(statistics: Statistics, *, connected: bool, ready: bool) -> str:
+    """One word: what the worker is at.
+
+    "connecting" (no Scheduler yet), "starting" (no sandbox yet), "no docker", "draining", "stopping", "working",
+    "idle".
+    """
+    if statistics.stopping is not None:
+        return "stopping"
+    if statistics.draining:
+        return "draining"
+    if not connected:
+        return "connecting"
+    if not ready:
+        return "starting"
+    if statistics.runtime:
+        return "no docker"
+    return "working" if statistics.sandboxes_busy else "idle"
+
+
+def drain_progress(statistics: Statistics, outstanding: int) -> dict[str, Any]:
+    """What is still to be done before the worker ends. `outstanding` are reports that are not acknowledged."""
+    return {
+        "held": statistics.held,
+        "running": statistics.queued,
+        "unstarted": statistics.held - statistics.queued - statistics.reported,
+        "unacknowledged": max(statistics.reported, outstanding),
+        **_totals(statistics.counts),
+    }
+
+
+def outcome(statistics: Statistics, outstanding: int, *, delivered: bool) -> dict[str, Any]:
+    """How it ended. `delivered`: every report was acknowledged; what was not is `unacknowledged`."""
+    left = max(statistics.reported, outstanding)
+    return {"delivered": delivered, "unacknowledged": left, **_totals(statistics.counts)}
+
+
+def _totals(counts: Mapping[str, int]) -> dict[str, int]:
+    return {"accepted": counts.get("results accepted", 0), "returned": counts.get("slices returned", 0)}
