@@ -15,6 +15,7 @@ _COMMANDS = {
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
     "scheduler": ("orchestrator.cli.scheduler", "Run the Scheduler and its Bank."),
+    "self-check": ("orchestrator.cli.self_check", "Attack this machine's sandboxes, and report."),
     "worker": ("orchestrator.cli.worker", "Run the Worker, and ask it."),
 }
 

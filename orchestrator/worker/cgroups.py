@@ -321,11 +321,14 @@ class CgroupTree:
         return gone
 
     def dismantle(self) -> None:
-        """Remove the worker's own directory, and the one above it, unless something is inside."""
-        for name in (self.base, self.base.rpartition("/")[0]):
-            for directory in self.everywhere(name):
-                with contextlib.suppress(OSError):
-                    directory.rmdir()
+        """Remove the worker's own directory, unless something is inside.
+
+        The one above it belongs to all workers and stays: another's container may be on its way into it, and the
+        container runtime fails when a directory vanishes between two steps of its own (observed with runc 1.1.5).
+        """
+        for directory in self.everywhere(self.base):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
     def remove_sandbox(self, sandbox: str) -> bool:
         return self.remove(f"{self.base}/{sandbox}")

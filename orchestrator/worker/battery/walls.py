@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ async def _sandboxes(ground: Ground, count: int = 1) -> AsyncIterator[list[_Seen
     if ground.settings.runtime is not None and ground.settings.runtime.startswith(_OWN_KERNEL):
         raise NotApplicable(f"{ground.settings.runtime} runs sandboxes on a kernel of their own")
     async with ground.runtime() as runtime:
-        containers = [await runtime.launch(f"seen-{number}", _Unheard()) for number in range(count)]
+        containers = [await runtime.launch(secrets.token_hex(8), _Unheard()) for _ in range(count)]
         try:
             seen = [_Seen((await container.state()).pid) for container in containers]
             for one in seen:
