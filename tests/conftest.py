@@ -13,6 +13,19 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
+#: Long enough to be noticed, short enough to be run each time.
+FAULT_SCALE = 0.1
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-scale",
+        type=float,
+        default=FAULT_SCALE,
+        help="1: faults last as long as stated (ten minutes, an hour); less: that part of it",
+    )
+
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
@@ -26,10 +26,13 @@ class Command:
         self.lines: list[str] = []
 
     @classmethod
-    async def start(cls, *arguments: str, log: pathlib.Path, env: Mapping[str, str] | None = None) -> Command:
+    async def start(
+        cls, *arguments: str, log: pathlib.Path, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> Command:
+        """`prefix` is a command to run ours under, as `ip netns exec NAME`."""
         with log.open("ab") as stderr:
             process = await asyncio.create_subprocess_exec(
-                str(COMMAND), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=stderr,
+                *prefix, str(COMMAND), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=stderr,
                 env={**os.environ, **(env or {})}, limit=2**24,
             )  # fmt: skip
         return cls(process, log)
