@@ -1,4 +1,9 @@
-"""Settings: one frozen model per component, read from the environment (`DCP_<COMPONENT>_<FIELD>`) and from flags."""
+"""Settings: one frozen model per component. Flags, help and documentation are made from the fields written here.
+
+A field is given by its flag, or by `DCP_ORCHESTRATOR_<COMPONENT>_<FIELD>` in the environment. Its description becomes
+the help: a phrase without a full stop, with the unit. `flag(...)` says what pydantic has no word for; its `topic`
+begins a section of the help.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from orchestrator.configuration.fields import fields_of, flag
 from orchestrator.errors import InvalidInput
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)
@@ -19,12 +25,16 @@ def settings_from(model: type[_Settings], given: Mapping[str, Any]) -> _Settings
     try:
         return model(**given)
     except ValidationError as error:
-        prefix = str(model.model_config.get("env_prefix", ""))
-        wrong = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']} (it is {one['input']!r}; "
-            f"a flag or ${prefix}{'_'.join(map(str, one['loc'])).upper()} gives it)"
-            for one in error.errors()
-        ]
+        known = fields_of(model)
+        wrong = []
+        for one in error.errors():
+            name = str(one["loc"][0]) if one["loc"] else ""
+            field = known.get(name)
+            if field is None:
+                wrong.append(f"{name}: {one['msg']}")
+                continue
+            value = "a secret" if field.secret else repr(one["input"])
+            wrong.append(f"{name}: {one['msg']} (it is {value}; {field.flag} or ${field.env} gives it)")
         raise InvalidInput(f"settings that cannot be: {'; '.join(wrong)}") from None
 
 
@@ -37,25 +47,55 @@ class SchedulerSettings(BaseSettings):
 
     model_config = _env("DCP_ORCHESTRATOR_SCHEDULER_")
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field(
+        "127.0.0.1", description="address to listen on", json_schema_extra=flag(metavar="ADDRESS", topic="Place")
+    )
     port: int = Field(9001, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    public_url: str | None = Field(None, description="URL that clients use; the listening address when not given")
-    state_dir: pathlib.Path = Field(pathlib.Path(".local/scheduler"), description="database and service keystores")
-    database_url: str | None = Field(None, description="async SQLAlchemy URL; SQLite in state_dir if not given")
+    public_url: str | None = Field(
+        None,
+        description="URL that clients use; the listening address when not given",
+        json_schema_extra=flag(metavar="URL"),
+    )
+    state_dir: pathlib.Path = Field(
+        pathlib.Path(".local/scheduler"),
+        description="folder of the database and the service keystores",
+        json_schema_extra=flag("--state"),
+    )
+    database_url: str | None = Field(
+        None,
+        description="async SQLAlchemy URL of the database; SQLite in the state folder when not given",
+        json_schema_extra=flag("--database", metavar="URL", secret=True),
+    )
 
     initial_credit: int = Field(
-        0, ge=0, description="units of 10^-18 DCC that an account starts with when it is first used; 0 opens none"
+        0,
+        ge=0,
+        description="credit that an account starts with when it is first used; 0 opens none",
+        json_schema_extra=flag(amount=True, topic="Money"),
     )
     market_slice_value: int = Field(
-        10**13, ge=0, description="units of 10^-18 DCC that an offer of one market value pays per slice"
+        10**13,
+        ge=0,
+        description="what an offer of one market value pays per slice",
+        json_schema_extra=flag(amount=True),
     )
-    estimation_slices: int = Field(3, ge=0, description="slices to measure before a job is packed, if it does not say")
+    estimation_slices: int = Field(
+        3,
+        ge=0,
+        description="slices to measure before a job is packed, if it does not say",
+        json_schema_extra=flag(topic="Tasks"),
+    )
     target_task_s: float = Field(10.0, gt=0, description="work that a task should hold per core, seconds")
     min_task_s: float = Field(0.5, gt=0, description="work below which a task is not split further, seconds")
     max_task_slices: int = Field(500, ge=1, description="slices per task")
     long_poll_s: float = Field(5.0, ge=0, description="how long a request for work waits for some, seconds")
 
-    lease_s: float = Field(300.0, gt=0, description="how long a worker may be silent before its slices go to others")
+    lease_s: float = Field(
+        300.0,
+        gt=0,
+        description="how long a worker may be silent before its slices go to others, seconds",
+        json_schema_extra=flag(topic="Workers and failures"),
+    )
     beacon_s: float = Field(60.0, gt=0, description="how often a worker says what it still holds, seconds")
     alive_s: float = Field(90.0, gt=0, description="how long after its last word a worker counts as present, seconds")
     other_worker_s: float = Field(
@@ -72,7 +112,9 @@ class SchedulerSettings(BaseSettings):
     slice_timeout_s: float = Field(86_400.0, gt=0, description="longest run of a slice, seconds")
     progress_timeout_s: float = Field(30.0, gt=0, description="longest time between calls of progress(), seconds")
 
-    event_window: int = Field(256, ge=1, description="events on their way to one subscriber")
+    event_window: int = Field(
+        256, ge=1, description="events on their way to one subscriber", json_schema_extra=flag(topic="Events")
+    )
     max_queued_events: int = Field(10_000, ge=1, description="unheard console, error and custom events kept per job")
     status_interval_s: float = Field(0.25, ge=0, description="least time between two status events of a job")
     stop_settle_s: float = Field(1.0, ge=0, description="time after the last deploying step before a stop is sent")
@@ -84,39 +126,86 @@ class WorkerSettings(BaseSettings):
 
     model_config = _env("DCP_ORCHESTRATOR_WORKER_")
 
-    scheduler_url: str = Field("http://127.0.0.1:9001/", description="origin of the Scheduler")
-    state_dir: pathlib.Path = Field(pathlib.Path(".local/worker"), description="identity keystore and worker id")
-    identity: pathlib.Path | None = Field(None, description="identity keystore; worker.keystore in the state folder")
-    payment_address: str | None = Field(None, description="who is paid; the identity's own address when not given")
+    scheduler_url: str = Field(
+        "http://127.0.0.1:9001/",
+        description="origin of the Scheduler",
+        json_schema_extra=flag("--scheduler", metavar="URL", topic="Scheduler and identity"),
+    )
+    state_dir: pathlib.Path = Field(
+        pathlib.Path(".local/worker"),
+        description="folder of identity keystore and worker id",
+        json_schema_extra=flag("--state"),
+    )
+    identity: pathlib.Path | None = Field(
+        None, description="identity keystore, made when missing; worker.keystore in the state folder when not given"
+    )
+    payment_address: str | None = Field(
+        None,
+        description="who is paid; the identity's own address when not given",
+        json_schema_extra=flag(metavar="ADDRESS"),
+    )
 
-    image: str = Field("dcp-evaluator:local", description="the Evaluator image")
-    docker_host: str | None = Field(None, description="Docker Engine; DOCKER_HOST or the usual socket when not given")
-    oci_runtime: str | None = Field(None, description="OCI runtime that the Engine knows; its default when not given")
-    sandboxes: int | None = Field(None, ge=1, le=1024, description="sandboxes at work at once; one per core")
-    warm: int | None = Field(None, ge=0, le=1024, description="sandboxes kept ready beyond those; as many, at most 4")
-    memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB")
+    image: str = Field(
+        "dcp-evaluator:local",
+        description="the Evaluator image",
+        json_schema_extra=flag(metavar="NAME", topic="Sandboxes"),
+    )
+    docker_host: str | None = Field(
+        None,
+        description="Docker Engine; $DOCKER_HOST or the usual socket when not given",
+        json_schema_extra=flag(metavar="URL"),
+    )
+    oci_runtime: str | None = Field(
+        None,
+        description="OCI runtime that the Engine knows (runc, crun, runsc…); its default when not given",
+        json_schema_extra=flag(metavar="NAME"),
+    )
+    sandboxes: int | None = Field(
+        None, ge=1, le=1024, description="sandboxes at work at once; one per core when not given"
+    )
+    warm: int | None = Field(
+        None, ge=0, le=1024, description="sandboxes kept ready beyond those; as many, at most 4, when not given"
+    )
+    memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
 
-    allow_origin: tuple[str, ...] = Field((), description="[purpose=]origin from which jobs may fetch, or `*`")
+    allow_origin: tuple[str, ...] = Field(
+        (),
+        description="let jobs fetch from here: https://host, fetchData=https://host, file:///path, or *",
+        json_schema_extra=flag(metavar="[PURPOSE=]ORIGIN", topic="Fetching"),
+    )
     fetch_timeout_s: float = Field(60.0, gt=0, description="longest fetch for a job, seconds")
     fetch_max_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest thing fetched for a job, bytes")
-    job_ids: tuple[str, ...] = Field((), description="work for these jobs only; for all when empty")
-    compute_groups: tuple[str, ...] = Field((), description="joinKey,joinSecret of groups to work for")
+    job_ids: tuple[str, ...] = Field(
+        (),
+        description="work for this job only; for all when none is given",
+        json_schema_extra=flag("--job-id", metavar="ID", topic="Which work"),
+    )
+    compute_groups: tuple[str, ...] = Field(
+        (),
+        description="join key and secret of a group to work for",
+        json_schema_extra=flag("--compute-group", metavar="KEY,SECRET", secret=True),
+    )
     public_group: bool = Field(True, description="whether to work for the public compute group")
     minimum_wage_cpu: float = Field(0.0, ge=0, description="DCC per CPU hour, told to the Scheduler")
     minimum_wage_gpu: float = Field(0.0, ge=0, description="DCC per GPU hour, told to the Scheduler")
     minimum_wage_in: float = Field(0.0, ge=0, description="DCC per MB of input, told to the Scheduler")
     minimum_wage_out: float = Field(0.0, ge=0, description="DCC per MB of output, told to the Scheduler")
 
-    prefetch_s: float = Field(5.0, gt=0.1, description="cores must have work for so long ahead, seconds")
+    prefetch_s: float = Field(
+        5.0,
+        gt=0.1,
+        description="cores must have work for so long ahead, seconds",
+        json_schema_extra=flag(topic="Times"),
+    )
     queue_s: float = Field(0.1, ge=0, description="work queued inside a sandbox, seconds")
     idle_poll_s: float = Field(1.0, gt=0, description="longest pause between requests when there is no work, seconds")
     send_begin: bool = Field(True, description="whether to tell the Scheduler of each slice that begins")
     slice_timeout_s: float | None = Field(
-        None, gt=0, description="longest run of a slice; the Scheduler's when not given"
+        None, gt=0, description="longest run of a slice, seconds; the Scheduler's when not given"
     )
     progress_timeout_s: float | None = Field(
-        None, gt=0, description="longest time without progress; the Scheduler's when not given"
+        None, gt=0, description="longest time without progress, seconds; the Scheduler's when not given"
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
 
@@ -126,8 +215,17 @@ class LocalSettings(BaseSettings):
 
     model_config = _env("DCP_ORCHESTRATOR_LOCAL_")
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=flag(metavar="ADDRESS"))
     port: int = Field(9001, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    state_dir: pathlib.Path = Field(pathlib.Path(".local"), description="database, keystores, the demo's picture")
+    state_dir: pathlib.Path = Field(
+        pathlib.Path(".local"),
+        description="folder of database, keystores and the demo's picture",
+        json_schema_extra=flag("--state"),
+    )
     sandboxes: int | None = Field(None, ge=1, description="sandboxes at work at once; one per core when not given")
-    credit: int = Field(1_000_000 * 10**18, ge=0, description="units of 10^-18 DCC that every account starts with")
+    credit: int = Field(
+        1_000_000 * 10**18,
+        ge=0,
+        description="credit that every account starts with",
+        json_schema_extra=flag(amount=True),
+    )

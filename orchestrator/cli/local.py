@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import pathlib
+from typing import Any
 
 import click
 
 from orchestrator import local
 from orchestrator.cli import logs
 from orchestrator.cli.local_view import JsonView, TextView
+from orchestrator.cli.options import SettingsCommand, given, settings_options
 from orchestrator.settings import LocalSettings, settings_from
 
 
-@click.command()
-@click.option("--host", default=None, help="Address to listen on.  [default: 127.0.0.1]")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=None, help="TCP port; 0 takes a free one.  [default: 9001]"
-)
-@click.option("--state", "state_dir", type=click.Path(path_type=pathlib.Path, file_okay=False), default=None,
-              help="Database, keystores and the demo's picture.  [default: .local]")  # fmt: skip
-@click.option(
-    "--sandboxes",
-    type=click.IntRange(1, 1024),
-    default=None,
-    help="Sandboxes at work at once.  [default: one per core]",
-)
+@click.command(cls=SettingsCommand)
+@settings_options(LocalSettings)
 @click.option("--demo/--no-demo", default=True, help="Deploy the demo job first, or only serve.")
 @click.option("--once", is_flag=True, help="End after the demo, for scripts.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
               help="Lines for people, or one JSON object per line.")  # fmt: skip
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="warning", show_default=True)
-def command(
-    *,
-    host: str | None, port: int | None, state_dir: pathlib.Path | None, sandboxes: int | None,
-    demo: bool, once: bool, output: str, log_level: str,
-) -> None:  # fmt: skip
+def command(*, demo: bool, once: bool, output: str, log_level: str, **flags: Any) -> None:
     """Run Scheduler, Bank and Worker here, and deploy a demo job.
 
     The line `ready http://127.0.0.1:PORT/` on stdout says that clients may connect (with --output json it is
@@ -47,7 +33,6 @@ def command(
     if once and not demo:
         raise click.UsageError("--once ends after the demo: it cannot be combined with --no-demo")
     logs.configure(log_level, output)
-    given = {"host": host, "port": port, "state_dir": state_dir, "sandboxes": sandboxes}
-    settings = settings_from(LocalSettings, {name: value for name, value in given.items() if value is not None})
+    settings = settings_from(LocalSettings, given(flags))
     view = JsonView() if output == "json" else TextView()
     asyncio.run(local.run(settings, view, demo=demo, once=once))

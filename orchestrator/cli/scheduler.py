@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import decimal
-import pathlib
 import signal
 from typing import Any
 
 import click
 
 from orchestrator.cli import logs
-from orchestrator.errors import InvalidInput
+from orchestrator.cli.options import SettingsCommand, given, settings_options
 from orchestrator.settings import SchedulerSettings, settings_from
 
 
@@ -21,27 +19,16 @@ def command() -> None:
     """Run the Scheduler and its Bank."""
 
 
-@command.command()
-@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one.  [default: 9001]")
-@click.option("--public-url", help="URL under which clients reach this Scheduler.")
-@click.option(
-    "--state", "state_dir", type=click.Path(file_okay=False, path_type=pathlib.Path),
-    help="Folder of the database and the service keystore.  [default: .local/scheduler]",
-)  # fmt: skip
-@click.option("--database", "database_url", help="Database URL instead of SQLite in the state folder.")
-@click.option("--initial-credit", help="DCC that an account starts with when it is first used; for local computers.")
-@click.option(
-    "--lease", "lease_s", type=click.FloatRange(1), help="Seconds of silence after which slices go to others."
-)
+@command.command(cls=SettingsCommand)
+@settings_options(SchedulerSettings)
 @click.option("--verbose", is_flag=True, help="Log more to stderr.")
-def run(initial_credit: str | None, verbose: bool, **flags: Any) -> None:
-    """Serve until SIGINT or SIGTERM. Prints `ready URL` on stdout once clients may connect."""
+def run(verbose: bool, **flags: Any) -> None:
+    """Serve until SIGINT or SIGTERM. Prints `ready URL` on stdout once clients may connect.
+
+    Every setting can also be given in the environment, as DCP_ORCHESTRATOR_SCHEDULER_<NAME>.
+    """
     logs.configure("info" if verbose else "warning")
-    given = {name: value for name, value in flags.items() if value is not None}
-    if initial_credit is not None:
-        given["initial_credit"] = _units(initial_credit)
-    asyncio.run(serve(settings_from(SchedulerSettings, given)))
+    asyncio.run(serve(settings_from(SchedulerSettings, given(flags))))
 
 
 async def serve(settings: SchedulerSettings) -> None:
@@ -62,13 +49,3 @@ async def serve(settings: SchedulerSettings) -> None:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-
-
-def _units(text: str) -> int:
-    try:
-        amount = decimal.Decimal(text) * 10**18
-    except decimal.InvalidOperation:
-        amount = decimal.Decimal(-1)
-    if not amount.is_finite() or amount < 0:
-        raise InvalidInput(f"--initial-credit is {text!r}; it must be an amount of DCC, such as 1000")
-    return int(amount)
