@@ -169,13 +169,32 @@ class WorkerSettings(BaseSettings):
     memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
 
+    # fetching
     allow_origin: tuple[str, ...] = Field(
         (),
         description="let jobs fetch from here: https://host, fetchData=https://host, file:///path, or *",
         json_schema_extra=flag(metavar="[PURPOSE=]ORIGIN", topic="Fetching"),
     )
+    trust_scheduler: bool = Field(
+        False, description="whether jobs may also fetch from where the Scheduler lets their compute group fetch"
+    )
     fetch_timeout_s: float = Field(60.0, gt=0, description="longest fetch for a job, seconds")
+    fetch_idle_s: float = Field(15.0, gt=0, description="longest time in which a server sends less than 1 KiB, seconds")
     fetch_max_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest thing fetched for a job, bytes")
+    fetch_guest_max_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, description="largest answer to a fetch of a work function, bytes"
+    )
+    fetch_cache_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="memory for code, arguments and modules that were fetched, bytes"
+    )
+    fetch_proxy: str | None = Field(
+        None,
+        description="HTTP proxy for what is fetched for jobs; it decides to which addresses names lead",
+        json_schema_extra=flag(metavar="URL", secret=True),
+    )
+    result_store_patience_s: float = Field(
+        120.0, ge=0, description="how long a result is kept that its job's storage does not take, seconds"
+    )
     job_ids: tuple[str, ...] = Field(
         (),
         description="work for this job only; for all when none is given",

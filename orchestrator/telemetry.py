@@ -25,6 +25,12 @@ slice_wall_time = _meter.create_histogram(
 sandboxes_ended = _meter.create_counter(
     "dcp.worker.sandboxes", unit="{sandbox}", description="sandboxes that ended, by cause of death"
 )
+fetches = _meter.create_counter(
+    "dcp.worker.fetches", unit="{fetch}", description="requests made for jobs, by purpose and outcome"
+)
+fetched_bytes = _meter.create_counter(
+    "dcp.worker.fetched", unit="By", description="bytes fetched for jobs after decompression, by purpose"
+)
 results_received = _meter.create_counter(
     "dcp.scheduler.results", unit="{slice}", description="results that workers submitted, by verdict"
 )

@@ -13,13 +13,15 @@ from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.jobs.ranges import parse_input_set
 from orchestrator.jobs.values import uris_of_arguments
 from orchestrator.worker import supervisor_events as ev
-from orchestrator.worker.fetcher import Fetcher, FetchFailed
+from orchestrator.worker.fetching.failures import Cause, FetchFailed
+from orchestrator.worker.fetching.fetcher import Errand, Fetcher
 from orchestrator.worker.origins import OriginForbidden, Purpose
 from orchestrator.worker.sandbox_events import Assignment
 from orchestrator.worker.scheduler_link import SchedulerLink
 from orchestrator.worker.task import JobOffer
 
 _FINAL = frozenset({"ENOMODULE", "EMODULETOOBIG"})
+_MOST_MODULES = 1000
 
 Modules = Mapping[str, Mapping[str, str]]
 
@@ -44,10 +46,13 @@ async def gather(
     """Fetch everything, at the same time. Raises `OrchestratorError`; see `failure` for what it means."""
     try:
         async with asyncio.TaskGroup() as group:
-            code = group.create_task(fetcher.text(offer.code_location, Purpose.WORK_FUNCTIONS))
-            arguments = [group.create_task(fetcher.artifact(uri, Purpose.ARGUMENTS)) for uri in _argument_uris(offer)]
-            modules = group.create_task(_modules(offer.dependencies, fetcher, link))
-            inputs = group.create_task(_range(offer.range_location, fetcher))
+            errand = errand_of(offer)
+            code = group.create_task(fetcher.text(offer.code_location, Purpose.WORK_FUNCTIONS, errand))
+            arguments = [
+                group.create_task(fetcher.artifact(uri, Purpose.ARGUMENTS, errand)) for uri in _argument_uris(offer)
+            ]
+            modules = group.create_task(_modules(offer.dependencies, fetcher, link, errand))
+            inputs = group.create_task(_range(offer.range_location, fetcher, errand))
     except BaseExceptionGroup as errors:
         expected, others = errors.split(OrchestratorError)
         if expected is None or others is not None:
@@ -71,10 +76,21 @@ async def gather(
 
 def failure(job_id: str, error: OrchestratorError) -> ev.JobFetchFailed:
     """What the supervisor makes of an error of `gather`."""
-    final = isinstance(error, OriginForbidden | InvalidInput) or error.code in _FINAL
-    code = "EFETCH" if isinstance(error, InvalidInput) and not isinstance(error, OriginForbidden) else error.code
+    fetch = isinstance(error, FetchFailed)
+    lasting = isinstance(error, OriginForbidden | InvalidInput) or (fetch and not error.retryable)
+    code = "EFETCH" if isinstance(error, InvalidInput) else error.code
     pause = error.retry_after_s if isinstance(error, FetchFailed) else 0.0
-    return ev.JobFetchFailed(job_id, code, error.message, final, pause)
+    return ev.JobFetchFailed(job_id, code, error.message, lasting or code in _FINAL, pause, cause_of(error))
+
+
+def cause_of(error: OrchestratorError) -> str:
+    """The finer cause of an error of fetching, "" when there is none."""
+    return str(error.info.get("cause", ""))
+
+
+def errand_of(offer: JobOffer | None) -> Errand:
+    """For whom something of this job is fetched."""
+    return Errand() if offer is None else Errand(offer.group_id, offer.local_exec)
 
 
 def _first(errors: BaseExceptionGroup[OrchestratorError]) -> OrchestratorError:
@@ -91,20 +107,32 @@ def _argument_uris(offer: JobOffer) -> Sequence[str]:
     return uris_of_arguments(offer.arguments, field="arguments")
 
 
-async def _modules(dependencies: Sequence[str], fetcher: Fetcher, link: SchedulerLink) -> Modules:
+async def _modules(dependencies: Sequence[str], fetcher: Fetcher, link: SchedulerLink, errand: Errand) -> Modules:
     if not dependencies:
         return {}
     urls = await link.module_urls(dependencies)
-    return {
-        package: {name: await fetcher.text(url, Purpose.WORK_FUNCTIONS) for name, url in files.items()}
-        for package, files in urls.items()
-    }
+    if sum(map(len, urls.values())) > _MOST_MODULES:
+        raise _too_big(f"more than {_MOST_MODULES} modules")
+    modules: dict[str, dict[str, str]] = {}
+    size = 0
+    for package, files in urls.items():
+        modules[package] = {}
+        for name, url in files.items():
+            modules[package][name] = source = await fetcher.module(url, errand)
+            size += len(source)
+            if size > fetcher.limits.max_bytes:
+                raise _too_big(f"modules of more than {fetcher.limits.max_bytes} characters in all")
+    return modules
 
 
-async def _range(location: str | None, fetcher: Fetcher) -> Callable[[int], str] | None:
+def _too_big(message: str) -> FetchFailed:
+    return FetchFailed(message, Cause.TOO_LARGE, code="EMODULETOOBIG")
+
+
+async def _range(location: str | None, fetcher: Fetcher, errand: Errand) -> Callable[[int], str] | None:
     if location is None:
         return None
-    text = await fetcher.text(location, Purpose.DATA)
+    text = await fetcher.text(location, Purpose.DATA, errand)
     try:
         form = kvin.parse(text) if text.startswith('{"_serializeVerId"') else json.loads(text)
     except ValueError as error:

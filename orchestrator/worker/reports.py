@@ -50,13 +50,17 @@ def result_v2(string: str, method: str, mime: str, modern: bool) -> dict[str, An
 
 
 def thrown_result(error: Mapping[str, Any], modern: bool) -> dict[str, Any]:
-    """`resultV2` of a slice whose work function threw: an Error object that carries `errorCode: 'EUNCAUGHT'`."""
+    """`resultV2` of a slice whose work function threw."""
+    return result_v2(thrown_text(error), "kvin", "application/x-kvin", modern)
+
+
+def thrown_text(error: Mapping[str, Any]) -> str:
+    """KVIN text of what a work function threw: an Error object that carries `errorCode: 'EUNCAUGHT'`."""
     properties = {"name": _text(error.get("name")) or "Error", "stack": _text(error.get("stack"))}
     if error.get("code") is not None:
         properties["code"] = _text(error.get("code"))
     what = {"ctr": "Error", "ps": {**properties, "errorCode": "EUNCAUGHT"}, "arg": _text(error.get("message"))}
-    text = json.dumps({"_serializeVerId": "v9", "what": what}, separators=(",", ":"))
-    return result_v2(text, "kvin", "application/x-kvin", modern)
+    return json.dumps({"_serializeVerId": "v9", "what": what}, separators=(",", ":"))
 
 
 def metrics(measured: SliceMetrics) -> dict[str, float]:

@@ -199,20 +199,25 @@ class SchedulerLink:
                 log.warning("goodbye_failed", extra={"attempt": attempt + 1, "error": str(error) or "time-out"})
 
     async def module_urls(self, modules: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """{package: {file: URL}} from the package manager. Raises `OrchestratorError` ENOMODULE or EMODULETOOBIG."""
+        """{package: {file: URL}} from the package manager.
+
+        Raises `OrchestratorError` ENOMODULE, EMODULETOOBIG, or EMODULEFETCH when it cannot be asked.
+        """
         if self._packages is None:
             self._packages = self._client.connect(self._packages_url)
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 answer = await self._packages.request("fetchModuleURL", {"modules": list(modules)})
         except TimeoutError:
-            raise OrchestratorError("the package manager does not answer", code="EMODULEFETCH") from None
+            raise _package_error("the package manager does not answer", "EMODULEFETCH") from None
+        except (ConnectionClosed, Congested) as error:
+            raise _package_error(f"the package manager cannot be asked: {error.message}", "EMODULEFETCH") from None
         except RemoteError as error:
             answer = {"code": error.code, "message": error.message}
         code = answer.get("code") if isinstance(answer, Mapping) else "ENOENT"
         if isinstance(code, str):
             known = {"ENOENT": "ENOMODULE", "DCPC-1024": "EMODULETOOBIG"}
-            raise OrchestratorError(f"modules {', '.join(modules)[:200]}: {code}", code=known.get(code, "EMODULEFETCH"))
+            raise _package_error(f"modules {', '.join(modules)[:200]}: {code}", known.get(code, "EMODULEFETCH"))
         return {
             package: {name: url for name, url in files.items() if isinstance(url, str)}
             for package, files in answer.items()
@@ -461,6 +466,10 @@ class SchedulerLink:
             "counts": dict(self._counts),
             "connections": [one.statistics() for one in (self._distributor, self._submitter, self._router)],
         }
+
+
+def _package_error(message: str, code: str) -> OrchestratorError:
+    return OrchestratorError(message, code=code, info={"cause": "package-manager"})
 
 
 def _tokens(answer: Any) -> set[str]:

@@ -13,7 +13,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.worker import sandbox_events as sb
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.artifacts import Artifacts, Modules
-from orchestrator.worker.fetcher import Fetcher
+from orchestrator.worker.fetching.fetcher import Errand, Fetcher
 from orchestrator.worker.limits import SliceLimits
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pool import SandboxPool
@@ -31,6 +31,9 @@ _DEATHS: dict[sb.DeathKind, ev.Death] = {
 }
 _DEADLINES = {"ENOPROGRESS": ev.Death.NO_PROGRESS, "ESLICETOOSLOW": ev.Death.TOO_SLOW}
 _MOST_RETRIES = 10
+_GUEST_FETCHES_AT_ONCE = 4
+#: Fetches of one sandbox that wait for their turn; a browser would let a page wait, too, but not without end.
+_MOST_GUEST_FETCHES = 256
 
 
 def death_of(cause: sb.DeathCause) -> ev.Death:
@@ -43,10 +46,13 @@ def death_of(cause: sb.DeathCause) -> ev.Death:
 class _Seat:
     """One sandbox at work, from the wish for it to its removal."""
 
-    def __init__(self, number: int, job_id: str, artifacts: Artifacts) -> None:
+    def __init__(self, number: int, job_id: str, artifacts: Artifacts, errand: Errand) -> None:
         self.number = number
         self.job_id = job_id
         self.artifacts = artifacts
+        self.errand = errand
+        self.fetching = 0
+        self.fetches = asyncio.Semaphore(_GUEST_FETCHES_AT_ONCE)
         self.sandbox: Sandbox | None = None  # once the job is assigned
         self.task: asyncio.Task[None] | None = None
         self.ended: sb.SandboxEnded | None = None
@@ -71,8 +77,8 @@ class Seats:
         self._limits = limits
         self._seats: dict[int, _Seat] = {}
 
-    def open(self, number: int, job_id: str, artifacts: Artifacts) -> None:
-        seat = self._seats[number] = _Seat(number, job_id, artifacts)
+    def open(self, number: int, job_id: str, artifacts: Artifacts, errand: Errand) -> None:
+        seat = self._seats[number] = _Seat(number, job_id, artifacts, errand)
         seat.task = self._tasks.create_task(self._occupy(seat), name=f"sandbox-{number}")
 
     def submit(self, number: int, slices: Sequence[tuple[int, str]]) -> None:
@@ -95,8 +101,8 @@ class Seats:
         sandbox: Sandbox | None = None
         try:
             sandbox = await self._pool.take()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(seat, sandbox))
+            async with OwnedTasks() as errands, asyncio.TaskGroup() as group:
+                group.create_task(self._read(seat, sandbox, errands))
                 await self._assign(seat, sandbox)
         finally:
             self._seats.pop(seat.number, None)
@@ -116,14 +122,14 @@ class Seats:
             if seat.ended is not None:
                 self._tell([self._ended(seat, seat.ended)])
 
-    async def _read(self, seat: _Seat, sandbox: Sandbox) -> None:
-        """Turn the sandbox's events into the supervisor's, until it ends."""
+    async def _read(self, seat: _Seat, sandbox: Sandbox, errands: OwnedTasks) -> None:
+        """Turn the sandbox's events into the supervisor's, until it ends. `errands` are its fetches: they end then."""
         async for batch in sandbox.batches():
             events: list[ev.Event] = []
             for event in batch:
                 match event:
                     case sb.FetchRequested():
-                        self._tasks.create_task(self._fetch_for(sandbox, event))
+                        self._begin_fetch(seat, sandbox, event, errands)
                     case sb.ModulesRequested():
                         _answer_modules(sandbox, event, seat.artifacts.modules)
                     case sb.SandboxEnded():
@@ -141,14 +147,25 @@ class Seats:
         log.info("sandbox_ended", extra={"sandbox": seat.number, "job": seat.job_id, "cause": str(event.cause)})
         return ev.SandboxEnded(seat.number, death_of(event.cause), event.cause.detail, event.running_metrics)
 
-    async def _fetch_for(self, sandbox: Sandbox, event: sb.FetchRequested) -> None:
+    def _begin_fetch(self, seat: _Seat, sandbox: Sandbox, event: sb.FetchRequested, errands: OwnedTasks) -> None:
+        if seat.fetching >= _MOST_GUEST_FETCHES:
+            message = f"more than {_MOST_GUEST_FETCHES} fetches wait for an answer"
+            sandbox.answer_fetch(event.request_id, None, {"name": "TypeError", "message": message, "code": "EBUSY"})
+            return
+        seat.fetching += 1
+        errands.create_task(self._fetch_for(seat, sandbox, event))
+
+    async def _fetch_for(self, seat: _Seat, sandbox: Sandbox, event: sb.FetchRequested) -> None:
         """A `fetch` of the work function: done here, under the owner's rules; the sandbox has no network."""
         try:
-            fetched = await self._fetcher.for_guest(event.data)
+            async with seat.fetches:
+                fetched = await self._fetcher.for_guest(event.data, seat.errand)
         except OrchestratorError as error:
             failure = {"name": "TypeError", "message": error.message, "code": error.code}
             sandbox.answer_fetch(event.request_id, None, failure)
             return
+        finally:
+            seat.fetching -= 1
         response = {
             "url": fetched.url,
             "status": fetched.status,

@@ -28,15 +28,16 @@ from orchestrator.worker.demand import Patience
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
-from orchestrator.worker.fetcher import Fetcher, FetchLimits
+from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
+from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
-from orchestrator.worker.origins import OriginRules
+from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pool import PoolSettings, SandboxPool
-from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount
+from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.supervisor import Supervisor
-from orchestrator.worker.task import JobOffer
+from orchestrator.worker.task import JobOffer, ResultStorage
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +151,11 @@ class Worker:
         client = await stack.enter_async_context(
             DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
         )
-        limits = FetchLimits(max_bytes=settings.fetch_max_bytes, timeout_s=settings.fetch_timeout_s)
-        self._fetcher = await stack.enter_async_context(Fetcher(self.rules, limits))
+        # Modules may come from the package manager that the Scheduler names: the worker asks it about them anyway.
+        rules = self.rules.lending({Purpose.MODULES: [service_url(config, "packageManager")]})
+        self._fetcher = await stack.enter_async_context(
+            Fetcher(rules, _fetch_limits(settings), trust=settings.trust_scheduler, proxy=settings.fetch_proxy)
+        )
         self._link = await stack.enter_async_context(
             SchedulerLink(client, config, self.account, _offer(settings, self.capacity), self._tell_one)
         )
@@ -285,7 +289,7 @@ class Worker:
             case act.FetchDatum():
                 self._tasks.create_task(self._get_datum(action))
             case act.OpenSandbox(sandbox, job_id):
-                self._seats.open(sandbox, job_id, self._artifacts[job_id])
+                self._seats.open(sandbox, job_id, self._artifacts[job_id], self._errand(job_id))
             case act.CloseSandbox(sandbox, reason):
                 self._seats.close(sandbox, reason)
             case act.Finish():
@@ -301,6 +305,7 @@ class Worker:
             self._tell_one(ev.TaskFailed("ESTOPPED", "the worker is stopping"))
             raise
         else:
+            self._fetcher.lend(task.group_origins)
             if task.count:
                 log.debug("task_received", extra={"slices": task.count})
             self._tell_one(ev.TaskReceived(task))
@@ -331,35 +336,52 @@ class Worker:
 
     async def _get_datum(self, action: act.FetchDatum) -> None:
         try:
-            uri = await self._fetcher.datum(action.uri)
+            uri = await self._fetcher.datum(action.uri, self._errand(action.job_id))
         except OrchestratorError as error:
-            code = "EFETCH" if isinstance(error, InvalidInput) else error.code
-            self._tell_one(ev.DatumFailed(action.key, code, error.message))
+            cause = artifacts.cause_of(error)
+            self._tell_one(ev.DatumFailed(action.key, error.code, error.message, cause))
         else:
             self._tell_one(ev.DatumFetched(action.key, uri))
 
+    def _errand(self, job_id: str) -> Errand:
+        return artifacts.errand_of(self.supervisor.offer_of(job_id))
+
     def _send_result(self, action: act.SendResult) -> None:
-        if action.error is not None:
+        if action.storage is not None:
+            self._tasks.create_task(self._store(action, action.storage))
+        elif action.error is not None:
             self._link.send_result(action, reports.thrown_result(action.error, action.modern))
-        elif action.storage is not None:
-            self._tasks.create_task(self._store(action))
         else:
             result = action.result
             body = reports.result_v2(result.string, result.method, result.mime, action.modern)
             self._link.send_result(action, body)
 
-    async def _store(self, action: act.SendResult) -> None:
-        """The job keeps its results elsewhere: take the result there first, and report where it lies."""
-        assert action.storage is not None
-        content = reports.text_for_job(action.result.string, action.modern)
+    async def _store(self, action: act.SendResult, storage: ResultStorage) -> None:
+        """The job keeps its results elsewhere: take the result there first, and report where it lies.
+
+        What a work function threw is taken there, too; the Scheduler must hear of that as such, and hears of it even
+        when the storage does not.
+        """
+        if action.error is None:
+            text, mime = action.result.string, action.result.mime
+        else:
+            thrown = reports.thrown_result(action.error, action.modern)
+            text, mime = reports.thrown_text(action.error), "application/x-kvin"
+        content = reports.text_for_job(text, action.modern)
         try:
             uri = await self._fetcher.store_result(
-                action.storage.url, action.number, content, action.result.mime, action.storage.params
-            )
+                storage.url, action.number, content, mime, storage.params, threw=action.error is not None,
+                errand=self._errand(action.job_id),
+            )  # fmt: skip
         except OrchestratorError as error:
-            self._tell_one(ev.ResultRefused(action.key, error.code, error.message, lost=False))
-        else:
+            log.warning("result_not_stored: %s", error, extra={"job": action.job_id, "slice": action.number})
+            if action.error is None:
+                self._tell_one(ev.ResultRefused(action.key, error.code, error.message, lost=False))
+                return
+        if action.error is None:
             self._link.send_result(action, uri)
+        else:
+            self._link.send_result(action, thrown)
 
     # -- asking it -----------------------------------------------------------------------------------------------------
 
@@ -409,6 +431,16 @@ class Worker:
 def _retry_after(error: OrchestratorError) -> float | None:
     after = error.info.get("retryAfter")
     return float(after) if isinstance(after, int | float) and not isinstance(after, bool) and after >= 0 else None
+
+
+def _fetch_limits(settings: WorkerSettings) -> FetchLimits:
+    return FetchLimits(
+        max_bytes=settings.fetch_max_bytes,
+        guest_bytes=settings.fetch_guest_max_bytes,
+        cache_bytes=settings.fetch_cache_bytes,
+        store_patience_s=settings.result_store_patience_s,
+        web=WebLimits(timeout_s=settings.fetch_timeout_s, idle_s=settings.fetch_idle_s),
+    )
 
 
 def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:

@@ -172,6 +172,7 @@ class Supervisor(Auditor):
         else:
             self._paused[job.id] = now + max(event.retry_after_s, 1.0)
         self._tell_job(job, now, f"could not be fetched: {event.code}: {event.message}")
+        self._emit_fetch_error(next(iter(job.held.values()), None), event)
         self._purge(job, event.code, now)
 
     def _on_datum(self, event: ev.DatumFetched, now: float) -> None:
@@ -193,8 +194,16 @@ class Supervisor(Auditor):
         held.job.fetching -= 1
         self._counts[f"datum {event.code}"] += 1
         held.story.append((now, f"datum not fetched: {event.message}"))
+        self._emit_fetch_error(held, event)
         self._return([held], event.code, now)
         self._stir(held.job)
+
+    def _emit_fetch_error(self, held: Held | None, event: ev.JobFetchFailed | ev.DatumFailed) -> None:
+        """Let the job's owner know what the code of the return does not say, once per cause and not per victim."""
+        if held is not None and event.cause not in ("", "back-off"):
+            info = {"cause": event.cause}
+            error = {"name": "Error", "message": event.message, "code": event.code, "info": info}
+            self._emit_error(held, error, event.code)
 
     def _on_runtime_ready(self, event: ev.RuntimeReady, now: float) -> None:
         self._runtime, self._runtime_reason = True, ""

@@ -67,6 +67,7 @@ class JobFetchFailed:
     message: str
     final: bool
     retry_after_s: float = 0.0
+    cause: str = ""  # finer than the code: status, dns, too-large, …
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class DatumFailed:
     key: int
     code: str
     message: str
+    cause: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ A malformed job or slice does not spoil its neighbours: it is listed in `Task.ma
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ Authorization = Mapping[str, Any]
 
 _MAX_ID = 128
 _MAX_LIST = 10_000
+_MAX_GROUPS = 1000
 
 
 class MalformedTask(OrchestratorError):
@@ -49,6 +51,7 @@ class JobOffer:
     use_strict: bool
     discrete: bool
     almost_done: bool
+    local_exec: bool  # it runs on its deployer's own machine, and may read files there
     known_slice_s: float | None  # mean wall time per slice that the Scheduler has measured
 
     @property
@@ -85,7 +88,10 @@ class Malformed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """A whole answer. `retry_after_s` is the Scheduler's own wish for the pause before the next request."""
+    """A whole answer. `retry_after_s` is the Scheduler's own wish for the pause before the next request.
+
+    `group_origins` is {compute group: {purpose: [origin]}}: from where the Scheduler would let jobs fetch.
+    """
 
     authorization: Authorization
     jobs: Mapping[str, JobOffer]
@@ -94,6 +100,7 @@ class Task:
     target_duration_s: float | None = None
     beacon_s: float | None = None
     retry_after_s: float | None = None
+    group_origins: Mapping[str, Mapping[str, list[str]]] = dataclasses.field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -138,6 +145,7 @@ def parse(answer: Any) -> Task:
         target_duration_s=_number(config.get("targetTaskDuration")),
         beacon_s=None if beacon_ms is None else beacon_ms / 1000,
         retry_after_s=_number(body.get("retryAfter")),
+        group_origins=_group_origins(body.get("computeGroupOrigins")),
     )
 
 
@@ -168,6 +176,7 @@ def parse_job(job_id: Any, job: Any) -> JobOffer:
         use_strict=bool(job.get("useStrict")),
         discrete=bool(job.get("discrete")),
         almost_done=bool(job.get("almostDone")),
+        local_exec=job.get("localExec") is True,
         known_slice_s=_known_slice_time(job.get("metrics")),
     )
 
@@ -209,6 +218,20 @@ def _argument_locations(job_id: str, value: Any) -> tuple[str, ...]:
         place = entry.get("argIndex") if isinstance(entry, Mapping) else index
         located.append((place if isinstance(place, int) else index, uri))
     return tuple(uri for _place, uri in sorted(located, key=lambda pair: pair[0]))
+
+
+def _group_origins(value: Any) -> dict[str, dict[str, list[str]]]:
+    """What of it makes sense; nobody depends on it being complete."""
+    groups = value.items() if isinstance(value, Mapping) else ()
+    return {
+        group: {
+            purpose: [origin for origin in origins[:_MAX_LIST] if isinstance(origin, str)]
+            for purpose, origins in purposes.items()
+            if isinstance(purpose, str) and isinstance(origins, list)
+        }
+        for group, purposes in itertools.islice(groups, _MAX_GROUPS)
+        if isinstance(group, str) and isinstance(purposes, Mapping)
+    }
 
 
 def _texts(job_id: str, field: str, value: Any) -> tuple[str, ...]:
