@@ -164,8 +164,30 @@ class WorkerSettings(BaseSettings):
         None, ge=1, le=1024, description="sandboxes at work at once; one per core when not given"
     )
     warm: int | None = Field(
-        None, ge=0, le=1024, description="sandboxes kept ready beyond those; as many, at most 4, when not given"
+        None,
+        ge=0,
+        le=1024,
+        description="sandboxes kept ready beyond those; as many as recent hand-outs needed when not given",
     )
+    # the pool of sandboxes
+    warm_min: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="fewest kept ready when --warm is not given; as many as --sandboxes, at most 4, when not given",
+    )
+    warm_max: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="most kept ready when --warm is not given; twice --sandboxes, at least 4, when not given",
+    )
+    warm_max_age_s: float = Field(6 * 3600.0, gt=0, description="age at which an unused sandbox is renewed, seconds")
+    creates_at_once: int = Field(2, ge=1, le=64, description="sandboxes being started at once")
+    refill_cpu_share: float = Field(
+        0.25, gt=0, le=1, description="share of the cores that starts ahead of need may take while slices run"
+    )
+    memory_reserve_mib: int = Field(512, ge=0, description="memory of the machine not planned for sandboxes, MiB")
     memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
 

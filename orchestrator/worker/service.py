@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 _SLICE_TIMEOUT_S: Final = 24 * 3600.0
 _PROGRESS_TIMEOUT_S: Final = 300.0
-_MOST_WARM: Final = 4
+_WARM_AT_REST: Final = 4
 _HARD_STOP_PATIENCE_S: Final = 5.0
 _GOODBYE_S: Final = 3.0
 
@@ -141,8 +141,7 @@ class Worker:
             load_account, settings.state_dir, settings.identity, settings.payment_address
         )
         runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
-        warm = min(self.capacity, _MOST_WARM) if settings.warm is None else settings.warm
-        self._pool = await stack.enter_async_context(SandboxPool(runtime, PoolSettings(self.capacity, warm)))
+        self._pool = await stack.enter_async_context(SandboxPool(runtime, _pool_settings(settings, self.capacity)))
         self._pool.on_availability(self._on_availability)
         config = await self._find_scheduler()
         if config is None:
@@ -188,7 +187,7 @@ class Worker:
 
     async def _announce(self) -> None:
         """Learn from the first sandbox what all of them can do, and let the supervisor begin."""
-        if not self._pool.settings.warm:  # then the pool starts none unasked
+        if not self._pool.target:  # then the pool starts none unasked
             sandbox = await self._pool.take()
             await sandbox.kill()
         described = await self._pool.describe()
@@ -449,6 +448,25 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
         docker_host=settings.docker_host,
         runtime=settings.oci_runtime,
         limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
+    )
+
+
+def _pool_settings(settings: WorkerSettings, capacity: int) -> PoolSettings:
+    least = min(capacity, _WARM_AT_REST) if settings.warm_min is None else settings.warm_min
+    most = max(2 * capacity, _WARM_AT_REST, least) if settings.warm_max is None else settings.warm_max
+    if settings.warm_min is None:
+        least = min(least, most)
+    if least > most:
+        raise InvalidInput(f"warm_min is {least}, more than warm_max, {most}: lower the one or raise the other")
+    return PoolSettings(
+        capacity=capacity,
+        warm=settings.warm,
+        creates_at_once=settings.creates_at_once,
+        warm_least=least,
+        warm_most=most,
+        refill_cpu_share=settings.refill_cpu_share,
+        warm_max_age_s=settings.warm_max_age_s,
+        reserve_bytes=settings.memory_reserve_mib * MIB,
     )
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.worker import machine
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
 from orchestrator.worker.docker_runtime import failures, reaper, stats
 from orchestrator.worker.docker_runtime.attach import AttachStream, Receiver, attach
@@ -27,6 +28,7 @@ from orchestrator.worker.docker_runtime.engine import API_FLOOR, Engine, EngineI
 from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStream
 from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
+from orchestrator.worker.pool_sizing import Memory
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +222,13 @@ class DockerRuntime:
         except (CgroupFailure, ValueError) as exc:
             log.info("own_cgroups_unavailable", extra={"reason": str(exc)})
             self._tree = None
+
+    def memory(self) -> Memory | None:
+        """Memory of the machine that runs the sandboxes; of another machine only how much it has in all."""
+        if self._engine.endpoint.local:
+            return machine.memory()
+        total = self.info.memory_bytes if self.info is not None else 0
+        return Memory(total, total) if total else None
 
     # -- containers
 
