@@ -18,6 +18,7 @@ from orchestrator.settings import WorkerSettings, settings_from
 _ASKING = "orchestrator.cli.worker_control"
 _COMMANDS = {
     "drain": (_ASKING + ":drain", "Let a running worker finish what it holds, then end."),
+    "explain": ("orchestrator.cli.worker_explain", "Why a running worker has no work, and what would help."),
     "pause": (_ASKING + ":pause", "Let a running worker start no more slices for a while."),
     "resume": (_ASKING + ":resume", "Let a paused worker go on."),
     "status": (_ASKING + ":status", "What a running worker is at."),

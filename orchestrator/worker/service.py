@@ -22,12 +22,13 @@ from orchestrator.worker import artifacts, reports, status
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
-from orchestrator.worker.control import ControlServer, NotOffered
+from orchestrator.worker.control import ControlServer
 from orchestrator.worker.control_socket import StateLock
 from orchestrator.worker.demand import Patience
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
+from orchestrator.worker.explain import Circumstances, explain
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
@@ -402,8 +403,44 @@ class Worker:
     def explain(
         self, *, job: str | None = None, slice_number: int | None = None, sandbox: int | None = None
     ) -> dict[str, Any]:
-        """Why it has no work, and what happened to a job, a slice or a sandbox."""
-        raise NotOffered("this worker cannot explain itself yet")
+        """Why it has no work or less than it could, and what happened to a job, a slice or a sandbox."""
+        books, now = self.supervisor.statistics(), self._clock()
+        findings = explain(books, self._circumstances(now))
+        wanted: dict[str, str | int | tuple[str, int] | None] = {"job": job, "sandbox": sandbox}
+        if job is not None and slice_number is not None:
+            wanted["slice"] = (job, slice_number)
+        stories = {name: self.supervisor.story(key) for name, key in wanted.items() if key is not None}
+        return {
+            "state": status.state_of(books, connected=self._connected, ready=self.ready.is_set()),
+            "why": findings[0].what,
+            "change": findings[0].remedy,
+            "findings": findings,
+            "refusals": [status.refusal_of(record, now) for record in books.refusals],
+            "stories": {
+                name: [{"ago_s": now - at, "what": what} for at, what in told] for name, told in stories.items()
+            },
+        }
+
+    def _circumstances(self, now: float) -> Circumstances:
+        settings, pool = self.settings, getattr(self, "_pool", None)
+        failure = None if pool is None else pool.failure
+        docker = None
+        if isinstance(failure, RuntimeUnavailable):
+            what = failure.message.removesuffix(failure.remedy).rstrip(". ")
+            docker = {"reason": failure.reason, "message": what, "remedy": failure.remedy}
+        return Circumstances(
+            clock=now,
+            scheduler_url=settings.scheduler_url,
+            image=settings.image,
+            memory_mib=settings.memory_mib,
+            job_ids=settings.job_ids,
+            groups=tuple(text.partition(",")[0] for text in settings.compute_groups),
+            public_group=settings.public_group,
+            connected=self._connected,
+            ready=self.ready.is_set(),
+            pool={} if pool is None else pool.statistics(),
+            docker=docker,
+        )
 
     def drain_progress(self) -> dict[str, Any]:
         """What is left to do before a draining worker ends."""
