@@ -51,6 +51,8 @@ class Circumstances:
     """whether the Scheduler's configuration has been read"""
     ready: bool = True
     """whether a first sandbox has described itself"""
+    trouble: str = ""
+    """why the connection to the Scheduler cannot be made again; "" while there is one"""
     pool: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     docker: Mapping[str, str] | None = None
     """{reason, message, remedy} while the container engine cannot be used"""
@@ -119,18 +121,18 @@ def _scheduler(books: Statistics, about: Circumstances) -> Iterator[Finding]:
             "start it, or name the right one with --scheduler",
             blocking=True,
         )
-    elif books.request_failures:
+    elif books.request_failures or about.trouble:
         last = max(
             (one for one in books.refusals if one.kind is Kind.REQUEST and one.code != "ENOWORK"),
             key=lambda one: one.last_at,
             default=None,
         )
-        detail = "" if last is None else f": {last.detail or last.code}"
+        detail = about.trouble or ("" if last is None or not books.request_failures else last.detail or last.code)
         yield Finding(
             "ENOSCHEDULER",
-            f"the Scheduler at {where} gives no answer to requests for work{detail}",
+            f"the Scheduler at {where} does not answer: {detail}",
             "look whether it runs and can be reached; the worker goes on trying by itself",
-            books.request_failures,
+            max(books.request_failures, 1),
             **_times(about, [last] if last is not None else []),
             blocking=not books.sandboxes_busy,
         )

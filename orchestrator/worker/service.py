@@ -438,6 +438,7 @@ class Worker:
             public_group=settings.public_group,
             connected=self._connected,
             ready=self.ready.is_set(),
+            trouble=self._link.trouble if self._connected else "",
             pool={} if pool is None else pool.statistics(),
             docker=docker,
         )

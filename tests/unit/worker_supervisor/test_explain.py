@@ -59,6 +59,12 @@ def test_the_scheduler_went_away(desk):
     assert codes(d) == ["ENOWORK"]  # it is back
 
 
+def test_the_connection_is_lost_while_a_request_waits_for_its_answer(desk):
+    d = desk(sandboxes=1)
+    [finding] = findings(d, trouble="connection refused")
+    assert finding.code == "ENOSCHEDULER" and finding.what.endswith("does not answer: connection refused")
+
+
 def test_docker_is_lost(desk):
     d = idle(desk)
     d(ev.RuntimeLost("the connection broke"))
