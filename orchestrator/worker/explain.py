@@ -202,7 +202,9 @@ def _refusal(code: str, flag: str, records: list[Record], books: Statistics, abo
     jobs = _jobs([record.job for record in records], books)
     detail = next((record.detail for record in records if record.detail), "")
     if flag:
-        what = f"{jobs} may not fetch from {flag.rpartition('=')[2].rpartition(' ')[2]}"
+        where = flag.rpartition("=")[2].rpartition(" ")[2]
+        inside = " leads to " in detail  # an address that is not for everybody, though its name is
+        what = f"{jobs} may not fetch: {detail.partition(';')[0]}" if inside else f"{jobs} may not fetch from {where}"
         remedy = f"if you trust it: {flag}"
     else:
         template, remedy = _REASONS.get(code, (f"slices of {{jobs}} went back with {code}", "see the log"))

@@ -154,6 +154,16 @@ def test_data_of_a_forbidden_origin(desk):
     assert finding.count == 2 and "--allow-origin fetchData=http://data.example:8080" in finding.remedy
 
 
+def test_a_name_that_leads_into_the_own_network(desk):
+    d = idle(desk)
+    d.task({"one": [1]})
+    text = "http://nas.example leads to a private address; --allow-origin fetchData=http://nas.example opens it by name"
+    d(ev.JobFetchFailed("one", "EPERM_ORIGIN", text, final=True))
+    finding = findings(d)[0]
+    assert "leads to a private address" in finding.what
+    assert finding.remedy == "if you trust it: --allow-origin fetchData=http://nas.example"
+
+
 @pytest.mark.parametrize(
     ("job", "code", "words"),
     [
