@@ -1,44 +1,51 @@
 """Settings: one frozen model per component. Flags, help and documentation are made from the fields written here.
 
-A field is given by its flag, by `DCP_ORCHESTRATOR_<COMPONENT>_<FIELD>` in the environment, or in the component's table
-of the settings file (see `configuration`). Its description becomes the help: a phrase without a full stop, with the
-unit. `flag(...)` says what pydantic has no word for; its `topic` begins a section of the help.
+A field is given by its flag, or by `DCP_ORCHESTRATOR_<COMPONENT>_<FIELD>` in the environment. Its description becomes
+the help: a phrase without a full stop, with the unit. `flag(...)` says what pydantic has no word for; its `topic`
+begins a section of the help.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from orchestrator.configuration import loading
-from orchestrator.configuration.environment import ComponentSettings, component_config
-from orchestrator.configuration.fields import flag
-from orchestrator.configuration.loading import Loaded
+from orchestrator.configuration.fields import fields_of, flag
+from orchestrator.errors import InvalidInput
 
-_Settings = TypeVar("_Settings", bound=ComponentSettings)
+_Settings = TypeVar("_Settings", bound=BaseSettings)
 
 
 def settings_from(model: type[_Settings], given: Mapping[str, Any]) -> _Settings:
-    """`given` (flags) over environment over settings file over defaults. Raises what `load` raises."""
-    return load(model, given).settings
+    """`given` (flags) over environment over defaults. Raises `InvalidInput` naming every setting that is wrong."""
+    try:
+        return model(**given)
+    except ValidationError as error:
+        known = fields_of(model)
+        wrong = []
+        for one in error.errors():
+            name = str(one["loc"][0]) if one["loc"] else ""
+            field = known.get(name)
+            if field is None:
+                wrong.append(f"{name}: {one['msg']}")
+                continue
+            value = "a secret" if field.secret else repr(one["input"])
+            wrong.append(f"{name}: {one['msg']} (it is {value}; {field.flag} or ${field.env} gives it)")
+        raise InvalidInput(f"settings that cannot be: {'; '.join(wrong)}") from None
 
 
-def load(model: type[_Settings], given: Mapping[str, Any], config: pathlib.Path | None = None) -> Loaded[_Settings]:
-    """The same with where each value came from, and a way to read it again. `config` names the settings file.
-
-    Raises `InvalidInput` naming every setting that is wrong or unknown, `NotPermitted` for a file that may not be read
-    or that lets others read secrets. Blocks on the file system.
-    """
-    return loading.load(model, given, COMPONENTS, config)
+def _env(prefix: str) -> SettingsConfigDict:
+    return SettingsConfigDict(env_prefix=prefix, frozen=True, extra="forbid")
 
 
-class SchedulerSettings(ComponentSettings):
+class SchedulerSettings(BaseSettings):
     """Where the Scheduler listens, keeps its state, and the rules of its leases."""
 
-    model_config = component_config("scheduler")
+    model_config = _env("DCP_ORCHESTRATOR_SCHEDULER_")
 
     host: str = Field(
         "127.0.0.1", description="address to listen on", json_schema_extra=flag(metavar="ADDRESS", topic="Place")
@@ -114,10 +121,10 @@ class SchedulerSettings(ComponentSettings):
     stop_repeat_s: float = Field(2.0, gt=0, description="time after which a stop is repeated")
 
 
-class WorkerSettings(ComponentSettings):
+class WorkerSettings(BaseSettings):
     """What the Worker offers, to whom, and the limits of its sandboxes."""
 
-    model_config = component_config("worker")
+    model_config = _env("DCP_ORCHESTRATOR_WORKER_")
 
     scheduler_url: str = Field(
         "http://127.0.0.1:9001/",
@@ -143,6 +150,15 @@ class WorkerSettings(ComponentSettings):
         description="the Evaluator image",
         json_schema_extra=flag(metavar="NAME", topic="Sandboxes"),
     )
+    # isolation: which image is meant, and who vouches for it
+    image_digest: str | None = Field(
+        None,
+        description="the image's id or its digest in a registry, sha256:…; an image that differs is refused",
+        json_schema_extra=flag(metavar="DIGEST"),
+    )
+    image_public_key: pathlib.Path | None = Field(
+        None, description="PEM file of the cosign key that must have signed the image, or it is refused"
+    )
     docker_host: str | None = Field(
         None,
         description="Docker Engine; $DOCKER_HOST or the usual socket when not given",
@@ -157,30 +173,8 @@ class WorkerSettings(ComponentSettings):
         None, ge=1, le=1024, description="sandboxes at work at once; one per core when not given"
     )
     warm: int | None = Field(
-        None,
-        ge=0,
-        le=1024,
-        description="sandboxes kept ready beyond those; as many as recent hand-outs needed when not given",
+        None, ge=0, le=1024, description="sandboxes kept ready beyond those; as many, at most 4, when not given"
     )
-    # the pool of sandboxes
-    warm_min: int | None = Field(
-        None,
-        ge=0,
-        le=1024,
-        description="fewest kept ready when --warm is not given; as many as --sandboxes, at most 4, when not given",
-    )
-    warm_max: int | None = Field(
-        None,
-        ge=0,
-        le=1024,
-        description="most kept ready when --warm is not given; twice --sandboxes, at least 4, when not given",
-    )
-    warm_max_age_s: float = Field(6 * 3600.0, gt=0, description="age at which an unused sandbox is renewed, seconds")
-    creates_at_once: int = Field(2, ge=1, le=64, description="sandboxes being started at once")
-    refill_cpu_share: float = Field(
-        0.25, gt=0, le=1, description="share of the cores that starts ahead of need may take while slices run"
-    )
-    memory_reserve_mib: int = Field(512, ge=0, description="memory of the machine not planned for sandboxes, MiB")
     memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
 
@@ -243,19 +237,11 @@ class WorkerSettings(ComponentSettings):
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
 
-    # the log
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least serious lines that the log on stderr has", json_schema_extra=flag(topic="Log")
-    )
-    log_format: Literal["text", "json"] | None = Field(
-        None, description="lines for people or one JSON object per line; as --output says when not given"
-    )
 
-
-class LocalSettings(ComponentSettings):
+class LocalSettings(BaseSettings):
     """A whole distributed computer in one process."""
 
-    model_config = component_config("local")
+    model_config = _env("DCP_ORCHESTRATOR_LOCAL_")
 
     host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=flag(metavar="ADDRESS"))
     port: int = Field(9001, ge=0, le=65535, description="TCP port; 0 takes a free one")
@@ -271,11 +257,3 @@ class LocalSettings(ComponentSettings):
         description="credit that every account starts with",
         json_schema_extra=flag(amount=True),
     )
-
-
-COMPONENTS: Mapping[str, type[BaseModel]] = {
-    "worker": WorkerSettings,
-    "scheduler": SchedulerSettings,
-    "local": LocalSettings,
-}
-"""The tables of the settings file."""

@@ -12,6 +12,7 @@ from orchestrator.cli.lazy import LazyGroup
 from orchestrator.errors import OrchestratorError
 
 _COMMANDS = {
+    "doctor": ("orchestrator.cli.doctor", "Whether this machine can be a Worker, and what to do."),
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
     "scheduler": ("orchestrator.cli.scheduler", "Run the Scheduler and its Bank."),

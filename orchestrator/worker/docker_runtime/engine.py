@@ -41,6 +41,8 @@ class EngineInfo:
     cpus: int
     memory_bytes: int
     warnings: tuple[str, ...] = field(default=())
+    runtime_paths: Mapping[str, str] = field(default_factory=dict)
+    """The program of each runtime, where the Engine tells it."""
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
@@ -178,4 +180,7 @@ def parse_info(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInf
         cpus=int(info.get("NCPU", 0)),
         memory_bytes=int(info.get("MemTotal", 0)),
         warnings=tuple(info.get("Warnings") or ()),
+        runtime_paths={
+            str(name): str((one or {}).get("path") or "") for name, one in (info.get("Runtimes") or {}).items()
+        },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.errors import Fault, OrchestratorError
 
 
@@ -10,7 +12,7 @@ class RuntimeUnavailable(OrchestratorError):
 
     Reasons: missing (nothing listens), forbidden (no permission), refusing (answers with an error), too-old,
     unsupported (an address we cannot use), silent (no answer in time), gone (went away in the middle of something),
-    image-missing.
+    image-missing, image-differs, image-unsigned, runtime-missing.
     """
 
     code = "ENODOCKER"
@@ -101,4 +103,21 @@ def image_missing(image: str) -> RuntimeUnavailable:
         "image-missing",
         f"The Docker Engine has no image {image}",
         "Build it with `make image`, or name another one in the worker's settings.",
+    )
+
+
+def image_differs(image: str, pin: str, digests: Sequence[str]) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        "image-differs",
+        f"The image {image} is {', '.join(digests)}, and the settings pin it to {pin}",
+        "Get the image that was meant (`docker pull NAME@sha256:…`, `docker load`), or change image_digest if you "
+        "trust the one that is here.",
+    )
+
+
+def image_unsigned(image: str, why: str) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        "image-unsigned",
+        f"The image {image} is not vouched for by image_public_key: {why}",
+        "Sign it (`cosign sign --key KEY IMAGE@DIGEST`), pull the one that is signed, or correct image_public_key.",
     )

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.worker import machine
+from orchestrator.worker import image_pin
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
 from orchestrator.worker.docker_runtime import failures, reaper, stats
 from orchestrator.worker.docker_runtime.attach import AttachStream, Receiver, attach
@@ -25,10 +25,11 @@ from orchestrator.worker.docker_runtime.container import (
     remove_container,
 )
 from orchestrator.worker.docker_runtime.engine import API_FLOOR, Engine, EngineInfo, endpoint_from_environment
+from orchestrator.worker.docker_runtime.engine_facts import ImageFacts, parse_image
 from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStream
+from orchestrator.worker.isolation import Isolation, isolation_of
 from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
-from orchestrator.worker.pool_sizing import Memory
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class RuntimeSettings:
     """How sandboxes are run. `runtime` is an OCI runtime of the Engine (runc, crun, runsc); None is its default."""
 
     image: str = "dcp-evaluator:local"
+    image_digest: str | None = None
+    """`sha256:…`, the only image to be used; None takes whatever has the name (which may hold a digest, too)."""
     docker_host: str | None = None
     runtime: str | None = None
     limits: SandboxLimits = field(default_factory=SandboxLimits)
@@ -89,6 +92,10 @@ class DockerRuntime:
         self._closing = False
         self.info: EngineInfo | None = None
         self.image_id = ""
+        self.image_digest = ""
+        """The digest under which a registry has the image; its id when none does."""
+        self.metering = ""
+        """How the last container was metered: "parent", "container" (its own cgroup) or "statistics"."""
         self.create_warnings: set[str] = set()
 
     # -- life
@@ -97,7 +104,7 @@ class DockerRuntime:
         try:
             self.info = await self._engine.connect()
             self._choose_runtime(self.info)
-            self.image_id = await self.find_image(self.settings.image)
+            await self._find_own_image()
             self._prepare_cgroups(self.info)
             self._available.set()
             self.owner.open()
@@ -200,6 +207,32 @@ class DockerRuntime:
             raise failures.image_missing(image) from exc
         return str(found["Id"])
 
+    async def _find_own_image(self) -> None:
+        """Raises RuntimeUnavailable("image-missing" or "image-differs"), InvalidInput (a pin that is none)."""
+        image = self.settings.image
+        pin = image_pin.pin_of(image, self.settings.image_digest)
+        found = await self.inspect_image()
+        digests = image_pin.digests_of(found.id, found.repo_digests)
+        if pin is not None and pin not in digests:
+            raise failures.image_differs(image, pin, digests)
+        self.image_id = found.id
+        self.image_digest = pin or digests[-1]
+
+    async def inspect_image(self) -> ImageFacts:
+        """What the Engine says of the image in the settings. Raises RuntimeUnavailable."""
+        image = self.settings.image
+        try:
+            return parse_image(await self._engine.call("image", self._engine.api.inspect_image, image))
+        except failures.ContainerGone as exc:
+            raise failures.image_missing(image) from exc
+
+    @property
+    def isolation(self) -> Isolation:
+        """How strong the wall is that this Engine, with the chosen OCI runtime, puts around a sandbox."""
+        assert self.info is not None, "isolation is known once the runtime is entered"
+        name = self.settings.runtime or self.info.default_runtime
+        return isolation_of(name, self.info.runtime_paths.get(name, ""), self.info.security)
+
     def _choose_runtime(self, info: EngineInfo) -> None:
         wanted = self.settings.runtime
         if wanted is not None and wanted not in info.runtimes:
@@ -222,13 +255,6 @@ class DockerRuntime:
         except (CgroupFailure, ValueError) as exc:
             log.info("own_cgroups_unavailable", extra={"reason": str(exc)})
             self._tree = None
-
-    def memory(self) -> Memory | None:
-        """Memory of the machine that runs the sandboxes; of another machine only how much it has in all."""
-        if self._engine.endpoint.local:
-            return machine.memory()
-        total = self.info.memory_bytes if self.info is not None else 0
-        return Memory(total, total) if total else None
 
     # -- containers
 
@@ -281,6 +307,7 @@ class DockerRuntime:
             )
             self._containers[container_id] = container
             await self._engine.call("start", api.start, container_id)
+            self.metering = "parent"
             if cgroup is None or not self._tree_works(cgroup):
                 container.usage = await self._other_usage(container)
             return container
@@ -316,10 +343,12 @@ class DockerRuntime:
             state = parse_state(await self._engine.call("inspect", self._engine.api.inspect_container, container.id))
             try:
                 tree = CgroupTree.of_this_machine(self.owner.worker)
+                self.metering = "container"
                 return CgroupUsage(open_process(tree.hierarchies, state.pid))
             except CgroupFailure as exc:
                 log.info("container_cgroup_unreadable", extra={"reason": str(exc)})
         usage = StatsUsage()
+        self.metering = "statistics"
         self._start_side_task(self._follow_stats(container, usage), "docker-stats")
         return usage
 
@@ -425,7 +454,10 @@ class DockerRuntime:
             "available": self.available,
             "engine": self.info.version if self.info is not None else None,
             "runtime": self.settings.runtime or (self.info.default_runtime if self.info is not None else None),
+            "isolation": None if self.info is None else str(self.isolation),
             "image_id": self.image_id,
+            "image_digest": self.image_digest,
+            "metering": self.metering,
             "own_cgroups": self._tree is not None,
             "containers": len(self._containers),
             **vars(self._counts),

@@ -1,0 +1,181 @@
+"""Pure: what the Engine says of itself, judged."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.worker import image_pin
+from orchestrator.worker.docker_runtime.engine import API_FLOOR
+from orchestrator.worker.docker_runtime.engine_facts import EngineFacts
+from orchestrator.worker.docker_runtime.failures import RuntimeUnavailable
+from orchestrator.worker.doctor import check
+from orchestrator.worker.doctor.check import Check
+from orchestrator.worker.isolation import Isolation, isolation_of, option_names
+from orchestrator.worker.limits import MIB
+
+ENGINE: Final = "docker engine"
+#: Everything of this module but ENGINE, in order: what cannot be judged when no Engine answers.
+DEPENDENT: Final = (
+    "runtime", "runc", "containerd", "cgroups", "limits", "seccomp", "lsm", "user namespaces", "image", "memory",
+    "cores",
+)  # fmt: skip
+_SEE: Final = "see docs/isolation.md"
+
+
+def judge_failure(failure: RuntimeUnavailable) -> Check:
+    """No Engine that could be used."""
+    message = failure.message.removesuffix(failure.remedy).rstrip(" .")
+    return check.fail(ENGINE, message, f"a Docker Engine that speaks API {API_FLOOR} or later", failure.remedy)
+
+
+def judge_engine(facts: EngineFacts) -> Check:
+    info = facts.info
+    return check.ok(
+        ENGINE, f"{info.version}, API {info.api_version}, at {facts.address}", f"API {API_FLOOR} or later (20.10)"
+    )
+
+
+def judge_runtime(facts: EngineFacts, wanted: str | None) -> Check:
+    info = facts.info
+    name = wanted or info.default_runtime
+    if name not in info.runtimes:
+        known = ", ".join(sorted(info.runtimes))
+        return check.fail(
+            "runtime", f"the Engine has no runtime {name} (it has {known})", f"{name}, as oci_runtime says",
+            f'Install it and add it to /etc/docker/daemon.json under "runtimes", or choose one of {known}; {_SEE}.',
+        )  # fmt: skip
+    level = level_of(facts, wanted)
+    stronger = sorted(
+        {
+            other
+            for other in info.runtimes
+            if isolation_of(other, facts.info.runtime_paths.get(other, ""), info.security).rank > level.rank
+        }
+    )
+    note = f"; stronger here: {', '.join(stronger)}" if stronger else ""
+    return check.ok("runtime", f"{name}: isolation level {level}{note}", "any that the Engine has")
+
+
+def level_of(facts: EngineFacts, wanted: str | None) -> Isolation:
+    name = wanted or facts.info.default_runtime
+    return isolation_of(name, facts.info.runtime_paths.get(name, ""), facts.info.security)
+
+
+def judge_cgroups(facts: EngineFacts) -> Check:
+    version, driver = facts.info.cgroup_version, facts.info.cgroup_driver
+    if driver in ("none", ""):
+        return check.fail(
+            "cgroups", f"version {version}, but the Engine may not use them (driver none)",
+            "cgroups that the Engine can make: without them no limit holds",
+            "For a rootless Engine: use cgroup v2 with systemd and delegate the controllers "
+            f"(Delegate=cpu cpuset io memory pids); {_SEE}.",
+        )  # fmt: skip
+    return check.ok("cgroups", f"version {version}, driver {driver}", "version 1 or 2")
+
+
+def judge_limits(facts: EngineFacts, *, swap_in_use: bool | None) -> Check:
+    """`swap_in_use`: whether the Engine's machine has swap at all; None when it cannot be known."""
+    name, wanted = "limits", "memory, cpu and pids limits in force; swap, too, where there is any"
+    absent = [limit for limit in ("memory", "cpu", "pids") if not facts.limits.get(limit)]
+    if absent:
+        return check.fail(
+            name, f"the Engine cannot limit {', '.join(absent)}", wanted,
+            "Enable the cgroup controllers (kernel parameters cgroup_enable=memory, or a rootless Engine with "
+            f"delegated controllers); {_SEE}.",
+        )  # fmt: skip
+    if not facts.limits.get("swap"):
+        if swap_in_use is False:
+            return check.ok(name, "memory, cpu, pids (no swap here to be limited)", wanted)
+        return check.warn(
+            name, "memory, cpu, pids; not swap", wanted,
+            "A sandbox could swap beyond its memory: turn swap off (`swapoff -a`), or boot with swapaccount=1.",
+        )  # fmt: skip
+    return check.ok(name, "memory, swap, cpu, pids", wanted)
+
+
+def judge_seccomp(facts: EngineFacts) -> Check:
+    if "seccomp" in option_names(facts.info.security):
+        return check.ok("seccomp", "the Engine filters system calls", "seccomp")
+    return check.fail(
+        "seccomp", "the Engine has no seccomp", "system calls filtered by our profile",
+        "Use a kernel with CONFIG_SECCOMP_FILTER and a Docker package that is built with seccomp.",
+    )  # fmt: skip
+
+
+def judge_lsm(facts: EngineFacts) -> Check:
+    found = {"apparmor", "selinux"} & option_names(facts.info.security)
+    if found:
+        return check.ok("lsm", " and ".join(sorted(found)), "AppArmor or SELinux")
+    return check.warn(
+        "lsm", "neither AppArmor nor SELinux holds containers here", "AppArmor or SELinux, as one more wall",
+        "Boot a kernel with one of them (Debian and Ubuntu: apparmor=1 security=apparmor, package apparmor); the other "
+        "walls hold without.",
+    )  # fmt: skip
+
+
+def judge_user_namespaces(facts: EngineFacts, level: Isolation) -> Check:
+    name, wanted = "user namespaces", "a user in a sandbox is nobody outside of it"
+    options = option_names(facts.info.security)
+    for option, found in (("rootless", "rootless Engine"), ("userns", "the Engine remaps users (userns-remap)")):
+        if option in options:
+            return check.ok(name, found, wanted)
+    if level.rank > Isolation.USERNS.rank:
+        return check.ok(name, f"none, but sandboxes do not share the host's kernel ({level})", wanted)
+    return check.warn(
+        name, "none: user 65534 of a sandbox is user 65534 of the host", wanted,
+        f'Add "userns-remap": "default" to /etc/docker/daemon.json, or use rootless Docker; {_SEE}.',
+    )  # fmt: skip
+
+
+def judge_image(facts: EngineFacts, image: str, pin: str | None) -> Check:
+    name, wanted = "image", f"{image}, with digest {pin}" if pin else image
+    if facts.image is None:
+        return check.fail(
+            name, f"the Engine has no image {image}", wanted,
+            "Build it with `make image`, `docker pull` or `docker load` it, or name another one in the settings.",
+        )  # fmt: skip
+    digests = image_pin.digests_of(facts.image.id, facts.image.repo_digests)
+    if pin is not None and pin not in digests:
+        return check.fail(
+            name, f"{image} is {', '.join(digests)}", wanted,
+            "Get the image that was meant (`docker pull NAME@sha256:…`), or pin the one that is here, if you trust it.",
+        )  # fmt: skip
+    if pin is None:
+        return check.ok(name, f"{image} is {digests[-1]}, not pinned (image_digest would)", wanted)
+    return check.ok(name, f"{image} is {pin}, as pinned", wanted)
+
+
+def judge_memory(facts: EngineFacts, *, sandboxes: int, warm: int, memory_mib: int) -> Check:
+    name, total = "memory", facts.info.memory_bytes // MIB
+    need = (sandboxes + warm) * memory_mib
+    wanted = f"{sandboxes} + {warm} sandboxes of {memory_mib} MiB: {need} MiB"
+    if total < memory_mib:
+        return check.fail(name, f"{total} MiB", wanted, "Lower memory_mib, or use a larger machine.")
+    if total < need:
+        fit = max(total // memory_mib - warm, 1)
+        return check.warn(
+            name, f"{total} MiB: the kernel may have to kill sandboxes that use all they may", wanted,
+            f"Set sandboxes to {fit}, or lower memory_mib.",
+        )  # fmt: skip
+    return check.ok(name, f"{total} MiB", wanted)
+
+
+def judge_cores(facts: EngineFacts, *, sandboxes: int, cpus: float) -> Check:
+    name, need = "cores", sandboxes * cpus
+    wanted = f"{sandboxes} sandboxes of {cpus:g} cores: {need:g}"
+    if facts.info.cpus < cpus:
+        return check.fail(
+            name, f"{facts.info.cpus}", wanted, f"Set cpus to {facts.info.cpus} or less: the Engine refuses more."
+        )
+    if facts.info.cpus < need:
+        return check.warn(
+            name, f"{facts.info.cpus}: slices will wait for each other", wanted,
+            f"Set sandboxes to {max(math.floor(facts.info.cpus / cpus), 1)}.",
+        )  # fmt: skip
+    return check.ok(name, f"{facts.info.cpus}", wanted)
+
+
+def skipped(why: str) -> list[Check]:
+    """All that depends on an Engine."""
+    return [check.skip(name, why) for name in DEPENDENT]
