@@ -83,6 +83,7 @@ class Failed:
     error: Mapping[str, Any]
     measurement: Measurement
     progressed: bool
+    bad_datum: bool = False
 
 
 @dataclass(frozen=True, slots=True)

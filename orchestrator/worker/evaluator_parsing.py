@@ -247,7 +247,8 @@ def _completed(value: Mapping[str, Any]) -> Message:
 
 def _failed(value: Mapping[str, Any]) -> Message:
     progressed = value.get("progressed") is True
-    return Failed(_slice_id(value), _error(value.get("error")), _measurement(value.get("measurement")), progressed)
+    measurement, bad_datum = _measurement(value.get("measurement")), value.get("badDatum") is True
+    return Failed(_slice_id(value), _error(value.get("error")), measurement, progressed, bad_datum)
 
 
 def _rejected(value: Mapping[str, Any]) -> Message:

@@ -349,7 +349,7 @@ class Sandbox:
                 result = ev.ResultText(message.string, message.method, message.mime)
                 event = ev.SliceCompleted(item.key, result, metrics, message.progressed)
             elif isinstance(message, said.Failed):
-                event = ev.SliceFailed(item.key, message.error, metrics, message.progressed)
+                event = ev.SliceFailed(item.key, message.error, metrics, message.progressed, message.bad_datum)
             else:
                 event = ev.SliceRejected(item.key, message.reason, message.retries, metrics)
             self._queue(event)

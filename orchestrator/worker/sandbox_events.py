@@ -103,12 +103,13 @@ class SliceCompleted:
 
 @dataclass(frozen=True, slots=True)
 class SliceFailed:
-    """The work function threw."""
+    """The work function threw; or, with `bad_datum`, it was not called, since its datum cannot be decoded."""
 
     key: int
     error: Mapping[str, Any]
     metrics: SliceMetrics
     progressed: bool
+    bad_datum: bool = False
 
 
 @dataclass(frozen=True, slots=True)

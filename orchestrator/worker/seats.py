@@ -188,8 +188,8 @@ def _translated(number: int, event: sb.SandboxEvent) -> ev.Event:
     match event:
         case sb.SliceCompleted(key, result, metrics, progressed):
             return ev.SliceCompleted(number, key, result, len(result.string), metrics, progressed)
-        case sb.SliceFailed(key, error, metrics):
-            return ev.SliceFailed(number, key, error, metrics)
+        case sb.SliceFailed(key, error, metrics, _progressed, bad_datum):
+            return ev.SliceFailed(number, key, error, metrics, bad_datum)
         case sb.SliceRejected(key, reason, retries, metrics):
             return ev.SliceRejected(number, key, _short(reason), _retries(retries), metrics)
         case sb.Progress(key, fraction):

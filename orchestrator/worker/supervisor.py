@@ -333,6 +333,12 @@ class Supervisor(Auditor):
         if held is None:
             return
         self._leave_sandbox(held, now)
+        if event.bad_datum:
+            self._counts["datum EBADDATUM"] += 1
+            held.story.append((now, f"its datum cannot be decoded: {event.error.get('message')}"))
+            self._emit_error(held, event.error, "EBADDATUM")
+            self._return([held], "EBADDATUM", now)
+            return
         self._counts["slices that threw"] += 1
         held.story.append((now, f"threw {event.error.get('name')}: {event.error.get('message')}"))
         self._emit_error(held, event.error, "EUNCAUGHT")

@@ -137,12 +137,13 @@ class SliceCompleted:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SliceFailed:
-    """The work function threw."""
+    """The work function threw; or, with `bad_datum`, it was not called, since its datum cannot be decoded."""
 
     sandbox: int
     key: int
     error: Mapping[str, Any]
     metrics: SliceMetrics
+    bad_datum: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

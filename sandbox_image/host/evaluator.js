@@ -185,10 +185,10 @@ function prepare(config, line) {
       const { kind, text, contentType } = datauri.decode(uri);
       failed = realm.addArgument(kind, text, contentType);
     } catch (error) {
-      failed = JSON.stringify({ name: 'Error', message: `argument: ${error.message}`, code: 'EBADARG' });
+      failed = JSON.stringify({ message: error.message });
     }
     if (failed !== '')
-      return failed;
+      return JSON.stringify({ name: 'Error', message: `argument: ${JSON.parse(failed).message}`, code: 'EBADARG' });
   }
   return '';
 }
@@ -244,7 +244,7 @@ function begin(slice) {
   try {
     datum = datauri.decode(slice.uri);
   } catch (error) {
-    outcome = ['error', JSON.stringify({ name: error.name, message: `datum: ${error.message}`, stack: '', code: 'EBADDATUM' })];
+    outcome = ['badDatum', JSON.stringify({ name: error.name, message: error.message, stack: '' })];
     finish();
     return;
   }
@@ -311,7 +311,7 @@ function round(milliseconds) {
 
 /** A message of the running slice, in primitives; which ones, depends on the kind. False: it is too large. */
 function fromRealm(kind, first, second, third, fourth) {
-  if (kind === 'result' || kind === 'error' || kind === 'reject') {
+  if (kind === 'result' || kind === 'error' || kind === 'reject' || kind === 'badDatum') {
     outcome = [kind, String(first), typeof second === 'number' ? second : String(second)];
     if (!driving)
       setImmediate(afterwards);

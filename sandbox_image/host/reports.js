@@ -34,6 +34,10 @@ function errorForm(text) {
 
 /** How a slice ends: `text` and `detail` are what the realm said. A slice of the plain dialect has no id. */
 exports.reportEnd = function reportEnd(slice, kind, text, detail, measurement) {
+  if (kind === 'badDatum') {
+    const { name, message, stack } = JSON.parse(text);
+    text = JSON.stringify({ name, message: `datum: ${message}`, stack, code: 'EBADDATUM' });
+  }
   if (slice.id === null)
     plainEnd(kind, text, detail, measurement);
   else
@@ -48,7 +52,7 @@ function pipelinedEnd(slice, kind, text, detail, measurement) {
   } else if (kind === 'reject')
     line(3, `{"request":"workReject","id":${slice.id},"reason":${JSON.stringify(text)},"retries":${Number(detail)},${tail}`);
   else
-    line(3, `{"request":"workError","id":${slice.id},"error":${text},${tail}`);
+    line(3, `{"request":"workError","id":${slice.id},"error":${text},"badDatum":${kind === 'badDatum'},${tail}`);
 }
 
 function plainEnd(kind, text, detail, measurement) {

@@ -152,7 +152,7 @@
     try {
       datum = decode();
     } catch (error) {
-      lib.settle('error', errorText(error), '');
+      lib.settle('badDatum', errorText(error), '');
       return;
     }
     run(datum);

@@ -148,9 +148,59 @@ def test_errors_of_the_work_function_text_are_reported_at_once(evaluator, source
     assert answer["error"]["message"]
 
 
+#: What the official client could not read either.
+BAD_URIS = [
+    "data:nonsense",
+    "https://a.example/",
+    "data:application/json,{",
+    "data:application/json;base64,ew==",
+    "data:application/x-kvin,{}",
+    "data:application/x-kvin,nonsense",
+    "data:,%ZZ",
+    "data:application/json,%C3",
+    "data:image/png,%zz",
+    "data:image/png,abc%2",
+    "data:image/png;base64,A!==",
+    "data:image/png;base64,AAAAA",
+    "data:text/plain;base64,=AAA",
+    "data:text/plain;charset=utf-8;base64,/w==",
+    "data:text/plain;charset=windows-1252,x",
+]
+GOOD_URIS = {
+    "data:,%C2%BD": "½",
+    "data:text/plain;charset=UTF-8;base64,wr0=": "½",
+    "data:text/plain;base64,wr0": "Â½",
+    "data:text/plain;base64,w r0\n=": "Â½",
+    "data:text/plain;charset=latin1;base64,vQ==": "½",
+    "data:text/plain;base64,": "",
+    "data:application/json;base64,WzFd": [1],
+    "data:application/json,%5B1%5D": [1],
+}
+
+
+FEIGN = "(x) => { if (x === 'feign') throw Object.assign(new Error('datum'), { code: 'EBADDATUM', badDatum: true }); return x; }"
+
+
+def test_a_datum_that_cannot_be_decoded_fails_its_slice_in_a_way_that_no_job_can_feign(evaluator):
+    *failed, feigned, fine = evaluator.run(FEIGN, *BAD_URIS, "data:,feign", "data:,fine")
+    for uri, end in zip(BAD_URIS, failed, strict=True):
+        assert (end["request"], end["badDatum"], end["error"]["code"]) == ("workError", True, "EBADDATUM"), uri
+        assert end["error"]["message"].startswith("datum: "), uri
+    assert (feigned["request"], feigned["badDatum"]) == ("workError", False)
+    assert fine["request"] == "complete"
+
+
+def test_data_uris_that_can_just_be_decoded(evaluator):
+    ends = evaluator.run("x => JSON.stringify(x)", *GOOD_URIS)
+    decoded = [json.loads(json.loads(end["result"]["string"])) for end in ends]
+    assert decoded == list(GOOD_URIS.values())
+
+
 def test_wrong_worktime_bad_argument_and_second_job_are_refused(start):
     assert start().assign("x => x", worktime={"name": "pyodide", "version": "0.28.0"})["error"]["code"] == "EWORKTIME"
-    assert start().assign("x => x", arguments=["nonsense"])["error"]["code"] == "EBADARG"
+    for argument in ("nonsense", *BAD_URIS):
+        error = start().assign("x => x", arguments=[argument])["error"]
+        assert error["code"] == "EBADARG" and error["message"].startswith("argument: ")
     evaluator = start()
     evaluator.assign("x => x")
     assert evaluator.assign("x => x")["error"]["code"] == "EASSIGNED"
