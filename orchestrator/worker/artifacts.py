@@ -85,6 +85,8 @@ def failure(job_id: str, error: OrchestratorError) -> ev.JobFetchFailed:
 
 def cause_of(error: OrchestratorError) -> str:
     """The finer cause of an error of fetching, "" when there is none."""
+    if isinstance(error, InvalidInput):  # what was fetched makes no sense
+        return Cause.UNDECODABLE.value
     return str(error.info.get("cause", ""))
 
 

@@ -105,10 +105,14 @@ class Desk:
                     self._return([held], "ENODATUM", now)
                     return
                 try:
-                    held.uri = job.datum_of(held.number)
+                    uri = job.datum_of(held.number)
                 except (ValueError, IndexError, ArithmeticError, LookupError):
                     self._return([held], "ENODATUM", now)
                     return
+                if uri.startswith("data:"):
+                    held.uri = uri
+                else:  # the element lies elsewhere
+                    held.offer = dataclasses.replace(held.offer, datum_uri=uri)
             elif held.offer.datum_uri.startswith("data:"):
                 held.uri = held.offer.datum_uri
         held.place = Place.READY if held.uri is not None else Place.WAITING

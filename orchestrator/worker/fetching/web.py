@@ -20,6 +20,7 @@ import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from orchestrator.errors import InvalidInput
 from orchestrator.worker.fetching import addresses
 from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.unpacking import KNOWN, Damaged, Unpacker
@@ -88,6 +89,8 @@ class Web:
 
     def __init__(self, limits: WebLimits, *, proxy: str | None = None, resolve: Resolve | None = None) -> None:
         self.limits = limits
+        if proxy is not None and not proxy.startswith(("http://", "https://")):
+            raise InvalidInput(f"fetch-proxy {proxy[:100]!r} is not the http URL of a proxy, as http://host:3128")
         self._proxy = proxy
         self._threads = concurrent.futures.ThreadPoolExecutor(_RESOLVING_AT_ONCE, thread_name_prefix="resolve")
         self._resolve = resolve or self._ask_system

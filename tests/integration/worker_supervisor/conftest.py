@@ -51,6 +51,8 @@ class ToyScheduler:
         self.subscribed: dict[str, ServerConnection] = {}
         self.refuse_results: OrchestratorError | None = None
         self.extra: dict[str, Any] = {}
+        self.packages: dict[str, Any] = {}
+        """Answers of the package manager by module, besides that for `pkg/file.js`."""
 
     @property
     def url(self) -> str:
@@ -166,6 +168,9 @@ class ToyScheduler:
 
     async def on_packageManager(self, request: Request) -> Any:
         assert request.operation == "fetchModuleURL"
+        (module,) = request.data["modules"]
+        if module in self.packages:
+            return self.packages[module]
         if request.data["modules"] != ["pkg/file.js"]:
             return {"code": "ENOENT"}
         source = "module.declare([], function(require, exports, module) { exports.three = 3; });"

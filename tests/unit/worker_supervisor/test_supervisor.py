@@ -476,3 +476,41 @@ def test_a_job_given_up_while_data_are_on_the_way_starts_clean_when_it_comes_aga
     assert sorted(d.one(act.ReturnSlices).numbers) == [2, 3]
     d.task({"job": [4]}, datum="https://data.example/")
     assert d.all(act.FetchJob) == [] and len(d.all(act.FetchDatum)) == 1
+
+
+def test_elements_of_a_range_that_lie_elsewhere_are_fetched(desk):
+    d = desk(sandboxes=1)
+    d.task({"job": [3]}, datum=None)
+    d(ev.JobFetched("job", lambda number: f"https://data.example/{number}"))
+    fetch = d.one(act.FetchDatum)
+    assert fetch.uri == "https://data.example/3"
+    d(ev.DatumFetched(fetch.key, "data:,30"))
+    d(ev.SandboxOpened(d.one(act.OpenSandbox).sandbox))
+    assert d.one(act.Submit).slices[0][1] == "data:,30"
+
+
+def test_the_owner_hears_why_something_could_not_be_fetched_but_not_of_each_that_was_not_tried(desk):
+    d = desk(sandboxes=1)
+    d.task({"job": [1, 2]}, datum="https://data.example/1")
+    d(ev.JobFetched("job"))
+    first, second = d.all(act.FetchDatum)
+    d(ev.DatumFailed(first.key, "ESLICEFETCH", "answered 404", "status"))
+    emitted = d.one(act.Emit)
+    assert (emitted.name, emitted.number, emitted.payload["errorCode"]) == ("error", 1, "ESLICEFETCH")
+    assert (emitted.payload["message"], emitted.payload["info"]) == ("answered 404", {"cause": "status"})
+    d(ev.DatumFailed(second.key, "ESLICEFETCH", "left alone", "back-off"))
+    assert d.one(act.ReturnSlices).numbers == (2,) and not d.all(act.Emit)
+    d.task({"other": [1, 2]})
+    d(ev.JobFetchFailed("other", "EFETCH", "image/png", True, 0.0, "type"))
+    assert d.one(act.Emit).payload["info"] == {"cause": "type"}, "once for the job"
+    assert d.one(act.ReturnSlices).numbers == (1, 2)
+
+
+def test_a_datum_that_cannot_be_decoded_is_no_result(desk, made):
+    d = desk(sandboxes=1)
+    [sandbox] = d.start({"job": [1]})
+    [(_, key)] = d.submitted()
+    error = {"name": "SyntaxError", "message": "datum: no JSON", "code": "EBADDATUM"}
+    d(ev.SliceFailed(sandbox, key, error, made.metrics(), bad_datum=True))
+    assert d.one(act.ReturnSlices).reason == "EBADDATUM" and not d.all(act.SendResult)
+    assert d.one(act.Emit).payload["errorCode"] == "EBADDATUM"
