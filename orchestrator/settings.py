@@ -164,6 +164,12 @@ class WorkerSettings(BaseSettings):
         description="Docker Engine; $DOCKER_HOST or the usual socket when not given",
         json_schema_extra=flag(metavar="URL"),
     )
+    docker_timeout_s: float = Field(
+        20.0,
+        gt=0.5,
+        description="longest call to the Docker Engine, seconds",
+        json_schema_extra=flag("--docker-timeout"),
+    )
     oci_runtime: str | None = Field(
         None,
         description="OCI runtime that the Engine knows (runc, crun, runsc…); its default when not given",

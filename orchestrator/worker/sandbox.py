@@ -21,7 +21,14 @@ from orchestrator import kvin
 from orchestrator.worker import evaluator_messages as said
 from orchestrator.worker import line_protocol as lines
 from orchestrator.worker import sandbox_events as ev
-from orchestrator.worker.docker_runtime import STDERR, Container, ContainerGone, DockerRuntime, RuntimeUnavailable
+from orchestrator.worker.docker_runtime import (
+    STDERR,
+    Container,
+    ContainerGone,
+    ContainerRefused,
+    DockerRuntime,
+    RuntimeUnavailable,
+)
 from orchestrator.worker.docker_runtime.container import FALSE_EXIT, ContainerState
 from orchestrator.worker.limits import KIB, OutputLimits, SandboxLimits, SliceLimits, StartLimits
 from orchestrator.worker.metering import Answer, MeterTotals, SliceMeter
@@ -34,6 +41,10 @@ _NOTES_KEPT: Final = 20
 #: Above this many queued events nobody has taken, the stream is not read until half are gone.
 _EVENTS_HIGH: Final = 10_000
 _EXIT_PATIENCE_S: Final = 3.0
+#: A timer that comes so late, an Engine that answers so slowly: then the sandbox could not be heard.
+_DEAF_S: Final = 1.0
+#: More than this is never added to a slice's time, whatever the machine does.
+_MOST_GRACE_S: Final = 3600.0
 #: SIGILL, SIGTRAP, SIGABRT, SIGSEGV: how V8 ends when it gives up, by what the seccomp profile leaves it.
 _CRASH_CODES: Final = (132, 133, 134, 139)
 
@@ -58,7 +69,7 @@ class SandboxSettings:
 class _Slice:
     """A slice in flight."""
 
-    __slots__ = ("bytes_in", "identifier", "key", "limits", "line", "progress_at", "started_at")
+    __slots__ = ("bytes_in", "grace_s", "identifier", "key", "limits", "line", "progress_at", "started_at")
 
     def __init__(self, identifier: int, key: int, line: bytes, limits: SliceLimits) -> None:
         self.identifier = identifier
@@ -68,6 +79,16 @@ class _Slice:
         self.limits = limits
         self.started_at = 0.0
         self.progress_at = 0.0
+        self.grace_s = 0.0
+
+    def excuse(self, seconds: float) -> bool:
+        """Its clock stood still so long, because nobody could hear it; False when it has been excused for too long."""
+        if self.grace_s > _MOST_GRACE_S:
+            return False
+        self.grace_s += seconds
+        self.started_at += seconds
+        self.progress_at += seconds
+        return True
 
     def due(self) -> float:
         """When the first of its time limits runs out."""
@@ -78,6 +99,16 @@ class _Slice:
         if limits.progress_timeout_s is not None:
             due = min(due, self.progress_at + limits.progress_timeout_s)
         return due
+
+    def overdue_s(self, now: float) -> float:
+        return max(now - self.due(), 0.0)
+
+
+def _overdue(item: _Slice, now: float) -> DeathCause:
+    slice_limit, progress_limit = item.limits.slice_timeout_s, item.limits.progress_timeout_s
+    if slice_limit is not None and now >= item.started_at + slice_limit:
+        return DeathCause(DeathKind.DEADLINE, f"a slice took more than {slice_limit:g} s", code="ESLICETOOSLOW")
+    return DeathCause(DeathKind.DEADLINE, f"no progress for {progress_limit:g} s", code="ENOPROGRESS")
 
 
 class Sandbox:
@@ -443,8 +474,7 @@ class Sandbox:
         waited = self._loop.time() - self._paused_at
         self._paused_at = None
         if self._running:
-            self._running[0].started_at += waited
-            self._running[0].progress_at += waited
+            self._running[0].excuse(waited)
         if self._container is not None:
             self._container.stream.resume()
 
@@ -456,24 +486,37 @@ class Sandbox:
             self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
+        late = self._loop.time() - self._timer.when() if self._timer is not None else 0.0
         self._timer = None
         if not self._running or not self.alive:
             return
         item, now = self._running[0], self._loop.time()
         if self._paused_at is not None:
             self._arm(now + 1.0)
+        elif now < item.due() or (late > _DEAF_S and item.excuse(late)):
+            self._arm(item.due())
+        elif not self._runtime.spawn(self._end_overdue(item), f"sandbox-overdue-{self.id}"):
+            self._begin_end(_overdue(item, now))
+
+    async def _end_overdue(self, item: _Slice) -> None:
+        """End it for its overdue slice, unless the Engine, which passes its words on, has been silent, too."""
+        asked = self._loop.time()
+        try:
+            await self._runtime.answers()
+        except RuntimeUnavailable as exc:
+            if self._is_head(item):
+                self._begin_end(DeathCause(DeathKind.DAEMON_LOST, exc.message))
             return
-        due = item.due()
-        if now < due:
-            self._arm(due)
-            return
-        limits = item.limits
-        slice_limit, progress_limit = limits.slice_timeout_s, limits.progress_timeout_s
-        if slice_limit is not None and now >= item.started_at + slice_limit:
-            cause = DeathCause(DeathKind.DEADLINE, f"a slice took more than {slice_limit:g} s", code="ESLICETOOSLOW")
+        waited = self._loop.time() - asked
+        if not self._is_head(item):
+            return  # it was answered meanwhile; the next slice has a timer of its own
+        if waited > _DEAF_S and item.excuse(item.overdue_s(asked) + waited):
+            self._arm(item.due())
         else:
-            cause = DeathCause(DeathKind.DEADLINE, f"no progress for {progress_limit:g} s", code="ENOPROGRESS")
-        self._begin_end(cause)
+            self._begin_end(_overdue(item, asked))
+
+    def _is_head(self, item: _Slice) -> bool:
+        return self.alive and bool(self._running) and self._running[0] is item
 
     # -- the end
 
@@ -536,14 +579,14 @@ class Sandbox:
                 cause = await self._end_ours(container, cause)
             else:
                 cause = await self._end_theirs(container)
-        except RuntimeUnavailable as exc:
+        except (RuntimeUnavailable, ContainerRefused) as exc:
             cause = cause if self._ours else DeathCause(DeathKind.DAEMON_LOST, exc.message)
         except ContainerGone:
             cause = cause if self._ours else DeathCause(DeathKind.KILLED, "its container was removed from outside")
         finally:
             self._conclude(cause)
             try:
-                with contextlib.suppress(RuntimeUnavailable, ContainerGone):
+                with contextlib.suppress(RuntimeUnavailable, ContainerGone, ContainerRefused):
                     if not await container.remove():
                         log.error("sandbox_left_processes", extra={"sandbox": self.id})
                         self._tell("processes are left in its cgroup")

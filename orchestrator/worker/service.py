@@ -449,6 +449,7 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
         image_digest=settings.image_digest,
         docker_host=settings.docker_host,
         runtime=settings.oci_runtime,
+        call_timeout_s=settings.docker_timeout_s,
         limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
     )
 

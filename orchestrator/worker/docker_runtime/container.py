@@ -122,6 +122,11 @@ class Container:
         self._removed = False
         self.launched_at = time.monotonic()
 
+    @property
+    def removed(self) -> bool:
+        """Whether the Engine has it no more."""
+        return self._removed
+
     async def state(self) -> ContainerState:
         """Raises ContainerGone, RuntimeUnavailable."""
         inspected = await self._engine.call("inspect", self._engine.api.inspect_container, self.id)
@@ -142,7 +147,7 @@ class Container:
     async def remove(self) -> bool:
         """Remove the container (killing it if need be) and its cgroup; whether nothing of it is left. Idempotent.
 
-        Raises RuntimeUnavailable, and leaves the rest to the reaper.
+        Raises RuntimeUnavailable or ContainerRefused, and leaves the rest to the reaper.
         """
         self.stream.abort()
         if self._removed:

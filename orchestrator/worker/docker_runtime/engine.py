@@ -16,7 +16,7 @@ import docker.tls
 import requests.exceptions
 
 from orchestrator.worker.docker_runtime import failures
-from orchestrator.worker.docker_runtime.endpoint import Endpoint
+from orchestrator.worker.docker_runtime.endpoint import Endpoint, read_head, request_head
 
 #: CgroupnsMode came with this version (Docker 20.10).
 API_FLOOR: Final = "1.41"
@@ -104,6 +104,20 @@ class Engine:
         if self._api is None:
             raise failures.gone("not connected yet")
         return self._api
+
+    async def answers(self) -> None:
+        """Return as soon as the Engine says a word. Raises RuntimeUnavailable when it is away or silent."""
+        reader, writer = await self.endpoint.open(self._timeout_s)
+        try:
+            writer.write(request_head("GET", "/_ping"))
+            async with asyncio.timeout(self._timeout_s):
+                await read_head(reader)
+        except TimeoutError as exc:
+            raise failures.silent("ping", self._timeout_s) from exc
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as exc:
+            raise failures.gone(f"ping: {exc}") from exc
+        finally:
+            writer.transport.abort()
 
     async def call(
         self, operation: str, function: Callable[_Args, _T], *args: _Args.args, **kwargs: _Args.kwargs
