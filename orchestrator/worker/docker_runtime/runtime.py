@@ -177,8 +177,10 @@ class DockerRuntime:
                     with contextlib.suppress(failures.ContainerRefused):
                         await container.remove()
                 # The Engine may refuse a removal and take it a moment later.
-                while await self.reap():
-                    await asyncio.sleep(_RETRY_FIRST_S)
+                for pause in (0.0, 0.25, 1.0, 5.0):
+                    await asyncio.sleep(pause)
+                    if not await self.reap():
+                        break
 
     # -- the Engine
 
