@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run-local test lint format image bench clean distclean
+.PHONY: help setup run-local test lint format docs image bench clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ format: ## let ruff format and mend the code
 	@scripts/setup.sh python
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
+
+docs: ## write the generated parts of docs/ (settings, metrics)
+	@scripts/setup.sh python
+	@$(PYTHON) -m scripts.write_docs
 
 clean: ## remove caches and local state (asks the Worker's containers to go, too)
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m orchestrator.worker.docker_runtime.sweep || true; fi

@@ -18,7 +18,7 @@ from orchestrator.mandelbrot import WORK_FUNCTION, Picture, Plan
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.scheduler.app import SchedulerApp
-from orchestrator.settings import LocalSettings, SchedulerSettings, WorkerSettings, settings_from
+from orchestrator.settings import LocalSettings, SchedulerSettings, WorkerSettings, load
 from orchestrator.wallet import files
 from orchestrator.worker.service import Worker
 
@@ -60,18 +60,20 @@ class View(Protocol):
     def stopping(self) -> None: ...
 
 
-async def run(settings: LocalSettings, view: View, *, demo: bool = True, once: bool = False) -> None:
+async def run(
+    settings: LocalSettings, view: View, *, demo: bool = True, once: bool = False, config: pathlib.Path | None = None
+) -> None:
     """Serve until SIGINT or SIGTERM, or until the demo is done when `once`.
 
     The first signal finishes the slices in work, the second gives them back. Raises when a part fails: nothing goes on
-    half alive. When cancelled, sandboxes are removed; what was accepted is on disk.
+    half alive. When cancelled, sandboxes are removed; what was accepted is on disk. `config` names a settings file.
     """
     state = settings.state_dir.absolute()
     keys = state / "keys"
     readings = telemetry.collect_in_memory("dcp-local")
     await asyncio.to_thread(_make_keystores, keys)
-    async with SchedulerApp(_scheduler_settings(settings, state)) as scheduler, asyncio.TaskGroup() as group:
-        worker = Worker(_worker_settings(settings, state, scheduler.url))
+    async with SchedulerApp(_scheduler_settings(settings, state, config)) as scheduler, asyncio.TaskGroup() as group:
+        worker = Worker(_worker_settings(settings, state, scheduler.url, config))
         wanted = asyncio.Event()
         with _stop_on_signals(worker, wanted, view):
             serving = group.create_task(scheduler.run())
@@ -161,11 +163,15 @@ def _make_keystores(keys: pathlib.Path) -> None:
         files.load_or_create(keys / f"{label}.keystore", label)
 
 
-def _scheduler_settings(settings: LocalSettings, state: pathlib.Path) -> SchedulerSettings:
+def _scheduler_settings(settings: LocalSettings, state: pathlib.Path, config: pathlib.Path | None) -> SchedulerSettings:
     given = {"host": settings.host, "port": settings.port, "state_dir": state / "scheduler"}
-    return settings_from(SchedulerSettings, {**given, "initial_credit": settings.credit})
+    return load(SchedulerSettings, {**given, "initial_credit": settings.credit}, config).settings
 
 
-def _worker_settings(settings: LocalSettings, state: pathlib.Path, url: str) -> WorkerSettings:
-    given = {"scheduler_url": url, "state_dir": state / "worker", "sandboxes": settings.sandboxes}
-    return settings_from(WorkerSettings, given)
+def _worker_settings(
+    settings: LocalSettings, state: pathlib.Path, url: str, config: pathlib.Path | None
+) -> WorkerSettings:
+    given: dict[str, Any] = {"scheduler_url": url, "state_dir": state / "worker"}
+    if settings.sandboxes is not None:
+        given["sandboxes"] = settings.sandboxes
+    return load(WorkerSettings, given, config).settings

@@ -1,51 +1,44 @@
 """Settings: one frozen model per component. Flags, help and documentation are made from the fields written here.
 
-A field is given by its flag, or by `DCP_ORCHESTRATOR_<COMPONENT>_<FIELD>` in the environment. Its description becomes
-the help: a phrase without a full stop, with the unit. `flag(...)` says what pydantic has no word for; its `topic`
-begins a section of the help.
+A field is given by its flag, by `DCP_ORCHESTRATOR_<COMPONENT>_<FIELD>` in the environment, or in the component's table
+of the settings file (see `configuration`). Its description becomes the help: a phrase without a full stop, with the
+unit. `flag(...)` says what pydantic has no word for; its `topic` begins a section of the help.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field
 
-from orchestrator.configuration.fields import fields_of, flag
-from orchestrator.errors import InvalidInput
+from orchestrator.configuration import loading
+from orchestrator.configuration.environment import ComponentSettings, component_config
+from orchestrator.configuration.fields import flag
+from orchestrator.configuration.loading import Loaded
 
-_Settings = TypeVar("_Settings", bound=BaseSettings)
+_Settings = TypeVar("_Settings", bound=ComponentSettings)
 
 
 def settings_from(model: type[_Settings], given: Mapping[str, Any]) -> _Settings:
-    """`given` (flags) over environment over defaults. Raises `InvalidInput` naming every setting that is wrong."""
-    try:
-        return model(**given)
-    except ValidationError as error:
-        known = fields_of(model)
-        wrong = []
-        for one in error.errors():
-            name = str(one["loc"][0]) if one["loc"] else ""
-            field = known.get(name)
-            if field is None:
-                wrong.append(f"{name}: {one['msg']}")
-                continue
-            value = "a secret" if field.secret else repr(one["input"])
-            wrong.append(f"{name}: {one['msg']} (it is {value}; {field.flag} or ${field.env} gives it)")
-        raise InvalidInput(f"settings that cannot be: {'; '.join(wrong)}") from None
+    """`given` (flags) over environment over settings file over defaults. Raises what `load` raises."""
+    return load(model, given).settings
 
 
-def _env(prefix: str) -> SettingsConfigDict:
-    return SettingsConfigDict(env_prefix=prefix, frozen=True, extra="forbid")
+def load(model: type[_Settings], given: Mapping[str, Any], config: pathlib.Path | None = None) -> Loaded[_Settings]:
+    """The same with where each value came from, and a way to read it again. `config` names the settings file.
+
+    Raises `InvalidInput` naming every setting that is wrong or unknown, `NotPermitted` for a file that may not be read
+    or that lets others read secrets. Blocks on the file system.
+    """
+    return loading.load(model, given, COMPONENTS, config)
 
 
-class SchedulerSettings(BaseSettings):
+class SchedulerSettings(ComponentSettings):
     """Where the Scheduler listens, keeps its state, and the rules of its leases."""
 
-    model_config = _env("DCP_ORCHESTRATOR_SCHEDULER_")
+    model_config = component_config("scheduler")
 
     host: str = Field(
         "127.0.0.1", description="address to listen on", json_schema_extra=flag(metavar="ADDRESS", topic="Place")
@@ -121,10 +114,10 @@ class SchedulerSettings(BaseSettings):
     stop_repeat_s: float = Field(2.0, gt=0, description="time after which a stop is repeated")
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(ComponentSettings):
     """What the Worker offers, to whom, and the limits of its sandboxes."""
 
-    model_config = _env("DCP_ORCHESTRATOR_WORKER_")
+    model_config = component_config("worker")
 
     scheduler_url: str = Field(
         "http://127.0.0.1:9001/",
@@ -179,8 +172,30 @@ class WorkerSettings(BaseSettings):
         None, ge=1, le=1024, description="sandboxes at work at once; one per core when not given"
     )
     warm: int | None = Field(
-        None, ge=0, le=1024, description="sandboxes kept ready beyond those; as many, at most 4, when not given"
+        None,
+        ge=0,
+        le=1024,
+        description="sandboxes kept ready beyond those; as many as recent hand-outs needed when not given",
     )
+    # the pool of sandboxes
+    warm_min: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="fewest kept ready when --warm is not given; as many as --sandboxes, at most 4, when not given",
+    )
+    warm_max: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="most kept ready when --warm is not given; twice --sandboxes, at least 4, when not given",
+    )
+    warm_max_age_s: float = Field(6 * 3600.0, gt=0, description="age at which an unused sandbox is renewed, seconds")
+    creates_at_once: int = Field(2, ge=1, le=64, description="sandboxes being started at once")
+    refill_cpu_share: float = Field(
+        0.25, gt=0, le=1, description="share of the cores that starts ahead of need may take while slices run"
+    )
+    memory_reserve_mib: int = Field(512, ge=0, description="memory of the machine not planned for sandboxes, MiB")
     memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
 
@@ -243,11 +258,19 @@ class WorkerSettings(BaseSettings):
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
 
+    # the log
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least serious lines that the log on stderr has", json_schema_extra=flag(topic="Log")
+    )
+    log_format: Literal["text", "json"] | None = Field(
+        None, description="lines for people or one JSON object per line; as --output says when not given"
+    )
 
-class LocalSettings(BaseSettings):
+
+class LocalSettings(ComponentSettings):
     """A whole distributed computer in one process."""
 
-    model_config = _env("DCP_ORCHESTRATOR_LOCAL_")
+    model_config = component_config("local")
 
     host: str = Field("127.0.0.1", description="address to listen on", json_schema_extra=flag(metavar="ADDRESS"))
     port: int = Field(9001, ge=0, le=65535, description="TCP port; 0 takes a free one")
@@ -263,3 +286,11 @@ class LocalSettings(BaseSettings):
         description="credit that every account starts with",
         json_schema_extra=flag(amount=True),
     )
+
+
+COMPONENTS: Mapping[str, type[BaseModel]] = {
+    "worker": WorkerSettings,
+    "scheduler": SchedulerSettings,
+    "local": LocalSettings,
+}
+"""The tables of the settings file."""

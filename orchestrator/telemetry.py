@@ -31,6 +31,26 @@ fetches = _meter.create_counter(
 fetched_bytes = _meter.create_counter(
     "dcp.worker.fetched", unit="By", description="bytes fetched for jobs after decompression, by purpose"
 )
+# the pool of sandboxes
+sandbox_hand_out_time = _meter.create_histogram(
+    "dcp.worker.pool.hand_out_time",
+    unit="s",
+    description="time from the wish for a sandbox until it was handed out; `hit` when one was ready",
+    explicit_bucket_boundaries_advisory=[0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
+)
+sandbox_start_time = _meter.create_histogram(
+    "dcp.worker.pool.start_time",
+    unit="s",
+    description="time from the creation of a container until its sandbox had described itself",
+    explicit_bucket_boundaries_advisory=[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30],
+)
+pool_sandboxes = _meter.create_gauge(
+    "dcp.worker.pool.sandboxes", unit="{sandbox}", description="sandboxes now: ready, in use, starting"
+)
+sandboxes_recycled = _meter.create_counter(
+    "dcp.worker.sandboxes.recycled", unit="{sandbox}", description="sandboxes replaced at a limit, by the limit"
+)
+
 results_received = _meter.create_counter(
     "dcp.scheduler.results", unit="{slice}", description="results that workers submitted, by verdict"
 )

@@ -13,6 +13,9 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
+# The settings file of whoever runs the tests is none of theirs; the commands that tests start inherit this.
+os.environ["DCP_ORCHESTRATOR_CONFIG"] = os.devnull
+
 #: Long enough to be noticed, short enough to be run each time.
 FAULT_SCALE = 0.1
 

@@ -27,7 +27,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = {name: command.get_short_help_str() for name, command in self.commands.items()}
+        rows = {name: command.get_short_help_str(limit=90) for name, command in self.commands.items()}
         rows |= {name: text for name, (_where, text) in self._later.items()}
         with formatter.section("Commands"):
             formatter.write_dl(sorted(rows.items()))

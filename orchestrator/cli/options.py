@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import json
 import pathlib
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
@@ -11,7 +12,10 @@ import click
 from click.types import OptionHelpExtra
 from pydantic import BaseModel
 
+from orchestrator.configuration import showing
+from orchestrator.configuration.environment import CONFIG_VARIABLE
 from orchestrator.configuration.fields import SettingField, fields_of
+from orchestrator.configuration.loading import Loaded
 
 _SECRET_WARNING: Final = "Other users can read flags: better in the environment or in a file."  # noqa: S105
 
@@ -69,6 +73,27 @@ def settings_options(
         return function
 
     return decorate
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that gives a command `--config` and `--show-config` (see `show`)."""
+    named = click.option(
+        "--config", type=click.Path(path_type=pathlib.Path), metavar="FILE",
+        help=f"Settings file (TOML).  [default: ${CONFIG_VARIABLE}, ~/.config/dcp-orchestrator/config.toml, "
+             "or /etc/dcp-orchestrator/config.toml]",
+    )  # fmt: skip
+    shown = click.option(
+        "--show-config", is_flag=True, help="Print every setting and where it comes from, and start nothing."
+    )
+    return named(shown(function))
+
+
+def show(loaded: Loaded[Any], output: str) -> None:
+    """Print the settings on stdout: `output` is text (valid TOML) or json. Secrets are hidden."""
+    if output == "json":
+        click.echo(json.dumps(showing.as_json(loaded)))
+    else:
+        click.echo(showing.as_toml(loaded), nl=False)
 
 
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:

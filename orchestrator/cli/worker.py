@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pathlib
 import signal
 from typing import Any
 
@@ -11,13 +12,14 @@ import click
 
 from orchestrator.cli import logs
 from orchestrator.cli.lazy import LazyGroup
-from orchestrator.cli.options import SettingsCommand, given, settings_options
+from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
 from orchestrator.errors import OrchestratorError
-from orchestrator.settings import WorkerSettings, settings_from
+from orchestrator.settings import WorkerSettings, load
 
 _ASKING = "orchestrator.cli.worker_control"
 _COMMANDS = {
     "drain": (_ASKING + ":drain", "Let a running worker finish what it holds, then end."),
+    "explain": ("orchestrator.cli.worker_explain", "Why a running worker has no work, and what would help."),
     "pause": (_ASKING + ":pause", "Let a running worker start no more slices for a while."),
     "resume": (_ASKING + ":resume", "Let a paused worker go on."),
     "status": (_ASKING + ":status", "What a running worker is at."),
@@ -31,22 +33,27 @@ def command() -> None:
 
 @command.command(cls=SettingsCommand)
 @settings_options(WorkerSettings)
-@click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
+@config_options
 @click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the log."
+    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of what is printed."
 )
-def run(log_level: str, output: str, **flags: Any) -> None:
+def run(*, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
     """Compute slices in sandboxes until SIGINT or SIGTERM.
 
     Prints `ready ID` on stdout once it asks for work; the log goes to stderr. Every setting can also be given in the
-    environment, as DCP_ORCHESTRATOR_WORKER_<NAME>.
+    environment, as DCP_ORCHESTRATOR_WORKER_<NAME>, and in the table [worker] of a settings file. Flags win over the
+    environment, and the environment over the file.
 
     \b
     The first signal finishes the slices in work, submits them and returns the rest; the second returns
     everything that is not finished; the third ends at once.
     """
-    logs.configure(log_level, output)
-    asyncio.run(serve(settings_from(WorkerSettings, given(flags)), output))
+    loaded = load(WorkerSettings, given(flags), config)
+    if show_config:
+        show(loaded, output)
+        return
+    logs.configure(loaded.settings.log_level, loaded.settings.log_format or output)
+    asyncio.run(serve(loaded.settings, output))
 
 
 async def serve(settings: WorkerSettings, output: str = "text") -> None:

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.status import Status
 
 from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.settings import WorkerSettings
+from orchestrator.settings import WorkerSettings, load
 from orchestrator.worker.control_client import ControlClient, NoWorker
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 state_option = click.option(
     "--state", "state_dir", type=click.Path(path_type=pathlib.Path, file_okay=False), metavar="DIR",
-    envvar="DCP_ORCHESTRATOR_WORKER_STATE_DIR", default=WorkerSettings.model_fields["state_dir"].default,
-    show_default=True, help="The worker's state folder.",
+    default=lambda: load(WorkerSettings, {}).settings.state_dir,
+    help="The worker's state folder.  [default: as the settings file or $DCP_ORCHESTRATOR_WORKER_STATE_DIR say]",
 )  # fmt: skip
 output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the answer."

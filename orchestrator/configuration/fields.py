@@ -10,6 +10,7 @@ import dataclasses
 import decimal
 import enum
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ _SECRET_TYPES: Final = (SecretStr, SecretBytes)
 _METAVARS: Final = {int: "N", float: "NUMBER", pathlib.Path: "PATH"}
 _UNIT_METAVARS: Final = {"_s": "SECONDS", "_mib": "MIB", "_bytes": "BYTES"}
 _FIRST_TOPIC: Final = "Settings"
+_URL_PASSWORD: Final = re.compile(r"(://[^/?#@:]*:)[^/?#@]*@")
+
+HIDDEN: Final = "********"
+"""Stands where a secret is not shown."""
 
 
 def flag(
@@ -178,3 +183,14 @@ def _range(metadata: list[Any]) -> tuple[float | None, bool, float | None, bool]
             case _:
                 pass
     return low, low_open, high, high_open
+
+
+def redacted(field: SettingField, value: Any) -> Any:
+    """The value as it may be shown: a secret is hidden whole, in a URL the password is."""
+    if isinstance(value, tuple | list | set | frozenset):
+        return type(value)(redacted(field, one) for one in value)
+    if value is None:
+        return None
+    if field.secret:
+        return HIDDEN
+    return _URL_PASSWORD.sub(rf"\1{HIDDEN}@", value) if isinstance(value, str) else value

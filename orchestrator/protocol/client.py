@@ -131,6 +131,7 @@ class ClientConnection:
         self._is_closed = False
         self._retry_now = asyncio.Event()
         self._session_count = 0
+        self._trouble = ""
         self._on_session_end: list[Callable[[ConnectionClosed], None]] = []
 
     @property
@@ -196,8 +197,11 @@ class ClientConnection:
         await asyncio.wait([runner], timeout=self._client.limits.session.close_timeout + 1)
 
     def statistics(self) -> dict[str, Any]:
+        """`trouble` is why the last attempt to connect failed, while there is no connection."""
         session = self._link.session.statistics() if self._link is not None else {"state": "closed"}
-        return {"url": self.url, "sessions": self._session_count, **session}
+        connected = self.is_connected
+        trouble = "" if connected else self._trouble
+        return {"url": self.url, "connected": connected, "trouble": trouble, "sessions": self._session_count, **session}
 
     # --- sessions
 
@@ -265,6 +269,7 @@ class ClientConnection:
 
     def _log_attempt(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
+        self._trouble = str(error)
         level = logging.WARNING if state.attempt_number in (1, 10, 100) else logging.DEBUG
         log.log(level, "%s cannot be reached: %s; trying again", self.url, error, extra={"action": "reconnect"})
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from orchestrator.worker.dealing import Dealer
-from orchestrator.worker.holdings import Job, Place
+from orchestrator.worker.holdings import Job, Place, Sandbox
+from orchestrator.worker.refusals import Kind, Record
 
 
 class BooksWrong(AssertionError):
@@ -23,6 +24,26 @@ class JobStatistics:
     sandboxes: int
     slice_s: float | None
     measured: int
+    completed: int = 0
+    earned: int = 0  # units of 10^-18 DCC
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slot:
+    """One place for a sandbox. `state` is working, idle, opening, retiring or empty; `since` on the supervisor's clock.
+
+    `why` is the code of the reason for which it does not work, "" when it does.
+    """
+
+    state: str
+    sandbox: int | None = None
+    job: str = ""
+    job_name: str = ""
+    slice: int | None = None
+    queued: int = 0
+    done: int = 0
+    since: float | None = None
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +68,14 @@ class Statistics:
     stopping: str | None
     draining: bool
     counts: Mapping[str, int]
+    slots: tuple[Slot, ...] = ()
+    refusals: tuple[Record, ...] = ()
+    request_failures: int = 0  # in a row, until now
+    asked_at: float | None = None  # the request for work that is under way
+    answered_at: float | None = None  # the last answer to a request for work; on the supervisor's clock
+    worked_at: float | None = None  # the last answer that brought slices
+    earned: int = 0  # units of 10^-18 DCC
+    job_pauses: Mapping[str, float] = dataclasses.field(default_factory=dict)  # job → not wanted before
 
 
 class Auditor(Dealer):
@@ -73,7 +102,51 @@ class Auditor(Dealer):
             stopping=self._stopping,
             draining=self._draining,
             counts=dict(self._counts),
+            slots=tuple(self._slots()),
+            refusals=self._refusals.records(),
+            request_failures=self._demand.failures,
+            asked_at=self._asked_at if self._demand.in_flight and self._asking else None,
+            answered_at=self._answered_at,
+            worked_at=self._worked_at,
+            earned=self._earned,
+            job_pauses=dict(self._paused),
         )
+
+    def _slots(self) -> list[Slot]:
+        """The places in order of their sandboxes' numbers, the empty ones last."""
+        general = self._why_idle()
+        slots = [_slot(sandbox, general) for sandbox in self._sandboxes.values()]
+        return slots + [Slot("empty", why=general)] * (self.policy.sandboxes - len(slots))
+
+    def _why_idle(self) -> str:
+        """The code of the reason for which a place has no work at this moment, the most decisive first."""
+        if self._stopping:
+            return "ESTOPPING"
+        if not self._runtime:
+            return "ENOSANDBOX"
+        if self._backlogged or sum(job.reported for job in self._jobs.values()) >= self.policy.max_unacknowledged:
+            return "EBACKLOG"
+        if any(job.held and not job.fetched for job in self._jobs.values()):
+            return "EJOBCODE"
+        if any(job.fetching for job in self._jobs.values()):
+            return "EDATA"
+        if self._draining:
+            return "EDRAINING"
+        if self._demand.failures:
+            return "ENOSCHEDULER"
+        if len(self._held) >= self.policy.max_held:
+            return "EHELD"
+        return "ENOWORK" if self._answered_at is not None else "EASKING"
+
+    def _note_idle(self, now: float) -> None:
+        """Called about once a second: charges the time since the last call to the reason of each idle place."""
+        before, self._ticked_at = self._ticked_at, now
+        busy = sum(1 for sandbox in self._sandboxes.values() if sandbox.queue)
+        if before is None or busy >= self.policy.sandboxes:
+            return
+        for slot in self._slots():
+            if slot.why:
+                self._refusals.note(Kind.IDLE, slot.why, now, seconds=now - before)
 
     def story(self, key: str | int | tuple[str, int]) -> list[tuple[float, str]]:
         """What happened, as (time, sentence), oldest first: (job id, slice number), job id, or sandbox number.
@@ -133,6 +206,32 @@ def _job_statistics(job: Job) -> JobStatistics:
         sandboxes=len(job.sandboxes),
         slice_s=job.quanta.slice_s(),
         measured=job.quanta.count,
+        completed=job.completed,
+        earned=job.earned,
+    )
+
+
+def _slot(sandbox: Sandbox, general: str) -> Slot:
+    """`general` is the reason of places that have no reason of their own."""
+    job = sandbox.job
+    head = next(iter(sandbox.queue.values()), None)
+    state, why, since = "idle", general, sandbox.idle_since
+    if head is not None:
+        state, why, since = "retiring" if sandbox.retiring else "working", "", sandbox.head_since
+    elif not sandbox.open:
+        state, why = "opening", "EOPENING"
+    elif job.fetching:
+        why = "EDATA"
+    return Slot(
+        state,
+        sandbox=sandbox.id,
+        job=job.id,
+        job_name=job.offer.name,
+        slice=None if head is None else head.number,
+        queued=len(sandbox.queue),
+        done=sandbox.done,
+        since=since,
+        why=why,
     )
 
 

@@ -227,6 +227,7 @@ class Dealer(Desk):
                 previous_jobs=self._previous.items(),
             )
         )
+        self._asking, self._asked_at = bool(space), now
         if space:
             self._first_request = False
         self._demand.asked()

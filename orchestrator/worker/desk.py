@@ -17,6 +17,7 @@ from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import demand
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.holdings import Held, Job, Place, Ring, Sandbox
+from orchestrator.worker.refusals import Kind, Refusals
 from orchestrator.worker.task import Authorization, JobOffer
 
 STORIES_KEPT = 1000
@@ -65,6 +66,11 @@ class Desk:
         self._worktimes: frozenset[str] = frozenset()
         self._pipeline_depth = 1
         self._first_request = True
+        self._asking = False  # whether the request under way asks for work, rather than being a sign of life
+        self._asked_at: float | None = None  # when the request for work that is under way was made
+        self._answered_at: float | None = None  # when the Scheduler last answered a request for work
+        self._worked_at: float | None = None  # when it last brought slices that we kept
+        self._earned = 0  # units of 10^-18 DCC that accepted results were paid with
         self._stopping: str | None = None  # None | "soft" | "hard"
         self._draining = False
         self._finished = False
@@ -81,6 +87,9 @@ class Desk:
         self._look_at_space = True
         self._space_at = -math.inf
         self._satisfied = False  # enough work is held: only events and the regular tick look again
+        self._now = 0.0  # of the events that are being handled
+        self._ticked_at: float | None = None
+        self._refusals = Refusals()
         self._counts: collections.Counter[str] = collections.Counter()
         self._stories: collections.deque[tuple[str, int, list[tuple[float, str]]]] = collections.deque(
             maxlen=STORIES_KEPT
@@ -197,6 +206,9 @@ class Desk:
     ) -> None:
         if numbers:
             self._counts["slices returned"] += len(numbers)
+            text = reason if isinstance(reason, str) else str(reason.get("errorCode"))
+            detail = None if isinstance(reason, str) else str(reason.get("message"))
+            self._refusals.note(Kind.SLICE, text, self._now, job=job_id, count=len(numbers), detail=detail)
             self._actions.append(act.ReturnSlices(job_id, numbers, authorization, reason))
 
     def _return(self, slices: Sequence[Held], reason: str | Mapping[str, Any], now: float) -> None:
@@ -282,6 +294,10 @@ class Desk:
             "noProgress",
             {"message": message, "code": "ENOPROGRESS", "timestamp": elapsed_ms, "progressReports": None},
         )
+
+    def _note_why(self, job_id: str, code: str, detail: str) -> None:
+        """In people's words why slices of the job go back; they are counted when they do."""
+        self._refusals.note(Kind.SLICE, code, self._now, job=job_id, count=0, detail=detail)
 
     def _tell(self, sandbox: Sandbox, now: float, what: str) -> None:
         self._sandbox_lives.setdefault(sandbox.id, []).append((now, what))

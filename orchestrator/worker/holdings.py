@@ -74,6 +74,8 @@ class Job:
     fetching: int = 0
     ready: collections.deque[Held] = dataclasses.field(default_factory=collections.deque)
     reported: int = 0
+    completed: int = 0
+    earned: int = 0  # units of 10^-18 DCC
     sandboxes: dict[int, Sandbox] = dataclasses.field(default_factory=dict)
     assign_failures: int = 0
     alone: bool = False  # its sandboxes get one slice at a time

@@ -1,4 +1,8 @@
-"""Sandboxes started ahead of need: starting one costs 100–200 ms and 0.2 core-seconds, handing one out nothing."""
+"""Sandboxes started ahead of need: starting one costs 100–200 ms and 0.2 core-seconds, handing one out nothing.
+
+How many are kept ready and how fast they are made is decided in `pool_sizing`; here they are made, handed out, renewed
+and counted.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
 
+from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
+from orchestrator.worker import pool_sizing as sizing
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.evaluator_messages import Described
 from orchestrator.worker.sandbox import Sandbox, SandboxSettings
@@ -27,19 +33,31 @@ _jitter: Final = random.Random()  # noqa: S311  (spreads retries; no secret)
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_MOST_S: Final = 30.0
 _LATENCIES_KEPT: Final = 1024
+#: How often the pool looks whether it has too many, or too old ones.
+_LOOK_EVERY_S: Final = 5.0
+_MEMORY_AGE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """`capacity` sandboxes may be in use at once; `warm` more are kept ready. Above two creates at once each only takes
+    """`capacity` sandboxes may be in use at once; `warm` more are kept ready, or as many as the rule says (None).
 
-    longer (observed: the Engine makes ten containers a second, whatever is asked at once).
+    The rule keeps `warm_least` to `warm_most`, by what recent hand-outs needed. Above two creates at once each only
+    takes longer (observed: the Engine makes ten containers a second, whatever is asked at once). While slices run,
+    starts ahead of need take at most `refill_cpu_share` of the cores, and what is idle. One that waited for
+    `warm_max_age_s` is replaced.
     """
 
     capacity: int = field(default_factory=lambda: os.cpu_count() or 1)
-    warm: int = 1
+    warm: int | None = 1
     creates_at_once: int = 2
     sandbox: SandboxSettings = field(default_factory=SandboxSettings)
+    warm_least: int = 1
+    warm_most: int = 16
+    refill_cpu_share: float = 0.25
+    warm_max_age_s: float = 6 * 3600.0
+    reserve_bytes: int = 512 << 20
+    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
 
 class SandboxPool:
@@ -62,6 +80,15 @@ class SandboxPool:
         self._listeners: list[Callable[[OrchestratorError | None], None]] = []
         self._latencies: collections.deque[float] = collections.deque(maxlen=_LATENCIES_KEPT)
         self._start_times: collections.deque[float] = collections.deque(maxlen=_LATENCIES_KEPT)
+        self._ready_since: dict[Sandbox, float] = {}
+        self._burst = sizing.Burst()
+        self._costs = sizing.StartCosts()
+        self._budget = sizing.RefillBudget()
+        self._memory: sizing.Memory | None = None
+        self._memory_at = -math.inf
+        self._looked_at = time.monotonic()
+        self._held_back = 0
+        self._dropped: collections.Counter[str] = collections.Counter()
         self._hits = 0
         self._taken = 0
         self._started = 0
@@ -118,8 +145,9 @@ class SandboxPool:
         """
         asked = time.perf_counter()
         self._taken += 1
-        if self._ready and len(self._in_use) < self.capacity and not self._waiters:
-            sandbox = self._hand_out(self._ready.popleft())
+        hit = bool(self._ready) and len(self._in_use) < self.capacity and not self._waiters
+        if hit:
+            sandbox = self._hand_out(self._pop_ready())
             self._hits += 1
         else:
             waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
@@ -133,11 +161,20 @@ class SandboxPool:
                 with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
                 raise
-        self._latencies.append(time.perf_counter() - asked)
+        took = time.perf_counter() - asked
+        self._latencies.append(took)
+        telemetry.sandbox_hand_out_time.record(took, {"hit": hit})
+        return sandbox
+
+    def _pop_ready(self) -> Sandbox:
+        """The oldest, so that none grows old while others come and go."""
+        sandbox = self._ready.popleft()
+        del self._ready_since[sandbox]
         return sandbox
 
     def _hand_out(self, sandbox: Sandbox) -> Sandbox:
         self._in_use.add(sandbox)
+        self._burst.handed_out(time.monotonic(), self._costs.wall_s, self._most_starts_per_s())
         self._changed.set()
         return sandbox
 
@@ -145,22 +182,40 @@ class SandboxPool:
         """It was handed to a taker who no longer wanted it, and has seen no job."""
         self._in_use.discard(sandbox)
         if sandbox.alive:
-            self._ready.append(sandbox)
+            self._put_ready(sandbox)
             self._serve()
+
+    def _put_ready(self, sandbox: Sandbox) -> None:
+        self._ready.append(sandbox)
+        self._ready_since[sandbox] = time.monotonic()
 
     def _serve(self) -> None:
         while self._waiters and self._ready and len(self._in_use) < self.capacity:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_result(self._hand_out(self._ready.popleft()))
+                waiter.set_result(self._hand_out(self._pop_ready()))
 
     # -- refill
 
-    def _wanted(self) -> int:
-        """How many more to start now."""
-        free = max(self.capacity - len(self._in_use), 0)
-        need = min(len(self._waiters), free) + self.settings.warm
-        return min(need - len(self._ready) - self._starting, self.settings.creates_at_once - self._starting)
+    @property
+    def target(self) -> int:
+        """How many should be ready now."""
+        settings = self.settings
+        limits = settings.sandbox.limits or self._runtime.settings.limits
+        rules = sizing.SizingRules(
+            settings.warm, settings.warm_least, settings.warm_most, limits.memory_bytes, settings.reserve_bytes
+        )
+        now = time.monotonic()
+        if now - self._memory_at >= _MEMORY_AGE_S:
+            self._memory, self._memory_at = self._runtime.memory(), now
+        idle = len(self._ready) + self._starting
+        return sizing.target(rules, self._burst.peak(now), self._memory, len(self._in_use), idle)
+
+    def _most_starts_per_s(self) -> float:
+        """What the pool can make while slices run."""
+        settings = self.settings
+        by_hands = settings.creates_at_once / self._costs.wall_s
+        return min(by_hands, settings.refill_cpu_share * settings.cores / self._costs.core_s)
 
     async def _refill(self) -> None:
         while True:
@@ -168,12 +223,48 @@ class SandboxPool:
             self._changed.clear()
             wait = self._not_before - time.monotonic()
             if wait <= 0:
-                for _ in range(self._wanted()):
-                    self._starting += 1
-                    self._tasks.create_task(self._start_one(), name="pool-start")
+                wait = min(self._start_some(), _LOOK_EVERY_S)
+            self._look_after_ready()
+            self._tell_sizes()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait if wait > 0 else None):
+                async with asyncio.timeout(wait):
                     await self._changed.wait()
+
+    def _start_some(self) -> float:
+        """Start what is needed now. Seconds until the CPU budget allows one more, if that is what is missing."""
+        cost, cores = self._costs.core_s, self.settings.cores
+        busy = sum(1 for sandbox in self._in_use if sandbox.in_flight)
+        rate = sizing.refill_rate(cores, self.settings.refill_cpu_share, busy)
+        hands = self.settings.creates_at_once - self._starting
+        self._budget.advance(time.monotonic(), rate, cost * self.settings.creates_at_once)
+        coming = len(self._ready) + self._starting
+        awaited = min(len(self._waiters), max(self.capacity - len(self._in_use), 0))
+        urgent = min(awaited - coming, hands)
+        wanted = min(awaited + self.target - coming, hands)
+        for number in range(wanted):
+            if number >= urgent and not self._budget.affords(cost):
+                self._held_back += 1
+                return max(self._budget.wait_s(cost, rate), 0.01)
+            self._budget.spend(cost)
+            self._starting += 1
+            self._tasks.create_task(self._start_one(), name="pool-start")
+        return math.inf
+
+    def _look_after_ready(self) -> None:
+        """Give up one that is too old, or one too many, every now and then."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_EVERY_S or not self._ready or self._waiters:
+            return
+        self._looked_at = now
+        if len(self._ready) > self.target:
+            self._drop_ready("more than are needed")
+        elif now - self._ready_since[self._ready[0]] >= self.settings.warm_max_age_s:
+            self._drop_ready("unused for long")
+
+    def _drop_ready(self, why: str) -> None:
+        sandbox = self._pop_ready()
+        self._dropped[why] += 1
+        self._tasks.create_task(sandbox.kill(DeathCause(DeathKind.KILLED, why)), name="pool-drop")
 
     async def _start_one(self) -> None:
         began = time.perf_counter()
@@ -190,11 +281,13 @@ class SandboxPool:
     def _on_started(self, sandbox: Sandbox, seconds: float) -> None:
         self._started += 1
         self._start_times.append(seconds)
+        self._costs.add(seconds)
+        telemetry.sandbox_start_time.record(seconds)
         self._failures_in_row = 0
         self._set_failure(None)
         if not self._described.done() and sandbox.description is not None:
             self._described.set_result(sandbox.description)
-        self._ready.append(sandbox)
+        self._put_ready(sandbox)
         sandbox.on_end(self._on_end)
 
     async def _on_failure(self, exc: OrchestratorError) -> None:
@@ -219,17 +312,22 @@ class SandboxPool:
         cause = sandbox.cause
         self._deaths[str(cause.kind) if cause is not None else "unknown"] += 1
         self._in_use.discard(sandbox)
-        with contextlib.suppress(ValueError):
+        if self._ready_since.pop(sandbox, None) is not None:
             self._ready.remove(sandbox)
         self._changed.set()
 
     # -- asking it
 
+    def _tell_sizes(self) -> None:
+        telemetry.pool_sandboxes.set(len(self._ready), {"state": "ready"})
+        telemetry.pool_sandboxes.set(len(self._in_use), {"state": "in use"})
+        telemetry.pool_sandboxes.set(self._starting, {"state": "starting"})
+
     def statistics(self) -> dict[str, Any]:
         """Sizes now, counts since the start, and latencies in seconds (of the last thousand)."""
         return {
             "capacity": self.capacity,
-            "warm": self.settings.warm,
+            "warm": self.target,
             "ready": len(self._ready),
             "in_use": len(self._in_use),
             "starting": self._starting,
@@ -241,6 +339,9 @@ class SandboxPool:
             "hit_rate": self._hits / self._taken if self._taken else None,
             "hand_out_s": percentiles(self._latencies),
             "start_s": percentiles(self._start_times),
+            "start_core_s": self._costs.core_s,
+            "held_back": self._held_back,
+            "dropped": dict(self._dropped),
             "endings": dict(self._deaths),
             "failure": str(self.failure) if self.failure is not None else None,
         }

@@ -456,6 +456,12 @@ class SchedulerLink:
             case _:
                 log.info("scheduler_command_ignored", extra={"command": str(command)[:100]})
 
+    @property
+    def trouble(self) -> str:
+        """Why the Scheduler cannot be reached at the moment; "" when it can, or when nothing failed yet."""
+        each = (one.statistics()["trouble"] for one in (self._distributor, self._submitter))
+        return next((trouble for trouble in each if trouble), "")
+
     def statistics(self) -> dict[str, Any]:
         return {
             "outstanding": self.outstanding,

@@ -22,12 +22,13 @@ from orchestrator.worker import artifacts, reports, status
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
-from orchestrator.worker.control import ControlServer, NotOffered
+from orchestrator.worker.control import ControlServer
 from orchestrator.worker.control_socket import StateLock
 from orchestrator.worker.demand import Patience
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
+from orchestrator.worker.explain import Circumstances, explain
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 _SLICE_TIMEOUT_S: Final = 24 * 3600.0
 _PROGRESS_TIMEOUT_S: Final = 300.0
-_MOST_WARM: Final = 4
+_WARM_AT_REST: Final = 4
 _HARD_STOP_PATIENCE_S: Final = 5.0
 _GOODBYE_S: Final = 3.0
 
@@ -141,8 +142,7 @@ class Worker:
             load_account, settings.state_dir, settings.identity, settings.payment_address
         )
         runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
-        warm = min(self.capacity, _MOST_WARM) if settings.warm is None else settings.warm
-        self._pool = await stack.enter_async_context(SandboxPool(runtime, PoolSettings(self.capacity, warm)))
+        self._pool = await stack.enter_async_context(SandboxPool(runtime, _pool_settings(settings, self.capacity)))
         self._pool.on_availability(self._on_availability)
         config = await self._find_scheduler()
         if config is None:
@@ -188,7 +188,7 @@ class Worker:
 
     async def _announce(self) -> None:
         """Learn from the first sandbox what all of them can do, and let the supervisor begin."""
-        if not self._pool.settings.warm:  # then the pool starts none unasked
+        if not self._pool.target:  # then the pool starts none unasked
             sandbox = await self._pool.take()
             await sandbox.kill()
         described = await self._pool.describe()
@@ -403,8 +403,45 @@ class Worker:
     def explain(
         self, *, job: str | None = None, slice_number: int | None = None, sandbox: int | None = None
     ) -> dict[str, Any]:
-        """Why it has no work, and what happened to a job, a slice or a sandbox."""
-        raise NotOffered("this worker cannot explain itself yet")
+        """Why it has no work or less than it could, and what happened to a job, a slice or a sandbox."""
+        books, now = self.supervisor.statistics(), self._clock()
+        findings = explain(books, self._circumstances(now))
+        wanted: dict[str, str | int | tuple[str, int] | None] = {"job": job, "sandbox": sandbox}
+        if job is not None and slice_number is not None:
+            wanted["slice"] = (job, slice_number)
+        stories = {name: self.supervisor.story(key) for name, key in wanted.items() if key is not None}
+        return {
+            "state": status.state_of(books, connected=self._connected, ready=self.ready.is_set()),
+            "why": findings[0].what,
+            "change": findings[0].remedy,
+            "findings": findings,
+            "refusals": [status.refusal_of(record, now) for record in books.refusals],
+            "stories": {
+                name: [{"ago_s": now - at, "what": what} for at, what in told] for name, told in stories.items()
+            },
+        }
+
+    def _circumstances(self, now: float) -> Circumstances:
+        settings, pool = self.settings, getattr(self, "_pool", None)
+        failure = None if pool is None else pool.failure
+        docker = None
+        if isinstance(failure, RuntimeUnavailable):
+            what = failure.message.removesuffix(failure.remedy).rstrip(". ")
+            docker = {"reason": failure.reason, "message": what, "remedy": failure.remedy}
+        return Circumstances(
+            clock=now,
+            scheduler_url=settings.scheduler_url,
+            image=settings.image,
+            memory_mib=settings.memory_mib,
+            job_ids=settings.job_ids,
+            groups=tuple(text.partition(",")[0] for text in settings.compute_groups),
+            public_group=settings.public_group,
+            connected=self._connected,
+            ready=self.ready.is_set(),
+            trouble=self._link.trouble if self._connected else "",
+            pool={} if pool is None else pool.statistics(),
+            docker=docker,
+        )
 
     def drain_progress(self) -> dict[str, Any]:
         """What is left to do before a draining worker ends."""
@@ -451,6 +488,25 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
         runtime=settings.oci_runtime,
         call_timeout_s=settings.docker_timeout_s,
         limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
+    )
+
+
+def _pool_settings(settings: WorkerSettings, capacity: int) -> PoolSettings:
+    least = min(capacity, _WARM_AT_REST) if settings.warm_min is None else settings.warm_min
+    most = max(2 * capacity, _WARM_AT_REST, least) if settings.warm_max is None else settings.warm_max
+    if settings.warm_min is None:
+        least = min(least, most)
+    if least > most:
+        raise InvalidInput(f"warm_min is {least}, more than warm_max, {most}: lower the one or raise the other")
+    return PoolSettings(
+        capacity=capacity,
+        warm=settings.warm,
+        creates_at_once=settings.creates_at_once,
+        warm_least=least,
+        warm_most=most,
+        refill_cpu_share=settings.refill_cpu_share,
+        warm_max_age_s=settings.warm_max_age_s,
+        reserve_bytes=settings.memory_reserve_mib * MIB,
     )
 
 

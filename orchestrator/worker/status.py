@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.worker.audit import Statistics
+from orchestrator.worker.refusals import Record
 
 
 def state_of(statistics: Statistics, *, connected: bool, ready: bool) -> str:
@@ -42,6 +43,20 @@ def outcome(statistics: Statistics, outstanding: int, *, delivered: bool) -> dic
     """How it ended. `delivered`: every report was acknowledged; what was not is `unacknowledged`."""
     left = max(statistics.reported, outstanding)
     return {"delivered": delivered, "unacknowledged": left, **_totals(statistics.counts)}
+
+
+def refusal_of(record: Record, now: float) -> dict[str, Any]:
+    """A record with its times as seconds ago."""
+    return {
+        "kind": record.kind.value,
+        "code": record.code,
+        "job": record.job,
+        "count": record.count,
+        "seconds": round(record.seconds, 3),
+        "since_s": now - record.first_at,
+        "last_s": now - record.last_at,
+        "detail": record.detail,
+    }
 
 
 def _totals(counts: Mapping[str, int]) -> dict[str, int]:

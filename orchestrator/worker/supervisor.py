@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.bank import amounts
+from orchestrator.errors import InvalidInput
+from orchestrator.jobs import words
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
@@ -22,6 +26,7 @@ from orchestrator.worker.audit import Auditor
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.holdings import Held, Job, Place, Sandbox
 from orchestrator.worker.quanta import Quanta
+from orchestrator.worker.refusals import Kind
 from orchestrator.worker.task import JobOffer, SliceOffer, Task
 
 
@@ -61,6 +66,7 @@ class Supervisor(Auditor):
 
     def handle_all(self, events: Iterable[ev.Event], now: float) -> list[act.Action]:
         """Take events that happened together; decisions that span them (queues, requests) are made once."""
+        self._now = now
         for event in events:
             self._handlers[type(event)](event, now)
         self._settle(now)
@@ -75,6 +81,7 @@ class Supervisor(Auditor):
             self._beacon_at = min(self._beacon_at, now + self._beacon_s) if self._held else math.inf
         for bad in task.malformed:
             self._reject_job(bad.job_id, bad.reason)
+            self._note_why(bad.job_id, "EBADTASK", bad.reason)
             self._give_back(bad.job_id, bad.numbers, task.authorization, "EBADTASK")
         for job_id, offers in task.slices.items():
             refusal = self._why_not(task.jobs[job_id], now)
@@ -83,6 +90,12 @@ class Supervisor(Auditor):
             elif offers:
                 useful += self._keep(task, self._known(task.jobs[job_id], now), offers, now)
         self._demand.answered(useful, now, task.retry_after_s)
+        if self._asking:
+            self._answered_at = now
+            if useful:
+                self._worked_at = now
+            elif not task.slices and not task.malformed:
+                self._refusals.note(Kind.REQUEST, "ENOWORK", now)
         self._look_at_space = True
 
     def _why_not(self, offer: JobOffer, now: float) -> str | None:
@@ -97,10 +110,13 @@ class Supervisor(Auditor):
             return "EJOBNOTWANTED"
         if offer.worktime[0] not in self._worktimes:
             self._reject_job(offer.job_id, "EWORKTIME")
+            have = ", ".join(sorted(self._worktimes))
+            self._note_why(offer.job_id, "EWORKTIME", f"it needs worktime {offer.worktime[0]}; sandboxes have {have}")
             return "EWORKTIME"
         missing = offer.need_capabilities & ~self._capabilities
         if missing:
             self._reject_job(offer.job_id, "ECAPABILITY")
+            self._note_why(offer.job_id, "ECAPABILITY", f"it needs {_names(missing)}")
             return "ECAPABILITY"
         if self._paused.get(offer.job_id, 0.0) > now:
             return "EJOBFETCH"
@@ -149,6 +165,8 @@ class Supervisor(Auditor):
     def _on_task_failed(self, event: ev.TaskFailed, now: float) -> None:
         self._demand.failed(now, event.retry_after_s)
         self._counts["requests failed"] += 1
+        if event.code != "ESTOPPED":
+            self._refusals.note(Kind.REQUEST, event.code, now, detail=event.message)
 
     def _on_job_fetched(self, event: ev.JobFetched, now: float) -> None:
         job = self._jobs.get(event.job_id)
@@ -173,6 +191,7 @@ class Supervisor(Auditor):
             self._paused[job.id] = now + max(event.retry_after_s, 1.0)
         self._tell_job(job, now, f"could not be fetched: {event.code}: {event.message}")
         self._emit_fetch_error(next(iter(job.held.values()), None), event)
+        self._note_why(job.id, event.code, event.message)
         self._purge(job, event.code, now)
 
     def _on_datum(self, event: ev.DatumFetched, now: float) -> None:
@@ -195,6 +214,7 @@ class Supervisor(Auditor):
         self._counts[f"datum {event.code}"] += 1
         held.story.append((now, f"datum not fetched: {event.message}"))
         self._emit_fetch_error(held, event)
+        self._note_why(held.job.id, event.code, event.message)
         self._return([held], event.code, now)
         self._stir(held.job)
 
@@ -249,6 +269,7 @@ class Supervisor(Auditor):
         unfinished = [held for held in job.held.values() if held.place is not Place.REPORTED]
         if unfinished:
             self._emit_error(unfinished[0], error, "EASSIGN")
+        self._note_why(job.id, "EASSIGN", f"{error.get('name')}: {error.get('message')}")
         self._reject_job(job.id, "EASSIGN")
         self._purge(job, "EASSIGN", now)
 
@@ -285,6 +306,7 @@ class Supervisor(Auditor):
         if event.death is ev.Death.NO_PROGRESS:
             self._emit_no_progress(held, event.metrics, event.detail)
         self._emit_error(held, error, event.death.value)
+        self._note_why(held.job.id, event.death.value, event.detail)
         self._return([held], event.death.value, now)
 
     def _running(self, event: Any) -> Held | None:
@@ -382,13 +404,26 @@ class Supervisor(Auditor):
         held = self._reported(event)
         if held is not None:
             self._counts["results accepted"] += 1
+            held.job.completed += 1
+            self._pay(held.job, event.answer)
             self._let_go(held, now, "result accepted")
+
+    def _pay(self, job: Job, answer: Any) -> None:
+        amount = answer.get("slicePaymentAmount") if isinstance(answer, Mapping) else None
+        if amount is not None:
+            paid = _units(str(amount))
+            self._earned += paid
+            job.earned += paid
 
     def _on_refused(self, event: ev.ResultRefused, now: float) -> None:
         held = self._reported(event)
         if held is None:
             return
         self._counts[f"results refused {event.code}"] += 1
+        if event.lost:
+            self._refusals.note(Kind.SLICE, event.code, now, job=held.job.id, detail=event.message)
+        else:
+            self._note_why(held.job.id, event.code, event.message)
         if event.lost:
             self._let_go(held, now, f"result refused: {event.code}: {event.message}")
         else:
@@ -427,6 +462,7 @@ class Supervisor(Auditor):
         self._draining = True  # what is at work goes on as ever, and the Scheduler goes on hearing of it
 
     def _on_tick(self, event: ev.Tick, now: float) -> None:
+        self._note_idle(now)
         if self._stopping:
             return
         for sandbox in list(self._sandboxes.values()):
@@ -441,6 +477,20 @@ class Supervisor(Auditor):
         if now - self._rotated_at >= self.policy.rotation_s:
             self._rotate(now)
         self._look_at_space = True
+
+
+@functools.lru_cache(maxsize=256)  # slices of a job are mostly paid alike
+def _units(amount: str) -> int:
+    """Units of 10^-18 DCC; what is no amount counts as nothing."""
+    try:
+        return amounts.parse_amount(amount, round_down=True)
+    except InvalidInput:
+        return 0
+
+
+def _names(capabilities: int) -> str:
+    known = [flag.name or "" for flag in words.Capability if flag & capabilities]
+    return ", ".join(known) or f"the unknown capability {capabilities:#x}"
 
 
 def _added(metrics: SliceMetrics, earlier: SliceMetrics | None) -> SliceMetrics:

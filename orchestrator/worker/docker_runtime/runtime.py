@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.worker import image_pin
+from orchestrator.worker import image_pin, machine
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
 from orchestrator.worker.docker_runtime import failures, reaper, stats
 from orchestrator.worker.docker_runtime.attach import AttachStream, Receiver, attach
@@ -30,6 +30,7 @@ from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStrea
 from orchestrator.worker.isolation import Isolation, isolation_of
 from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
+from orchestrator.worker.pool_sizing import Memory
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +265,13 @@ class DockerRuntime:
         except (CgroupFailure, ValueError) as exc:
             log.info("own_cgroups_unavailable", extra={"reason": str(exc)})
             self._tree = None
+
+    def memory(self) -> Memory | None:
+        """Memory of the machine that runs the sandboxes; of another machine only how much it has in all."""
+        if self._engine.endpoint.local:
+            return machine.memory()
+        total = self.info.memory_bytes if self.info is not None else 0
+        return Memory(total, total) if total else None
 
     # -- containers
 

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from orchestrator.worker import pool as pool_module
+from orchestrator.worker import sandbox_events as ev
 from orchestrator.worker.docker_runtime import ContainerRefused
 from orchestrator.worker.pool import PoolSettings, SandboxPool
 from orchestrator.worker.sandbox import Sandbox, State
@@ -108,3 +111,59 @@ async def test_leaving_kills_all(runtime: Any, containers: Any, worker_id: str) 
             await until(pool, 1)
         assert taken.state is State.ENDED
         assert containers(worker_id) == []
+
+
+async def test_a_burst_of_takers_makes_the_pool_grow(runtime: Any) -> None:
+    settings = PoolSettings(capacity=4, warm=None, warm_least=1, warm_most=3)
+    async with runtime() as made, SandboxPool(made, settings) as pool:
+        await until(pool, 1)
+        taken = await asyncio.gather(*(pool.take() for _ in range(4)))
+        assert pool.target == 3
+        await until(pool, 3)
+        again = [sandbox.kill() for sandbox in taken]
+        await asyncio.gather(*again)
+        before = pool.statistics()["hits"]
+        await asyncio.gather(*(pool.take() for _ in range(3)))
+        assert pool.statistics()["hits"] - before == 3
+
+
+async def test_one_that_waited_long_is_renewed_and_one_too_many_given_up(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_LOOK_EVERY_S", 0.05)
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=2, warm=1, warm_max_age_s=0.2)) as pool:
+        await until(pool, 1)
+        [old] = pool._ready
+        async with asyncio.timeout(20):
+            while old.state is not State.ENDED:
+                await asyncio.sleep(0.02)
+        assert old.cause is not None and old.cause.detail == "unused for long"
+        async with asyncio.timeout(20):
+            await (await pool.take()).kill()
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=2, warm=2)) as pool:
+        await until(pool, 2)
+        pool.settings = replace(pool.settings, warm=1)
+        await until(pool, 1)
+        assert pool.statistics()["dropped"] == {"more than are needed": 1}
+
+
+async def test_starts_ahead_of_need_wait_while_slices_run_and_those_for_a_taker_do_not(
+    runtime: Any, working: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share is so small that the budget is used up by the first start."""
+    settings = PoolSettings(capacity=3, warm=1, refill_cpu_share=0.0001, cores=1, creates_at_once=1)
+    async with runtime() as made, SandboxPool(made, settings) as pool:
+        await until(pool, 1)
+        busy = await pool.take()
+        await busy.assign(ev.Assignment("job", "() => { for (;;); }", ()))
+        await until(pool, 1)
+        busy.submit(1, "data:,")
+        async with asyncio.timeout(20):
+            while not pool.statistics()["held_back"]:
+                await (await pool.take()).kill()
+        assert (pool.ready, pool.statistics()["starting"]) == (0, 0)
+        async with asyncio.timeout(10):
+            await pool.take()
+        assert pool.ready == 0
+        await busy.kill()
+        await until(pool, 1)

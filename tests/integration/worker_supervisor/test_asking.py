@@ -74,3 +74,15 @@ async def test_without_a_scheduler_it_can_be_asked_and_drained(tmp_path):
             last = [line async for line in client.drain_and_wait()][-1]
         assert last["delivered"] is True
         await running
+
+
+async def test_explain_tells_the_story_of_a_slice(scheduler, worker):
+    scheduler.add(JOB, "n => { progress(); return n }", data(1))
+    async with worker(scheduler) as w:
+        await scheduler.done(1)
+        async with ControlClient(w.settings.state_dir) as client:
+            answer = await client.explain(job=JOB, slice_number=1, sandbox=1)
+    said = [line["what"] for line in answer["stories"]["slice"]]
+    assert said[:3] == ["received", "queued in a sandbox", "completed"]
+    assert answer["stories"]["job"] and answer["stories"]["sandbox"]
+    assert all(line["ago_s"] >= 0 for line in answer["stories"]["slice"])

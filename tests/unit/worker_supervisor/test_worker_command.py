@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
+
 import click.testing
 import pytest
 
@@ -40,3 +43,25 @@ def test_without_docker_it_says_what_to_do(tmp_path):
 def test_an_address_that_is_none(tmp_path):
     error = run("--payment-address", "nobody", "--state", str(tmp_path / "s")).exception
     assert isinstance(error, InvalidInput) and "nobody" in error.message
+
+
+def test_showing_the_settings_starts_nothing(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[worker]\nmemory_mib = 300\ncompute_groups = ["key,hunter2"]\n')
+    path.chmod(0o600)
+    arguments = ["--config", str(path), "--cpus", "2", "--state", str(tmp_path / "s"), "--show-config"]
+    shown = run(*arguments)
+    assert (shown.exit_code, shown.exception) == (0, None)
+    table = tomllib.loads(shown.output)["worker"]
+    assert (table["memory_mib"], table["cpus"]) == (300, 2.0)
+    as_json = json.loads(run(*arguments, "--output", "json").output)
+    assert as_json["settings"]["memory_mib"]["where"] == f"{path}:2"
+    assert "hunter2" not in shown.output and "hunter2" not in str(as_json)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_log_level_from_the_file(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[worker]\nlog_level = "loud"\n')
+    error = run("--config", str(path)).exception
+    assert isinstance(error, InvalidInput) and "'debug', 'info'" in error.message and f"{path}:2" in error.message

@@ -1,0 +1,48 @@
+"""What this machine says of its memory and of the crowd at its cores. Reads /proc; None where there is none."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from orchestrator.worker.pool_sizing import Memory
+
+_PROC = pathlib.Path("/proc")
+
+
+def parse_meminfo(text: str) -> Memory | None:
+    """From the text of /proc/meminfo."""
+    sizes: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        number = rest.split()[:1]
+        if number and number[0].isdigit():
+            sizes[name] = int(number[0]) * 1024
+    if "MemTotal" not in sizes:
+        return None
+    return Memory(sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemTotal"]))
+
+
+def parse_runnable(text: str) -> int | None:
+    """How many tasks run or wait for a core, from the text of /proc/stat. The one that reads it is among them."""
+    for line in text.splitlines():
+        name, _, number = line.partition(" ")
+        if name == "procs_running" and number.strip().isdigit():
+            return int(number)
+    return None
+
+
+def memory(proc: pathlib.Path = _PROC) -> Memory | None:
+    try:
+        return parse_meminfo((proc / "meminfo").read_text())
+    except OSError:
+        return None
+
+
+def crowding(proc: pathlib.Path = _PROC) -> float | None:
+    """Tasks that want a core, per core, at this moment; at least 1. We who ask are not counted."""
+    try:
+        runnable = parse_runnable((proc / "stat").read_text())
+    except OSError:
+        return None
+    return None if runnable is None else max((runnable - 1) / (os.cpu_count() or 1), 1.0)
