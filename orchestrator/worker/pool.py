@@ -24,6 +24,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.worker import pool_sizing as sizing
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.evaluator_messages import Described
+from orchestrator.worker.metering import Usage
 from orchestrator.worker.sandbox import Sandbox, SandboxSettings
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind
 
@@ -93,6 +94,7 @@ class SandboxPool:
         self._taken = 0
         self._started = 0
         self._failed = 0
+        self._ended_cpu_ns = 0
         self._deaths: collections.Counter[str] = collections.Counter()
         self._closing = False
 
@@ -310,6 +312,7 @@ class SandboxPool:
 
     def _on_end(self, sandbox: Sandbox) -> None:
         cause = sandbox.cause
+        self._ended_cpu_ns += sandbox.glance().cpu_ns
         self._deaths[str(cause.kind) if cause is not None else "unknown"] += 1
         self._in_use.discard(sandbox)
         if self._ready_since.pop(sandbox, None) is not None:
@@ -322,6 +325,12 @@ class SandboxPool:
         telemetry.pool_sandboxes.set(len(self._ready), {"state": "ready"})
         telemetry.pool_sandboxes.set(len(self._in_use), {"state": "in use"})
         telemetry.pool_sandboxes.set(self._starting, {"state": "starting"})
+
+    def usage(self) -> Usage:
+        """CPU time of all sandboxes that ever were, and the memory that those of now use."""
+        each = [sandbox.glance() for sandbox in (*self._ready, *self._in_use)]
+        cpu_ns = self._ended_cpu_ns + sum(one.cpu_ns for one in each)
+        return Usage(cpu_ns, sum(one.peak_bytes for one in each))
 
     def statistics(self) -> dict[str, Any]:
         """Sizes now, counts since the start, and latencies in seconds (of the last thousand)."""

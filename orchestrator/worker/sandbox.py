@@ -31,7 +31,7 @@ from orchestrator.worker.docker_runtime import (
 )
 from orchestrator.worker.docker_runtime.container import FALSE_EXIT, ContainerState
 from orchestrator.worker.limits import KIB, OutputLimits, SandboxLimits, SliceLimits, StartLimits
-from orchestrator.worker.metering import Answer, MeterTotals, SliceMeter
+from orchestrator.worker.metering import Answer, MeterTotals, SliceMeter, Usage
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind, SandboxDied, SandboxRefused
 
 log = logging.getLogger(__name__)
@@ -659,6 +659,10 @@ class Sandbox:
     def totals(self) -> MeterTotals:
         """What the kernel charged to its container so far, and how much of it to slices."""
         return self._meter.totals()
+
+    def glance(self) -> Usage:
+        """CPU time so far and memory in use now, for a watcher; zeros before it has a container."""
+        return self._container.usage.glance(self._loop.time()) if self._container is not None else Usage(0, 0)
 
     def statistics(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.artifacts import Artifacts, Modules
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher
 from orchestrator.worker.limits import SliceLimits
+from orchestrator.worker.metering import Usage
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.sandbox import Sandbox
@@ -94,6 +95,10 @@ class Seats:
         log.debug("sandbox_closed", extra={"sandbox": number, "job": seat.job_id, "reason": reason})
         seat.closing = True
         seat.task.cancel()
+
+    def usage(self) -> dict[int, Usage]:
+        """What the sandboxes at work have used, by number: CPU time in all, memory of this moment."""
+        return {seat.number: seat.sandbox.glance() for seat in self._seats.values() if seat.sandbox is not None}
 
     # -- one seat --------------------------------------------------------------------------------------------------
 

@@ -14,21 +14,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from orchestrator import __version__
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, reports, status
+from orchestrator.worker import artifacts, reports
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
+from orchestrator.worker.answers import Answers
 from orchestrator.worker.control import ControlServer
 from orchestrator.worker.control_socket import StateLock
 from orchestrator.worker.demand import Patience
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
-from orchestrator.worker.explain import Circumstances, explain
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
@@ -88,9 +87,7 @@ class Worker:
         self._stopping_hard = False
         self._stop_at: float | None = None  # when waiting for the Scheduler ends
         self._delivering: asyncio.Timeout | None = None  # the last of that waiting
-        self._delivered = False
-        self._connected = False  # whether there is a Scheduler to deliver to
-        self._started_at = time.time()
+        self._answers = Answers(settings, self.supervisor, clock)
         self._requesting: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._artifacts: dict[str, artifacts.Artifacts] = {}
@@ -118,7 +115,7 @@ class Worker:
 
     def drain(self) -> None:
         """Take no more work, finish and submit all that is held, then end; however long that takes."""
-        if not self._connected:
+        if self._answers.link is None:
             self.stop()  # nothing can be held
             return
         log.info("worker_draining", extra={"held": self.supervisor.statistics().held})
@@ -143,10 +140,11 @@ class Worker:
         )
         runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
         self._pool = await stack.enter_async_context(SandboxPool(runtime, _pool_settings(settings, self.capacity)))
+        self._answers.account, self._answers.pool = self.account, self._pool
         self._pool.on_availability(self._on_availability)
         config = await self._find_scheduler()
         if config is None:
-            self._delivered = True  # there was nothing
+            self._answers.delivered = True  # there was nothing
             return False
         client = await stack.enter_async_context(
             DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
@@ -163,7 +161,7 @@ class Worker:
         self._tasks = await stack.enter_async_context(OwnedTasks())
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, _slice_limits(settings, config))
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
-        self._connected = True
+        self._answers.fetcher, self._answers.seats, self._answers.link = self._fetcher, self._seats, self._link
         log.info(
             "worker_started",
             extra={"worker": self.account.worker_id, "scheduler": settings.scheduler_url, "sandboxes": self.capacity},
@@ -199,6 +197,7 @@ class Worker:
         if not isinstance(self._pool.failure, RuntimeUnavailable):
             self._tell_one(self._runtime_ready())
         self.ready.set()
+        self._answers.ready = True
         self._on_ready()
 
     def _runtime_ready(self) -> ev.RuntimeReady:
@@ -262,7 +261,7 @@ class Worker:
                 delivered = self.supervisor.finished and await self._link.flush(left)
                 if not delivered:
                     log.error("%d reports were not acknowledged in time and are lost", self._link.outstanding)
-                self._delivered = delivered
+                self._answers.delivered = delivered
                 await self._link.goodbye()
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
 
@@ -386,83 +385,26 @@ class Worker:
     # -- asking it -----------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """A snapshot for people and programs: who it is, what it is at, and `statistics`."""
-        books, account = self.supervisor.statistics(), self.account
-        return {
-            "state": status.state_of(books, connected=self._connected, ready=self.ready.is_set()),
-            "version": __version__,
-            "pid": os.getpid(),
-            "scheduler": self.settings.scheduler_url,
-            "payment_address": None if account is None else account.payment_address,
-            "started_at": self._started_at,
-            "now": time.time(),
-            "clock": self._clock(),
-            **self.statistics(),
-        }
+        """A snapshot for people and programs; see `Answers`."""
+        return self._answers.status()
 
     def explain(
         self, *, job: str | None = None, slice_number: int | None = None, sandbox: int | None = None
     ) -> dict[str, Any]:
         """Why it has no work or less than it could, and what happened to a job, a slice or a sandbox."""
-        books, now = self.supervisor.statistics(), self._clock()
-        findings = explain(books, self._circumstances(now))
-        wanted: dict[str, str | int | tuple[str, int] | None] = {"job": job, "sandbox": sandbox}
-        if job is not None and slice_number is not None:
-            wanted["slice"] = (job, slice_number)
-        stories = {name: self.supervisor.story(key) for name, key in wanted.items() if key is not None}
-        return {
-            "state": status.state_of(books, connected=self._connected, ready=self.ready.is_set()),
-            "why": findings[0].what,
-            "change": findings[0].remedy,
-            "findings": findings,
-            "refusals": [status.refusal_of(record, now) for record in books.refusals],
-            "stories": {
-                name: [{"ago_s": now - at, "what": what} for at, what in told] for name, told in stories.items()
-            },
-        }
-
-    def _circumstances(self, now: float) -> Circumstances:
-        settings, pool = self.settings, getattr(self, "_pool", None)
-        failure = None if pool is None else pool.failure
-        docker = None
-        if isinstance(failure, RuntimeUnavailable):
-            what = failure.message.removesuffix(failure.remedy).rstrip(". ")
-            docker = {"reason": failure.reason, "message": what, "remedy": failure.remedy}
-        return Circumstances(
-            clock=now,
-            scheduler_url=settings.scheduler_url,
-            image=settings.image,
-            memory_mib=settings.memory_mib,
-            job_ids=settings.job_ids,
-            groups=tuple(text.partition(",")[0] for text in settings.compute_groups),
-            public_group=settings.public_group,
-            connected=self._connected,
-            ready=self.ready.is_set(),
-            trouble=self._link.trouble if self._connected else "",
-            pool={} if pool is None else pool.statistics(),
-            docker=docker,
-        )
+        return self._answers.explain(job=job, slice_number=slice_number, sandbox=sandbox)
 
     def drain_progress(self) -> dict[str, Any]:
         """What is left to do before a draining worker ends."""
-        return status.drain_progress(self.supervisor.statistics(), self._outstanding())
+        return self._answers.drain_progress()
 
     def outcome(self) -> dict[str, Any]:
         """How it ended; `delivered` says whether every report was acknowledged."""
-        return status.outcome(self.supervisor.statistics(), self._outstanding(), delivered=self._delivered)
-
-    def _outstanding(self) -> int:
-        return self._link.outstanding if self._connected else 0
+        return self._answers.outcome()
 
     def statistics(self) -> dict[str, Any]:
         """Everything about this worker, by part. Empty parts have not started."""
-        parts = {"pool": "_pool", "link": "_link", "fetcher": "_fetcher"}
-        started = {name: getattr(self, attribute, None) for name, attribute in parts.items()}
-        return {
-            "worker": None if self.account is None else self.account.worker_id,
-            "supervisor": self.supervisor.statistics(),
-            **{name: {} if part is None else part.statistics() for name, part in started.items()},
-        }
+        return self._answers.statistics()
 
 
 def _retry_after(error: OrchestratorError) -> float | None:

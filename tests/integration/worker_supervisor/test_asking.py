@@ -30,12 +30,19 @@ async def test_status_and_drain(scheduler, worker):
             status = await client.status()
             assert status["worker"] == w.account.worker_id and status["state"] == "working"
             assert status["supervisor"]["held"] > 1 and status["pool"]["capacity"] == 1
+            [slot] = status["slots"]
+            assert slot["state"] == "working" and slot["job"] == JOB and slot["for_s"] >= 0
+            assert slot["cpu_s"] > 0 and slot["memory_bytes"] > 1 << 20
+            usage = status["usage"]
+            assert usage["sandboxes_cpu_s"] >= slot["cpu_s"] and usage["sandboxes_memory_bytes"] >= slot["memory_bytes"]
+            assert usage["worker_cpu_s"] > 0 and usage["worker_memory_bytes"] > 1 << 20
             lines = [line async for line in client.drain_and_wait()]
     assert {line["event"] for line in lines[:-1]} == {"draining"} and lines[0]["held"] > 0
     end = lines[-1]
     assert end["event"] == "ended" and end["delivered"] and end["unacknowledged"] == 0
     assert len(scheduler.results) == end["accepted"] == 6 and not scheduler.returns
     assert scheduler.goodbye.is_set()
+    assert w.status()["earned_dcc"] == "0.006"
     async with ControlClient(w.settings.state_dir) as client:
         with pytest.raises(NoWorker):
             await client.status()

@@ -14,6 +14,7 @@ from orchestrator.worker.cgroups import (
     parse_mountinfo,
     parse_proc_cgroup,
 )
+from orchestrator.worker.metering import Usage
 
 V1_MOUNTS = r"""22 1 254:0 / / rw,relatime - ext4 /dev/root rw
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -220,3 +221,20 @@ def test_names_cannot_climb(v1: Hierarchies, name: str) -> None:
         CgroupTree(v1, name)
     with pytest.raises(ValueError, match="not a cgroup name"):
         CgroupTree(v1, "ok").create(name)
+
+
+def test_a_glance_resets_no_peak(v1: Hierarchies, v2: Hierarchies) -> None:
+    tree = CgroupTree(v1, "worker")
+    fill_v1(tree, "/x/y", 7, 1000, 100)
+    reader = CgroupReader(1, tree.directories("/x/y"))
+    (tree.directories("/x/y")["memory"] / "memory.usage_in_bytes").write_text("300\n")
+    glance = reader.glance(0.0)
+    assert (glance.cpu_ns, glance.peak_bytes) == (7, 200)
+    assert reader.read(0.0).peak_bytes == 900  # the slice is charged its peak all the same
+    reader.close()
+    assert reader.glance(1.0) == Usage(7, 0)
+    assert v2.v2 is not None
+    fill_v2(v2.v2 / "x", 3, 5000, 100)
+    reader = CgroupReader(2, {"": v2.v2 / "x"})
+    assert reader.glance(0.0) == Usage(3000, 600)
+    reader.close()
