@@ -21,7 +21,6 @@ class Cause(enum.StrEnum):
     STALLED = "stalled"
     TRUNCATED = "truncated"
     BACKOFF = "back-off"
-    BUSY = "busy"
     # These do not pass by waiting:
     TOO_LARGE = "too-large"
     REDIRECTS = "redirects"
@@ -32,7 +31,7 @@ class Cause(enum.StrEnum):
 
 
 _PASSING: Final = frozenset(
-    {Cause.STATUS, Cause.NETWORK, Cause.DNS, Cause.TIMEOUT, Cause.STALLED, Cause.TRUNCATED, Cause.BACKOFF, Cause.BUSY}
+    {Cause.STATUS, Cause.NETWORK, Cause.DNS, Cause.TIMEOUT, Cause.STALLED, Cause.TRUNCATED, Cause.BACKOFF}
 )
 
 
