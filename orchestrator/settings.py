@@ -177,7 +177,22 @@ class WorkerSettings(ComponentSettings):
         le=1024,
         description="sandboxes kept ready beyond those; as many as recent hand-outs needed when not given",
     )
-    # the pool of sandboxes
+    # the pool of sandboxes and their life
+    max_sandboxes: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="sandboxes at once when jobs wait more than they compute; 4 per core if memory allows,"
+        " when not given",
+    )
+    sandbox_max_slices: int = Field(100_000, ge=1, description="slices after which a sandbox is replaced")
+    sandbox_max_age_s: float = Field(12 * 3600.0, gt=0, description="age at which a sandbox is replaced, seconds")
+    sandbox_max_growth_mib: int | None = Field(
+        None,
+        ge=1,
+        description="growth of its memory since the first slice at which a sandbox is replaced, MiB;"
+        " half of --memory when not given",
+    )
     warm_min: int | None = Field(
         None,
         ge=0,

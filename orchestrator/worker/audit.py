@@ -24,6 +24,7 @@ class JobStatistics:
     sandboxes: int
     slice_s: float | None
     measured: int
+    density: float = 1.0  # part of a core that a running slice keeps busy
     completed: int = 0
     earned: int = 0  # units of 10^-18 DCC
 
@@ -58,6 +59,7 @@ class Statistics:
     sandboxes_open: int
     sandboxes_busy: int
     capacity: int
+    most_sandboxes: int
     jobs: Mapping[str, JobStatistics]
     requests: int
     empty_answers: int
@@ -92,7 +94,8 @@ class Auditor(Dealer):
             sandboxes_open=sum(1 for sandbox in sandboxes if sandbox.open),
             sandboxes_busy=sum(1 for sandbox in sandboxes if sandbox.queue),
             capacity=self.policy.sandboxes,
-            jobs={job.id: _job_statistics(job) for job in self._jobs.values()},
+            most_sandboxes=self.policy.most,
+            jobs={job.id: _job_statistics(job, self._crowding) for job in self._jobs.values()},
             requests=self._demand.requests,
             empty_answers=self._demand.empty_answers,
             request_in_flight=self._demand.in_flight,
@@ -191,12 +194,12 @@ class Auditor(Dealer):
         _check(not places, f"slices {list(places)} lie about without being held")
         size = sum(held.size for held in self._held.values() if held.place is Place.REPORTED)
         _check(size == self._unacknowledged_size, "size of unacknowledged results")
-        _check(len(self._sandboxes) <= self.policy.sandboxes, "more sandboxes than allowed")
+        _check(len(self._sandboxes) <= self.policy.most, "more sandboxes than allowed")
         _check(sum(len(job.held) for job in self._jobs.values()) == len(self._held), "slices of forgotten jobs")
         _check(sorted(self._order) == sorted(self._jobs), "the line of jobs")
 
 
-def _job_statistics(job: Job) -> JobStatistics:
+def _job_statistics(job: Job, crowding: float | None) -> JobStatistics:
     return JobStatistics(
         name=job.offer.name,
         fetched=job.fetched,
@@ -206,6 +209,7 @@ def _job_statistics(job: Job) -> JobStatistics:
         sandboxes=len(job.sandboxes),
         slice_s=job.quanta.slice_s(),
         measured=job.quanta.count,
+        density=job.quanta.density(crowding),
         completed=job.completed,
         earned=job.earned,
     )
@@ -229,7 +233,7 @@ def _slot(sandbox: Sandbox, general: str) -> Slot:
         job_name=job.offer.name,
         slice=None if head is None else head.number,
         queued=len(sandbox.queue),
-        done=sandbox.done,
+        done=sandbox.wear.slices,
         since=since,
         why=why,
     )

@@ -86,11 +86,13 @@ class Dealer(Desk):
             if len(queue) * 2 <= depth and len(queue) < depth:
                 # Near the end of a job the rest is spread evenly over its sandboxes.
                 even = -(-(len(job.ready) + len(queue)) // max(1, len(job.sandboxes)))
-                self._submit(sandbox, max(min(depth, even) - len(queue), 0 if queue else 1), now)
+                count = max(min(depth, even) - len(queue), 0 if queue else 1)
+                left = self.policy.recycling.slices - sandbox.wear.slices - len(queue)
+                self._submit(sandbox, min(count, left), now)
         if not queue:
             self._look_at_space = True
             if sandbox.retiring:
-                self._drop_sandbox(sandbox, now, "retired")
+                self._drop_sandbox(sandbox, now, f"retired: {sandbox.worn}" if sandbox.worn else "retired")
             elif not job.ready:
                 self._deal = self._deal or len(self._jobs) > 1
                 if self._backlogged or not job.waiting:
@@ -122,55 +124,109 @@ class Dealer(Desk):
             self._fetch_data(job)
 
     def _deal_sandboxes(self, now: float) -> None:
-        """Open, keep, retire and close sandboxes so that jobs with work share them evenly."""
+        """Open, keep, retire and close sandboxes so that jobs with work share cores and sandboxes evenly."""
         if not self._runtime:
             return
         jobs = [self._jobs[job_id] for job_id in self._order]
+        densities = [self._density(job) for job in jobs]
         wanted = [self._wanted(job) for job in jobs]
-        given = allotment.shares(wanted, self.policy.sandboxes)
+        given = allotment.overlapping(wanted, densities, self.policy.sandboxes, self.policy.most)
         missing: list[Job] = []
         for job, share in zip(jobs, given, strict=True):
             active = [sandbox for sandbox in job.sandboxes.values() if not sandbox.retiring]
             for sandbox in job.sandboxes.values():
-                if len(active) < share and sandbox.retiring and sandbox.done < self.policy.sandbox_max_slices:
+                if len(active) < share and sandbox.retiring and sandbox.worn is None:
                     sandbox.retiring = False
                     active.append(sandbox)
                     self._touched[sandbox.id] = sandbox
             missing.extend([job] * (share - len(active)))
-        free = self.policy.sandboxes - len(self._sandboxes)
-        if len(missing) > free:
-            free += self._make_room(jobs, given, len(missing) - free, now)
-        for job in missing[: max(free, 0)]:
-            self._open(job, now)
+        blocked = self._open_what_fits(missing, now)
+        if blocked and self._make_room(jobs, given, blocked, now):
+            self._open_what_fits(blocked, now)
+
+    def _density(self, job: Job) -> float:
+        """Of all jobs 1 where nothing is gained by knowing better: every sandbox has a core of its own."""
+        return job.quanta.density(self._crowding) if self.policy.most > self.policy.sandboxes else 1.0
+
+    def _busy(self) -> float:
+        """How many cores all sandboxes keep busy, should all of them be at work."""
+        return sum(self._density(job) * len(job.sandboxes) for job in self._jobs.values())
 
     def _wanted(self, job: Job) -> int:
-        """How many sandboxes the job could use at this moment."""
+        """How many sandboxes the job could use at this moment. Beyond the cores it has to prove itself by doubling."""
         if not job.fetched:
             return 0
-        busy = sum(1 for sandbox in job.sandboxes.values() if sandbox.queue)
-        return min(busy + len(job.ready), self.policy.sandboxes)
+        opened = busy = 0
+        for sandbox in job.sandboxes.values():
+            opened += sandbox.open
+            busy += bool(sandbox.queue)
+        return min(busy + len(job.ready), self.policy.most, max(self.policy.sandboxes, 2 * opened))
 
-    def _make_room(self, jobs: Sequence[Job], given: Sequence[int], needed: int, now: float) -> int:
-        """Close idle sandboxes of jobs that have more than their share, let busy ones run out. Returns rooms made."""
-        made = 0
-        needed -= sum(1 for sandbox in self._sandboxes.values() if sandbox.retiring)  # they make room soon
+    def _open_what_fits(self, missing: Sequence[Job], now: float) -> list[Job]:
+        """Open a sandbox for each of these jobs; those for which there is no room are returned."""
+        blocked: list[Job] = []
+        busy = self._busy()
+        for job in missing:
+            density = self._density(job)
+            room = len(self._sandboxes) < self.policy.most
+            if room and allotment.fits(busy, density, self.policy.sandboxes):
+                self._open(job, now)
+                busy += density
+            else:
+                blocked.append(job)
+        return blocked
+
+    def _make_room(self, jobs: Sequence[Job], given: Sequence[int], blocked: Sequence[Job], now: float) -> bool:
+        """Close idle sandboxes of jobs with more than their share, let busy ones run out. Whether any is closed."""
+        wanted = sum(self._density(job) for job in blocked)
+        load = allotment.excess(self._busy(), wanted, self.policy.sandboxes)
+        number = len(self._sandboxes) + len(blocked) - self.policy.most
+        for sandbox in self._sandboxes.values():
+            if sandbox.retiring:  # they make room soon
+                number -= 1
+                load -= self._density(sandbox.job)
+        closed = False
         for job, share in zip(jobs, given, strict=True):
             surplus = [sandbox for sandbox in job.sandboxes.values() if not sandbox.retiring]
             surplus.sort(key=lambda sandbox: len(sandbox.queue))
             for sandbox in surplus[: max(0, len(surplus) - share)]:
-                if needed <= 0:
-                    return made
-                needed -= 1
+                if number <= 0 and load <= 0.0:
+                    return closed
+                number -= 1
+                load -= self._density(job)
                 if sandbox.queue:
                     sandbox.retiring = True
                     self._tell(sandbox, now, "retires to make room for another job")
                 else:
                     self._drop_sandbox(sandbox, now, "idle, and another job needs the room")
-                    made += 1
-        return made
+                    closed = True
+        return closed
+
+    def _thin_out(self, now: float) -> None:
+        """Jobs that wait less than before keep more cores busy than there are: let some of their sandboxes run out.
+
+        The bound is a little wider than that for opening, so that a density that wavers opens and closes nothing.
+        """
+        cores = self.policy.sandboxes
+        if not self._runtime or len(self._sandboxes) <= cores:
+            return
+        jobs = [self._jobs[job_id] for job_id in self._order]
+        active = [sum(not sandbox.retiring for sandbox in job.sandboxes.values()) for job in jobs]
+        densities = [self._density(job) for job in jobs]
+        slop = allotment.SLOP + max(0.25, 0.1 * cores)
+        kept = allotment.overlapping(active, densities, cores, self.policy.most, slop)
+        for job, share in zip(jobs, kept, strict=True):
+            surplus = sorted(
+                (sandbox for sandbox in job.sandboxes.values() if not sandbox.retiring),
+                key=lambda sandbox: len(sandbox.queue),
+            )
+            for sandbox in surplus[: max(0, len(surplus) - share)]:
+                sandbox.retiring = True
+                self._tell(sandbox, now, "retires: its job keeps the cores busy")
+                self._touched[sandbox.id] = sandbox
 
     def _open(self, job: Job, now: float) -> None:
-        sandbox = Sandbox(next(self._sandbox_ids), job, idle_since=now)
+        sandbox = Sandbox(next(self._sandbox_ids), job, idle_since=now, opened_at=now)
         self._sandboxes[sandbox.id] = job.sandboxes[sandbox.id] = sandbox
         self._counts["sandboxes opened"] += 1
         self._sandbox_lives[sandbox.id] = []
@@ -186,7 +242,11 @@ class Dealer(Desk):
         if sum(job.reported for job in self._jobs.values()) >= self.policy.max_unacknowledged:
             return 0.0
         horizon = self.policy.prefetch_s
-        return self.policy.sandboxes - demand.work_within(self._jobs.values(), now, horizon) / horizon
+        return self.policy.sandboxes - demand.work_within(self._jobs.values(), now, horizon, self._part) / horizon
+
+    def _part(self, job: Job) -> float:
+        """Which part of a core a slice of the job stands for: so many are at work at once, as far as we may."""
+        return max(self._density(job), self.policy.sandboxes / self.policy.most)
 
     def _maybe_ask(self, now: float) -> None:
         if not self._runtime or self._demand.in_flight:

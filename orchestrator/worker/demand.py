@@ -8,7 +8,7 @@ and the wait ends early when a slice has been completed since (new work often fo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from orchestrator.worker.holdings import Job
 
@@ -27,18 +27,30 @@ class Patience:
     failure_max_s: float = 30.0
 
 
-def work_within(jobs: Iterable[Job], now: float, horizon_s: float) -> float:
-    """Core-seconds of held, unfinished work, where no single slice counts for more than the horizon."""
+def smoothed(before: float | None, reading: float) -> float:
+    """A reading a second, of something that jumps."""
+    return reading if before is None else before + 0.3 * (reading - before)
+
+
+def work_within(
+    jobs: Iterable[Job], now: float, horizon_s: float, part: Callable[[Job], float] = lambda _: 1.0
+) -> float:
+    """Core-seconds of held, unfinished work, where no single slice counts for more than the horizon.
+
+    `part` of a core is what a slice of the job keeps from others while it runs.
+    """
     total = 0.0
     for job in jobs:
+        of_job = 0.0
         expected = job.quanta.slice_s() or GUESS_S
         counted = min(expected, horizon_s)
-        total += job.unstarted() * counted
+        of_job += job.unstarted() * counted
         for sandbox in job.sandboxes.values():
             queued = len(sandbox.queue)
             if queued:
                 left = max(expected - (now - sandbox.head_since), 0.1 * counted) if sandbox.open else counted
-                total += min(left, horizon_s) + (queued - 1) * counted
+                of_job += min(left, horizon_s) + (queued - 1) * counted
+        total += of_job * part(job)
     return total
 
 

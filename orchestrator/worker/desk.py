@@ -17,6 +17,7 @@ from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import demand
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.holdings import Held, Job, Place, Ring, Sandbox
+from orchestrator.worker.recycling import Limits
 from orchestrator.worker.refusals import Kind, Refusals
 from orchestrator.worker.task import Authorization, JobOffer
 
@@ -27,7 +28,8 @@ STORIES_KEPT = 1000
 class Policy:
     """The supervisor's settings. Times are seconds, sizes characters."""
 
-    sandboxes: int = 1
+    sandboxes: int = 1  # cores that sandboxes may keep busy
+    max_sandboxes: int = 0  # at once, when jobs wait more than they compute; never less than `sandboxes`
     queue_s: float = 0.1  # work kept in a sandbox, so that it never waits for the next slice
     max_depth: int = 256
     prefetch_s: float = 5.0  # horizon over which cores must have work
@@ -42,9 +44,14 @@ class Policy:
     max_held: int = 20_000
     max_unacknowledged: int = 20_000
     max_unacknowledged_size: int = 256 * 1024 * 1024
-    sandbox_max_slices: int = 100_000
+    recycling: Limits = dataclasses.field(default_factory=Limits)
     data_ahead: int = 64  # datums fetched or being fetched per job beyond what sandboxes hold
     job_ids: frozenset[str] = frozenset()  # only these jobs; empty: any
+
+    @property
+    def most(self) -> int:
+        """How many sandboxes may be open at once."""
+        return max(self.sandboxes, self.max_sandboxes)
 
 
 class Desk:
@@ -86,6 +93,7 @@ class Desk:
         self._deal = False
         self._look_at_space = True
         self._space_at = -math.inf
+        self._crowding: float | None = None  # tasks that want a core, per core of the machine, if it can be known
         self._satisfied = False  # enough work is held: only events and the regular tick look again
         self._now = 0.0  # of the events that are being handled
         self._ticked_at: float | None = None
@@ -158,7 +166,9 @@ class Desk:
         sandbox.queue.clear()
         self._tell(sandbox, now, why)
         if tell_shell:
-            self._actions.append(act.CloseSandbox(sandbox.id, why))
+            if sandbox.worn is not None:
+                self._counts[f"sandboxes recycled: {sandbox.worn}"] += 1
+            self._actions.append(act.CloseSandbox(sandbox.id, why, sandbox.worn))
         self._deal = True
         self._stir(sandbox.job)
 

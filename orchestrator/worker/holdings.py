@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker.quanta import Quanta
+from orchestrator.worker.recycling import Wear
 from orchestrator.worker.task import Authorization, JobOffer, SliceOffer
 
 
@@ -49,7 +50,10 @@ class Held:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Sandbox:
-    """A sandbox bound to one job for life. `queue` is in order; its first slice is running since `head_since`."""
+    """A sandbox bound to one job for life. `queue` is in order; its first slice is running since `head_since`.
+
+    One that is `retiring` gets no more slices; `worn` says which limit it has reached, if that is why.
+    """
 
     id: int
     job: Job
@@ -58,7 +62,9 @@ class Sandbox:
     queue: dict[int, Held] = dataclasses.field(default_factory=dict)
     head_since: float = 0.0
     idle_since: float = 0.0
-    done: int = 0
+    opened_at: float = 0.0
+    worn: str | None = None
+    wear: Wear = dataclasses.field(default_factory=Wear)
 
 
 @dataclasses.dataclass(slots=True, eq=False)

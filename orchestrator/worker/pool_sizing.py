@@ -58,6 +58,12 @@ def target(rules: SizingRules, peak: float, memory: Memory | None, in_use: int, 
     return max(min(wanted, planned, free_now), 0)
 
 
+def default_sizes(cores: int, memory: Memory | None, sandbox_bytes: int, reserve_bytes: int) -> tuple[int, int]:
+    """How many sandboxes may keep cores busy, and how many there may be when jobs wait, where nobody says it."""
+    room = 4 * cores if memory is None else memory_room(memory.total, sandbox_bytes, reserve_bytes)
+    return min(cores, room), min(4 * cores, room)
+
+
 class Burst:
     """How many ready sandboxes the recent hand-outs would have needed so that each was a hit.
 

@@ -11,6 +11,7 @@ import math
 
 _FLOOR = 0.1
 _SHORTEST_S = 1e-5
+_LEAST_DENSITY = 0.05
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,6 +34,17 @@ class Quanta:
         if self.count:
             return max(self.wall_s, _SHORTEST_S)
         return None if self.hint_s is None else max(self.hint_s, _SHORTEST_S)
+
+    def density(self, crowding: float | None) -> float:
+        """Which part of a core the job keeps busy while a slice runs, 0.05 to 1; 1 while it is not known.
+
+        `crowding` is how many tasks want a core, per core: in a crowd, waiting for a core looks like waiting for the
+        network, and would call for still more sandboxes. Only our own measurement counts, since a job could understate
+        its density to get more of our sandboxes than others.
+        """
+        if not self.count or crowding is None:
+            return 1.0
+        return min(max(self.cpu_s / max(self.wall_s, _SHORTEST_S) * crowding, _LEAST_DENSITY), 1.0)
 
     def depth(self, queue_s: float, most: int) -> int:
         """How many slices a sandbox may hold at once, so that about `queue_s` of work lies ready in it.

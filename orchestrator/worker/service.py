@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from orchestrator import telemetry
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, reports
+from orchestrator.worker import artifacts, reports, sizes
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
@@ -33,7 +33,7 @@ from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
 from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
-from orchestrator.worker.pool import PoolSettings, SandboxPool
+from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.supervisor import Supervisor
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 _SLICE_TIMEOUT_S: Final = 24 * 3600.0
 _PROGRESS_TIMEOUT_S: Final = 300.0
-_WARM_AT_REST: Final = 4
 _HARD_STOP_PATIENCE_S: Final = 5.0
 _GOODBYE_S: Final = 3.0
 
@@ -66,13 +65,15 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self.capacity = settings.sandboxes or os.cpu_count() or 1
+        self.capacity, self.most = sizes.sandboxes(settings)
         self.rules = OriginRules.parse(settings.scheduler_url, settings.allow_origin)
         self.ready = asyncio.Event()
         """Set once sandboxes can be had and the Scheduler's configuration is known."""
         self.supervisor = Supervisor(
             Policy(
                 sandboxes=self.capacity,
+                max_sandboxes=self.most,
+                recycling=sizes.recycling_limits(settings),
                 queue_s=settings.queue_s,
                 prefetch_s=settings.prefetch_s,
                 patience=Patience(idle_max_s=settings.idle_poll_s),
@@ -138,8 +139,11 @@ class Worker:
         self.account = await asyncio.to_thread(
             load_account, settings.state_dir, settings.identity, settings.payment_address
         )
-        runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
-        self._pool = await stack.enter_async_context(SandboxPool(runtime, _pool_settings(settings, self.capacity)))
+        runtime = DockerRuntime(self.account.worker_id, _runtime_settings(settings))
+        self._runtime = await stack.enter_async_context(runtime)
+        self._pool = await stack.enter_async_context(
+            SandboxPool(runtime, sizes.pool_settings(settings, self.capacity, self.most))
+        )
         self._answers.account, self._answers.pool = self.account, self._pool
         self._pool.on_availability(self._on_availability)
         config = await self._find_scheduler()
@@ -232,7 +236,8 @@ class Worker:
             now = self._clock()
             events, self._events = self._events, []
             if now >= next_tick or now >= supervisor.wake_at:
-                events.append(ev.Tick())
+                # Asked once a second, not at every request for work.
+                events.append(ev.Tick(self._runtime.crowding() if now >= next_tick else None))
                 next_tick = now + supervisor.tick_s
             for action in supervisor.handle_all(events, now):
                 self._carry_out(action)
@@ -289,8 +294,10 @@ class Worker:
                 self._tasks.create_task(self._get_datum(action))
             case act.OpenSandbox(sandbox, job_id):
                 self._seats.open(sandbox, job_id, self._artifacts[job_id], self._errand(job_id))
-            case act.CloseSandbox(sandbox, reason):
+            case act.CloseSandbox(sandbox, reason, limit):
                 self._seats.close(sandbox, reason)
+                if limit is not None:
+                    telemetry.sandboxes_recycled.add(1, {"limit": limit})
             case act.Finish():
                 pass  # `_supervise` ends
 
@@ -430,25 +437,6 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
         runtime=settings.oci_runtime,
         call_timeout_s=settings.docker_timeout_s,
         limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
-    )
-
-
-def _pool_settings(settings: WorkerSettings, capacity: int) -> PoolSettings:
-    least = min(capacity, _WARM_AT_REST) if settings.warm_min is None else settings.warm_min
-    most = max(2 * capacity, _WARM_AT_REST, least) if settings.warm_max is None else settings.warm_max
-    if settings.warm_min is None:
-        least = min(least, most)
-    if least > most:
-        raise InvalidInput(f"warm_min is {least}, more than warm_max, {most}: lower the one or raise the other")
-    return PoolSettings(
-        capacity=capacity,
-        warm=settings.warm,
-        creates_at_once=settings.creates_at_once,
-        warm_least=least,
-        warm_most=most,
-        refill_cpu_share=settings.refill_cpu_share,
-        warm_max_age_s=settings.warm_max_age_s,
-        reserve_bytes=settings.memory_reserve_mib * MIB,
     )
 
 

@@ -20,6 +20,7 @@ from orchestrator.bank import amounts
 from orchestrator.errors import InvalidInput
 from orchestrator.jobs import words
 from orchestrator.jobs.words import SliceMetrics
+from orchestrator.worker import demand, recycling
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.audit import Auditor
@@ -246,7 +247,7 @@ class Supervisor(Auditor):
             self._ignore(event)
             return
         sandbox.open = True
-        sandbox.idle_since = now
+        sandbox.idle_since = sandbox.opened_at = now
         sandbox.job.assign_failures = 0
         self._tell(sandbox, now, "opened")
         self._touched[sandbox.id] = sandbox
@@ -317,27 +318,41 @@ class Supervisor(Auditor):
             return None
         return held
 
-    def _leave_sandbox(self, held: Held, now: float) -> Sandbox:
+    def _leave_sandbox(self, held: Held, metrics: SliceMetrics, now: float) -> Sandbox:
         sandbox = held.sandbox
         assert sandbox is not None
         del sandbox.queue[held.key]
         held.sandbox = None
         sandbox.head_since = now
-        sandbox.done += 1
-        if sandbox.done >= self.policy.sandbox_max_slices:
-            sandbox.retiring = True
+        sandbox.wear.ran(metrics.peak_memory_bytes)
+        self._look_at_wear(sandbox, now)
         if not sandbox.queue:
             sandbox.idle_since = now
         self._touched[sandbox.id] = sandbox
         self._demand.progressed()
         return sandbox
 
+    def _look_at_wear(self, sandbox: Sandbox, now: float) -> None:
+        """One that has reached a limit runs what it holds, and is replaced then."""
+        if sandbox.worn is None:
+            sandbox.worn = recycling.limit_reached(self.policy.recycling, sandbox.wear, now - sandbox.opened_at)
+            if sandbox.worn is not None:
+                sandbox.retiring = True
+                self._tell(sandbox, now, f"reached its limit of {sandbox.worn}; is replaced after its slices")
+                self._touched[sandbox.id] = sandbox
+
+    def _measure(self, job: Job, metrics: SliceMetrics) -> None:
+        job.quanta.add(metrics.wall_time_s, metrics.cpu_time_s)
+        count = job.quanta.count
+        if self.policy.most > self.policy.sandboxes and count & (count - 1) == 0:
+            self._deal = True  # what is known of its density has changed; later the regular tick is enough
+
     def _on_completed(self, event: ev.SliceCompleted, now: float) -> None:
         held = self._running(event)
         if held is None:
             return
-        self._leave_sandbox(held, now)
-        held.job.quanta.add(event.metrics.wall_time_s, event.metrics.cpu_time_s)
+        self._leave_sandbox(held, event.metrics, now)
+        self._measure(held.job, event.metrics)
         metrics = _added(event.metrics, held.spent)
         if not (event.progressed or held.progressed):
             self._counts["slices without progress"] += 1
@@ -354,7 +369,7 @@ class Supervisor(Auditor):
         held = self._running(event)
         if held is None:
             return
-        self._leave_sandbox(held, now)
+        self._leave_sandbox(held, event.metrics, now)
         if event.bad_datum:
             self._counts["datum EBADDATUM"] += 1
             held.story.append((now, f"its datum cannot be decoded: {event.error.get('message')}"))
@@ -370,7 +385,7 @@ class Supervisor(Auditor):
         held = self._running(event)
         if held is None:
             return
-        sandbox = self._leave_sandbox(held, now)
+        sandbox = self._leave_sandbox(held, event.metrics, now)
         held.spent = _added(event.metrics, held.spent)
         held.rejections += 1
         held.place, held.progressed = Place.READY, False
@@ -465,8 +480,12 @@ class Supervisor(Auditor):
         self._note_idle(now)
         if self._stopping:
             return
+        if event.crowding is not None:
+            self._crowding = demand.smoothed(self._crowding, event.crowding)
         for sandbox in list(self._sandboxes.values()):
             job = sandbox.job
+            if sandbox.open:
+                self._look_at_wear(sandbox, now)
             if sandbox.open and not sandbox.queue and not job.ready and not job.fetching:
                 linger = self.policy.sandbox_linger_s
                 if now - sandbox.idle_since >= linger and now - job.active_at >= linger:
@@ -476,6 +495,9 @@ class Supervisor(Auditor):
                 self._forget_if_done(job)
         if now - self._rotated_at >= self.policy.rotation_s:
             self._rotate(now)
+        if self.policy.most > self.policy.sandboxes:
+            self._thin_out(now)
+            self._deal = True
         self._look_at_space = True
 
 

@@ -62,10 +62,14 @@ class OpenSandbox:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CloseSandbox:
-    """Kill and remove it, or stop opening it. No answer is wanted: nothing of it is held any more."""
+    """Kill and remove it, or stop opening it. No answer is wanted: nothing of it is held any more.
+
+    `limit` names the limit of its life that it had reached.
+    """
 
     sandbox: int
     reason: str
+    limit: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,7 +17,12 @@ from orchestrator.worker.task import Task
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. Due at `Supervisor.wake_at`, and at least about once a second."""
+    """Time has passed. Due at `Supervisor.wake_at`, and at least about once a second.
+
+    `crowding`: how many tasks want a core of this machine, per core, at least 1; None is no news.
+    """
+
+    crowding: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ async def test_status_and_drain(scheduler, worker):
             await scheduler.until(lambda: bool(scheduler.begun))
             status = await client.status()
             assert status["worker"] == w.account.worker_id and status["state"] == "working"
-            assert status["supervisor"]["held"] > 1 and status["pool"]["capacity"] == 1
+            assert status["supervisor"]["held"] > 1 and status["supervisor"]["capacity"] == 1
             [slot] = status["slots"]
             assert slot["state"] == "working" and slot["job"] == JOB and slot["for_s"] >= 0
             assert slot["cpu_s"] > 0 and slot["memory_bytes"] > 1 << 20

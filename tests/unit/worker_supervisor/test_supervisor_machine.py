@@ -10,28 +10,33 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from orchestrator.jobs.words import SliceMetrics
+from orchestrator.worker import recycling, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
-from orchestrator.worker import task
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.supervisor import Supervisor
 
 JOBS = ("a", "b", "c", "gpu")  # the last needs what this worker does not have
 
 
-def _metrics(wall_s: float) -> SliceMetrics:
+def _metrics(wall_s: float, density: float = 1.0) -> SliceMetrics:
     return SliceMetrics(
-        cpu_time_s=wall_s, wall_time_s=wall_s, bytes_in=1, bytes_out=1, peak_memory_bytes=1, gpu_time_s=0.0
+        cpu_time_s=wall_s * density, wall_time_s=wall_s, bytes_in=1, bytes_out=1, peak_memory_bytes=1, gpu_time_s=0.0
     )
 
 
 class World(stateful.RuleBasedStateMachine):
     """Plays the shell and the Scheduler, keeping books of its own from nothing but actions."""
 
-    @stateful.initialize(sandboxes=st.integers(1, 4), remote=st.booleans())
-    def begin(self, sandboxes: int, remote: bool) -> None:
+    @stateful.initialize(sandboxes=st.integers(1, 4), extra=st.sampled_from([0, 0, 3]), remote=st.booleans())
+    def begin(self, sandboxes: int, extra: int, remote: bool) -> None:
         self.policy = Policy(
-            sandboxes=sandboxes, data_ahead=3, max_unacknowledged_size=30, sandbox_max_slices=5, rotation_s=2.0
+            sandboxes=sandboxes,
+            max_sandboxes=sandboxes + extra,
+            data_ahead=3,
+            max_unacknowledged_size=30,
+            recycling=recycling.Limits(slices=5, age_s=100.0),
+            rotation_s=2.0,
         )
         self.supervisor = Supervisor(self.policy)
         self.now = 0.0
@@ -76,7 +81,7 @@ class World(stateful.RuleBasedStateMachine):
             case act.OpenSandbox(sandbox, job_id):
                 assert sandbox not in self.opening and sandbox not in self.open and not self.stopping
                 self.opening[sandbox] = job_id
-                assert len(self.opening) + len(self.open) <= self.policy.sandboxes
+                assert len(self.opening) + len(self.open) <= self.policy.most
             case act.CloseSandbox(sandbox):
                 assert self.opening.pop(sandbox, None) or self.open.pop(sandbox, None)
             case act.Submit(sandbox, slices):
@@ -188,14 +193,15 @@ class World(stateful.RuleBasedStateMachine):
         data=st.data(),
         outcome=st.sampled_from(["complete", "complete", "complete", "silent", "throw", "reject"]),
         wall_s=st.sampled_from([0.001, 0.05, 2.0]),
+        density=st.sampled_from([1.0, 0.3, 0.0]),
     )
-    def end_a_slice(self, data: st.DataObject, outcome: str, wall_s: float) -> None:
+    def end_a_slice(self, data: st.DataObject, outcome: str, wall_s: float, density: float) -> None:
         busy = sorted(sandbox for sandbox, (_job, queue) in self.open.items() if queue)
         if not busy:
             return
         sandbox = data.draw(st.sampled_from(busy))
         key = self.open[sandbox][1].pop(0)
-        measured = _metrics(wall_s)
+        measured = _metrics(wall_s, density)
         match outcome:
             case "complete" | "silent":
                 event: ev.Event = ev.SliceCompleted(sandbox, key, "r", 10, measured, outcome == "complete")
@@ -234,9 +240,9 @@ class World(stateful.RuleBasedStateMachine):
     def remove_a_job(self, job_id: str) -> None:
         self.tell(ev.JobRemoved(job_id))
 
-    @stateful.rule(after=st.sampled_from([0.1, 1.0, 20.0]))
-    def pass_time(self, after: float) -> None:
-        self.tell(ev.Tick(), after=after)
+    @stateful.rule(after=st.sampled_from([0.1, 1.0, 20.0]), crowding=st.sampled_from([None, 1.0, 3.0]))
+    def pass_time(self, after: float, crowding: float | None) -> None:
+        self.tell(ev.Tick(crowding), after=after)
 
     # -- always ------------------------------------------------------------------------------------------------
 
