@@ -23,6 +23,7 @@ _COMMANDS = {
     "pause": (_ASKING + ":pause", "Let a running worker start no more slices for a while."),
     "resume": (_ASKING + ":resume", "Let a paused worker go on."),
     "status": (_ASKING + ":status", "What a running worker is at."),
+    "top": ("orchestrator.cli.worker_top", "Watch a running worker in the terminal."),
 }
 
 

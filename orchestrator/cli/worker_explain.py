@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
+from orchestrator.cli import phrases
 from orchestrator.cli.worker_control import output_option, state_option
 from orchestrator.worker.control_client import ControlClient
 
@@ -60,36 +61,26 @@ def command(
 def _print_finding(console: Console, finding: Mapping[str, Any], *, first: bool) -> None:
     console.print()
     console.print(Text(finding["what"], style="bold" if first else ""))
-    console.print(Padding(Text(f"change: {finding['remedy']}"), (0, 0, 0, 4)))
-    console.print(Padding(Text(_seen(finding), style="dim"), (0, 0, 0, 4)))
+    for text, style in ((f"change: {finding['remedy']}", ""), (_seen(finding), "dim")):
+        for line in textwrap.wrap(text, max(console.width - 4, 20), break_on_hyphens=False, break_long_words=False):
+            console.print(Text(f"    {line}", style=style), soft_wrap=True)
 
 
 def _seen(finding: Mapping[str, Any]) -> str:
     text = f"{finding['code']}, {finding['count']} times" if finding["count"] != 1 else finding["code"]
     if finding["since_s"] is not None and finding["last_s"] is not None:
-        text += f", first {ago(finding['since_s'])} ago, last {ago(finding['last_s'])} ago"
+        text += f", first {phrases.span(finding['since_s'])} ago, last {phrases.span(finding['last_s'])} ago"
     return text
-
-
-_IDLE = {
-    "ENOWORK": "no work at the Scheduler",
-    "EASKING": "the first answer",
-    "EJOBCODE": "code and arguments",
-    "EDATA": "input data",
-    "EOPENING": "a sandbox",
-    "EBACKLOG": "acknowledgement of results",
-    "ENOSANDBOX": "Docker",
-    "ENOSCHEDULER": "the Scheduler to answer",
-    "EDRAINING": "the end of a drain",
-    "ESTOPPING": "the end",
-    "EPAUSED": "the end of a pause",
-}
 
 
 def _idle_line(refusals: list[dict[str, Any]]) -> str:
     """How long places stood empty, by reason, the longest first."""
     idle = sorted((one for one in refusals if one["kind"] == "idle"), key=lambda one: -one["seconds"])
-    waits = [f"{one['seconds']:.0f} s for {_IDLE.get(one['code'], one['code'])}" for one in idle if one["seconds"] >= 1]
+    waits = [
+        f"{one['seconds']:.0f} s for {phrases.WAITS.get(one['code'], one['code'])}"
+        for one in idle
+        if one["seconds"] >= 1
+    ]
     return f"Places waited in all: {', '.join(waits)}." if waits else ""
 
 
@@ -99,12 +90,4 @@ def _story_lines(subject: str, story: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield f"{subject}:"
     for line in story:
-        yield f"  {ago(line['ago_s']):>8} ago  {line['what']}"
-
-
-def ago(seconds: float) -> str:
-    """`0.2 s`, `45 s`, `12 min`, `3 h`, `5 d`."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(seconds, 0.0):.1f} s"
+        yield f"  {phrases.span(line['ago_s']):>8} ago  {line['what']}"
