@@ -15,6 +15,7 @@ import collections
 import dataclasses
 import json
 import re
+import ssl
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +30,7 @@ from orchestrator.worker.fetching.backoff import Backoff, retry_after
 from orchestrator.worker.fetching.cache import Cache, age_s
 from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.web import Answer, Demand, Resolve, Web, WebLimits
-from orchestrator.worker.origins import OriginForbidden, OriginRules, Purpose
+from orchestrator.worker.origins import OriginForbidden, OriginRules, Permission, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -83,7 +84,8 @@ STRANGER: Final = Errand()
 class Fetcher:
     """`async with` it. Cancelling a fetch gives it up, unless somebody else waits for the same artifact.
 
-    `clock` is monotonic. `trust` makes the origins that a Scheduler gives for its compute groups count (see `lend`).
+    `clock` is monotonic; `tls` says whom to believe, the system's authorities when not given. `trust` makes the origins
+    count that a Scheduler gives for its compute groups (see `lend`).
     """
 
     def __init__(
@@ -96,13 +98,14 @@ class Fetcher:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.rules = rules
         self.limits = limits or FetchLimits()
         self._trust = trust
         self._clock = clock
         self._sleep = sleep
-        self._web = Web(self.limits.web, proxy=proxy, resolve=resolve)
+        self._web = Web(self.limits.web, proxy=proxy, resolve=resolve, tls=tls)
         self._tasks = OwnedTasks()
         self._slots = asyncio.Semaphore(self.limits.at_once)
         self._store_slots = asyncio.Semaphore(self.limits.at_once)  # results never wait behind slow data
@@ -281,33 +284,41 @@ class Fetcher:
             f"{demand.url[:200]} answered {answer.status} {answer.reason[:100]}", Cause.STATUS, retry_after_s=pause
         )
 
-    async def _asked(self, demand: Demand, *places: str) -> Answer:
-        """Whatever the server answers. `places` and the origin are not asked while they are left alone."""
-        permission = demand.rules.check(demand.url, demand.purpose)
-        # A job must not be able to cut others off by what it fetches itself.
-        origin = f"{permission.origin} (guests)" if demand.purpose is Purpose.GUEST else str(permission.origin)
+    async def _asked(self, demand: Demand, place: str | None = None) -> Answer:
+        """Whatever the server answers. Neither `place` nor any origin on the way is asked while it is left alone."""
         asked_at = self._clock()
-        left = max(self._backoff.left(place, asked_at) for place in (origin, *places))
-        if left:
-            self._counts["not asked in back-off"] += 1
-            raise FetchFailed(f"{permission.origin} is left alone after errors", Cause.BACKOFF, retry_after_s=left)
-        self._counts["fetches"] += 1
+        hops: list[str] = []
+
+        def before(permission: Permission) -> None:
+            # A job must not be able to cut others off by what it fetches itself.
+            hops.append(f"{permission.origin} (guests)" if demand.purpose is Purpose.GUEST else str(permission.origin))
+            self._leave_alone(hops[-1])
+
         outcome = "answered"
         try:
-            answer = await self._web.fetch(demand)
+            if place is not None:
+                self._leave_alone(place)
+            answer = await self._web.fetch(dataclasses.replace(demand, before=before))
         except FetchFailed as error:
             outcome = error.cause.value
-            if error.retryable:
-                error.retry_after_s = self._backoff.failed(origin, asked_at, self._clock())
+            if error.retryable and error.cause is not Cause.BACKOFF:
+                error.retry_after_s = self._backoff.failed(hops[-1], asked_at, self._clock())
             raise
         except OriginForbidden:
             outcome = "forbidden"
             raise
         finally:
+            self._counts[outcome] += 1
             telemetry.fetches.add(1, {"purpose": demand.purpose.value, "outcome": outcome})
         telemetry.fetched_bytes.add(len(answer.body), {"purpose": demand.purpose.value})
-        self._backoff.succeeded(origin)
+        for hop in hops:
+            self._backoff.succeeded(hop)
         return answer
+
+    def _leave_alone(self, place: str) -> None:
+        left = self._backoff.left(place, self._clock())
+        if left:
+            raise FetchFailed(f"{place} is left alone after errors", Cause.BACKOFF, retry_after_s=left)
 
     def _check_file(self, uri: str, purpose: Purpose, errand: Errand) -> str:
         if not errand.local:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -54,9 +55,13 @@ class WebLimits:
     least_bytes: int = 1024
 
 
+def _anywhere(_permission: Permission) -> None:
+    pass
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Demand:
-    """One request. `max_bytes` is counted after decompression."""
+    """One request. `max_bytes` is counted after decompression. `before` is told of each hop, and may raise."""
 
     method: str
     url: str
@@ -65,6 +70,7 @@ class Demand:
     max_bytes: int
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     body: bytes | None = None
+    before: Callable[[Permission], None] = _anywhere
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,20 +93,29 @@ class Web:
     """`async with` it. `proxy` is the URL of an HTTP proxy: then it resolves the names, and what it reaches is its own
     affair; addresses in URLs are still checked here. Proxies in environment variables are not used."""
 
-    def __init__(self, limits: WebLimits, *, proxy: str | None = None, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        limits: WebLimits,
+        *,
+        proxy: str | None = None,
+        resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.limits = limits
         if proxy is not None and not proxy.startswith(("http://", "https://")):
             raise InvalidInput(f"fetch-proxy {proxy[:100]!r} is not the http URL of a proxy, as http://host:3128")
         self._proxy = proxy
         self._threads = concurrent.futures.ThreadPoolExecutor(_RESOLVING_AT_ONCE, thread_name_prefix="resolve")
         self._resolve = resolve or self._ask_system
+        self._tls = tls
         self._sessions: dict[Reach, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Web:
         for reach in Reach:
             self._sessions[reach] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    resolver=_CheckingResolver(self._resolve, None if self._proxy else reach),
+                    resolver=_CheckingResolver(self._resolve, None if self._proxy else reach, self.limits.connect_s),
+                    ssl=self._tls or True,
                     use_dns_cache=False,
                     family=socket.AF_UNSPEC,
                 ),
@@ -130,8 +145,8 @@ class Web:
                 return await self._follow(demand)
         except aiohttp.ClientPayloadError as error:
             raise FetchFailed(f"{shown} was cut off or is damaged: {_text(error)}", Cause.TRUNCATED) from None
-        except aiohttp.ClientConnectorDNSError:
-            raise FetchFailed(f"{shown}: the name of its host is not known", Cause.DNS) from None
+        except aiohttp.ClientConnectorDNSError as error:
+            raise FetchFailed(f"{shown}: the name of its host leads nowhere: {error.strerror}", Cause.DNS) from None
         except aiohttp.InvalidURL as error:
             raise FetchFailed(f"{shown} is not a URL that can be asked for: {_text(error)}", Cause.URI) from None
         except aiohttp.ServerTimeoutError:
@@ -147,6 +162,7 @@ class Web:
         method, headers, body = demand.method, dict(demand.headers), demand.body
         permission = demand.rules.check(demand.url, demand.purpose)
         for _ in range(_MAX_REDIRECTS + 1):
+            demand.before(permission)
             async with await self._request(method, permission, headers, body) as answer:
                 location = answer.headers.get("Location")
                 if answer.status not in _REDIRECTS or location is None:
@@ -244,16 +260,21 @@ class _AddressRefused(Exception):
 class _CheckingResolver(AbstractResolver):
     """Gives aiohttp the addresses to connect to: all of them checked, or none. `reach` None: unchecked, for proxies."""
 
-    def __init__(self, resolve: Resolve, reach: Reach | None) -> None:
+    def __init__(self, resolve: Resolve, reach: Reach | None, patience_s: float) -> None:
         self._resolve = resolve
         self._reach = reach
+        self._patience_s = patience_s
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = dict.fromkeys(await self._resolve(host, port))
+        try:
+            async with asyncio.timeout(self._patience_s):
+                found = dict.fromkeys(await self._resolve(host, port))
+        except TimeoutError:
+            raise OSError(errno.EHOSTUNREACH, "the name servers do not answer") from None
         if not found:
-            raise OSError(f"{host} has no address")
+            raise OSError(errno.EADDRNOTAVAIL, "it has no address")
         if self._reach is not None:
             for text in found:
                 address = addresses.parse(text)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import pathlib
+import ssl
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+
+#: Key and certificate of 127.0.0.1, signed by nobody else; good for these tests and nothing else.
+CERTIFICATE = pathlib.Path(__file__).parent / "test_server.pem"
 
 
 class Site:
@@ -141,8 +146,8 @@ def _encoded(body: bytes, encoding: str) -> web.Response:
 
 
 @contextlib.asynccontextmanager
-async def serving(ports: int = 1) -> AsyncIterator[tuple[Site, list[str]]]:
-    """The server, and as many origins that lead to it."""
+async def serving(ports: int = 1, *, secure: int = 0) -> AsyncIterator[tuple[Site, list[str]]]:
+    """The server, and as many origins that lead to it, the last ones by https (with `CERTIFICATE`)."""
     site = Site()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", site.handle)
@@ -152,6 +157,11 @@ async def serving(ports: int = 1) -> AsyncIterator[tuple[Site, list[str]]]:
         for _ in range(ports):
             await web.TCPSite(runner, "127.0.0.1", 0).start()
         origins = [f"http://127.0.0.1:{address[1]}" for address in runner.addresses]
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(CERTIFICATE)
+        for _ in range(secure):
+            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        origins += [f"https://127.0.0.1:{address[1]}" for address in runner.addresses[ports:]]
         site.origin = origins[0]
         yield site, origins
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 
 import pytest
 
 from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.fetcher import Errand
 from orchestrator.worker.origins import OriginForbidden, Purpose
+from tests.unit.worker_fetching.bad_server import CERTIFICATE, serving
 
 LOCAL = Errand(local=True)
 
@@ -134,6 +136,23 @@ async def test_redirects_do_not_carry_credentials_to_another_origin(fetcher, sit
     assert (elsewhere.get("authorization"), elsewhere.get("x-mine")) == (None, "y")
     for headers in site.headers:
         assert not headers.keys() & {"cookie", "referer", "origin"}
+
+
+async def test_https_leads_to_https_only_and_to_servers_that_are_believed(fetcher):
+    async with serving(1, secure=2) as (site, [clear, *secure]):
+        one, other = secure
+        believing = ssl.create_default_context(cafile=CERTIFICATE)
+        async with fetcher(clear, *secure, tls=believing) as f:
+            assert await f.datum(f"{one}/moved?to={other}/code.txt") == "data:,n%20=%3E%20n"
+            assert await f.datum(f"{clear}/moved?to={one}/code.txt") == "data:,n%20=%3E%20n"
+            with pytest.raises(OriginForbidden, match="in the clear") as caught:
+                await f.datum(f"{one}/moved?to={clear}/ok.js")
+            assert (caught.value.code, caught.value.info) == ("EPERM_ORIGIN", {"cause": "downgrade"})
+        async with fetcher(clear, *secure) as f:
+            with pytest.raises(FetchFailed, match="certificate") as failed:
+                await f.datum(f"{one}/ok.js")
+            assert failed.value.cause is Cause.NETWORK
+        assert "GET /ok.js" not in site.asked
 
 
 @pytest.mark.parametrize(
@@ -261,6 +280,16 @@ async def test_names_that_nobody_knows(fetcher):
     assert caught.value.cause is Cause.DNS
 
 
+async def test_name_servers_that_are_silent(fetcher):
+    async def resolve(_host, _port):
+        await asyncio.Event().wait()
+
+    async with fetcher("*", resolve=resolve, connect_s=0.02) as f:
+        with pytest.raises(FetchFailed, match="do not answer") as caught:
+            await f.datum("http://nobody.example/")
+    assert caught.value.cause is Cause.DNS
+
+
 async def test_the_systems_own_names(fetcher, site):
     url = site.origin.replace("127.0.0.1", "localhost")
     async with fetcher(url) as f:
@@ -319,6 +348,19 @@ async def test_an_origin_that_cannot_be_reached_is_left_alone_as_a_whole(fetcher
         with pytest.raises(FetchFailed) as caught:
             await f.datum(site.origin + "/hangs-up")
         assert caught.value.retry_after_s == 2, "an answer ends the back-off"
+
+
+async def test_what_a_redirect_leads_to_is_left_alone_by_itself(fetcher, site):
+    nobody = "http://127.0.0.1:1"
+    async with fetcher(site.origin, nobody) as f:
+        with pytest.raises(FetchFailed) as caught:
+            await f.datum(f"{site.origin}/moved?to={nobody}/x")
+        assert caught.value.cause is Cause.NETWORK
+        assert await f.datum(site.origin + "/code.txt"), "who pointed there did nothing wrong"
+        for url in (f"{nobody}/y", f"{site.origin}/moved?to={nobody}/z"):
+            with pytest.raises(FetchFailed) as caught:
+                await f.datum(url)
+            assert caught.value.cause is Cause.BACKOFF
 
 
 async def test_a_guest_cannot_make_an_origin_unavailable_to_others(fetcher, site):
