@@ -178,6 +178,8 @@ class Auditor(Dealer):
             by_place = [held.place for held in job.held.values()]
             _check(job.fetching == by_place.count(Place.FETCHING), f"job {job.id}: fetching count")
             _check(job.reported == by_place.count(Place.REPORTED), f"job {job.id}: reported count")
+            weight = sum(held.weight for held in job.held.values())
+            _check(job.fetched_size == weight, f"job {job.id}: size of fetched data")
             _check(not (job.ready and not job.fetched), f"job {job.id}: ready before its code is here")
         for sandbox in self._sandboxes.values():
             _check(sandbox.job.sandboxes.get(sandbox.id) is sandbox, f"sandbox {sandbox.id} is not with its job")

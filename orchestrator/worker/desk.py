@@ -46,6 +46,7 @@ class Policy:
     max_unacknowledged_size: int = 256 * 1024 * 1024
     recycling: Limits = dataclasses.field(default_factory=Limits)
     data_ahead: int = 64  # datums fetched or being fetched per job beyond what sandboxes hold
+    data_ahead_size: int = 256 * 1024 * 1024  # and what they and those in sandboxes may come to, per job
     job_ids: frozenset[str] = frozenset()  # only these jobs; empty: any
 
     @property
@@ -141,12 +142,27 @@ class Desk:
 
     def _fetch_data(self, job: Job) -> None:
         """Keep enough datums on the way, but not the whole backlog in memory."""
-        while job.fetched and job.waiting and job.fetching + len(job.ready) < self.policy.data_ahead:
+        while job.fetched and job.waiting and self._may_fetch_one(job):
             held = job.waiting.popleft()
             held.place = Place.FETCHING
             job.fetching += 1
             assert held.offer.datum_uri is not None  # slices with a range are ready at once
             self._actions.append(act.FetchDatum(held.key, job.id, held.offer.datum_uri))
+
+    def _drop_datum(self, held: Held) -> None:
+        """It is not needed any more, and its place is another's."""
+        job, weight = held.job, held.weight
+        held.uri, held.weight = None, 0
+        job.fetched_size -= weight
+        if weight and job.waiting:
+            self._fetch_data(job)
+
+    def _may_fetch_one(self, job: Job) -> bool:
+        ahead = job.fetching + len(job.ready)
+        # How large the next ones are, nobody knows: as large as the largest before them.
+        size = job.fetched_size + (job.fetching + 1) * job.heaviest
+        fits = ahead < self.policy.data_ahead and size <= self.policy.data_ahead_size
+        return fits or not (ahead or job.fetched_size)
 
     def _drop_sandbox(
         self,
@@ -194,6 +210,7 @@ class Desk:
                 job.modern,
             )
         )
+        self._drop_datum(held)
 
     def _let_go(self, held: Held, now: float, why: str) -> None:
         """The one exit: after it the slice is not ours."""
@@ -205,6 +222,7 @@ class Desk:
             if full and not self._backlogged:
                 self._touched.update(self._sandboxes)
         held.place = Place.GONE
+        self._drop_datum(held)
         held.story.append((now, why))
         del self._held[held.key]
         del job.held[held.number]

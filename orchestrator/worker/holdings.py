@@ -40,6 +40,7 @@ class Held:
     rejections: int = 0
     deaths: int = 0
     size: int = 0
+    weight: int = 0  # characters of its datum, when that was fetched
     spent: SliceMetrics | None = None  # of earlier tries that ended in work.reject
     story: list[tuple[float, str]] = dataclasses.field(default_factory=list)
 
@@ -78,6 +79,8 @@ class Job:
     held: dict[int, Held] = dataclasses.field(default_factory=dict)  # by slice number
     waiting: collections.deque[Held] = dataclasses.field(default_factory=collections.deque)
     fetching: int = 0
+    fetched_size: int = 0  # characters of fetched data that are held
+    heaviest: int = 0  # characters of the largest datum fetched so far
     ready: collections.deque[Held] = dataclasses.field(default_factory=collections.deque)
     reported: int = 0
     completed: int = 0

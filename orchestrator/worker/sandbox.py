@@ -291,11 +291,16 @@ class Sandbox:
     def answer_fetch(
         self, request_id: Any, data: Mapping[str, Any] | None, error: Mapping[str, Any] | None = None
     ) -> None:
-        """Reply to FetchRequested: `data` {url, status, statusText, headersEntries, bodyBase64}, or {message, code}."""
+        """Reply to FetchRequested: `data` {url, status, statusText, headersEntries, bodyBase64}, or {message, code}.
+
+        What comes in this way is input of the slice that runs.
+        """
         if error is None:
-            self._write({"request": "fetchResponse", "fetchId": request_id, "data": data})
+            size = self._write({"request": "fetchResponse", "fetchId": request_id, "data": data})
         else:
-            self._write({"request": "fetchError", "fetchId": request_id, "error": dict(error)})
+            size = self._write({"request": "fetchError", "fetchId": request_id, "error": dict(error)})
+        if self._running:
+            self._running[0].bytes_in += size
 
     def answer_modules(self, request_id: Any, group: Mapping[str, Any] | None, error: str = "") -> None:
         """Reply to ModulesRequested: `group` {package: {file: source}}, or None and what went wrong."""
@@ -304,9 +309,13 @@ class Sandbox:
         else:
             self._write({"request": "moduleGroupError", "id": request_id, "message": error})
 
-    def _write(self, message: Mapping[str, Any]) -> None:
-        if self._container is not None and self.alive:
-            self._container.stream.write(lines.request_line(message))
+    def _write(self, message: Mapping[str, Any]) -> int:
+        """How many bytes were written: none when it has ended."""
+        if self._container is None or not self.alive:
+            return 0
+        line = lines.request_line(message)
+        self._container.stream.write(line)
+        return len(line)
 
     # -- output (called by the attached stream)
 

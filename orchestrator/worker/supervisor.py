@@ -200,7 +200,9 @@ class Supervisor(Auditor):
         if held is None or held.place is not Place.FETCHING:
             self._ignore(event)
             return
-        held.uri, held.place = event.uri, Place.READY
+        held.uri, held.place, held.weight = event.uri, Place.READY, len(event.uri)
+        held.job.fetched_size += held.weight
+        held.job.heaviest = max(held.job.heaviest, held.weight)
         held.job.fetching -= 1
         held.job.ready.append(held)
         held.story.append((now, "datum fetched"))

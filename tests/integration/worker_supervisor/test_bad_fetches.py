@@ -177,3 +177,20 @@ async def test_a_job_that_fetches_without_end_is_held_back(scheduler, worker):
             await scheduler.done(1)
     codes = scheduler.value("g" * 22, 1)
     assert set(codes) <= {"ok", "EBUSY"} and sum(codes.values()) == 300 and codes["ok"] >= 256
+
+
+async def test_what_a_work_function_fetches_is_input_of_its_slice(scheduler, worker):
+    code = """async (n, url) => {
+      progress();
+      return n ? (await (await fetch(url)).text()).length : 0;
+    }"""
+    async with serving() as (_site, [origin]):
+        argument = f"data:application/json,{json.dumps(origin + '/big')}"
+        scheduler.add(
+            "i" * 22, code, ["data:application/json,0", "data:application/json,1"], argumentsLocation=[argument]
+        )
+        async with worker(scheduler, allow_origin=(f"fetch={origin}",)):
+            await scheduler.done(2)
+    assert [scheduler.value("i" * 22, number) for number in (1, 2)] == [0, 1001]
+    without, fetched = (scheduler.results["i" * 22, number]["metrics"]["InDataSize"] for number in (1, 2))
+    assert without + 1001 < fetched < without + 3000

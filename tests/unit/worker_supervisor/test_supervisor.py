@@ -514,3 +514,33 @@ def test_a_datum_that_cannot_be_decoded_is_no_result(desk, made):
     d(ev.SliceFailed(sandbox, key, error, made.metrics(), bad_datum=True))
     assert d.one(act.ReturnSlices).reason == "EBADDATUM" and not d.all(act.SendResult)
     assert d.one(act.Emit).payload["errorCode"] == "EBADDATUM"
+
+
+def test_large_data_are_fetched_fewer_at_a_time(desk):
+    d = desk(sandboxes=1, data_ahead=4, data_ahead_size=250)
+    d.task({"job": list(range(1, 21))}, datum="https://data.example/1")
+    d(ev.JobFetched("job"))
+    fetches = d.all(act.FetchDatum)
+    assert len(fetches) == 4, "nothing is known of their size yet"
+    for fetch in fetches:
+        d(ev.DatumFetched(fetch.key, "data:," + "x" * 94))
+        assert not d.all(act.FetchDatum)
+    sandbox = d.all(act.OpenSandbox, ever=True)[0].sandbox
+    d(ev.SandboxOpened(sandbox))
+    for fetch, fetched in zip(fetches, (0, 0, 1, 1), strict=True):
+        d.complete(sandbox, fetch.key)
+        assert len(d.all(act.FetchDatum)) == fetched, "two of 100 characters fit"
+
+
+def test_one_datum_that_is_larger_than_the_bound_still_comes(desk):
+    d = desk(sandboxes=1, data_ahead_size=10)
+    d.task({"job": [1]}, datum="https://data.example/1")
+    d(ev.JobFetched("job"))
+    d(ev.DatumFetched(d.one(act.FetchDatum).key, "data:," + "x" * 94))
+    sandbox = d.one(act.OpenSandbox).sandbox
+    d(ev.SandboxOpened(sandbox))
+    [(_, key)] = d.submitted()
+    d.task({"job": [2, 3]}, datum="https://data.example/1")
+    assert not d.all(act.FetchDatum)
+    d.complete(sandbox, key)
+    assert d.one(act.FetchDatum).key == key + 1
