@@ -22,6 +22,8 @@ from typing import Final
 
 from orchestrator.worker.metering import Usage
 
+#: The cgroup under which every worker has its own.
+ROOT: Final = "dcp-sandboxes"
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _V2_CONTROLLERS: Final = ("cpu", "memory", "pids")
@@ -263,7 +265,7 @@ class CgroupTree:
     Raises CgroupFailure at `prepare` when we may not make cgroups (no tree, read-only, not root, systemd owns it).
     """
 
-    def __init__(self, hierarchies: Hierarchies, worker: str, root: str = "dcp-sandboxes") -> None:
+    def __init__(self, hierarchies: Hierarchies, worker: str, root: str = ROOT) -> None:
         if not _NAME.fullmatch(worker) or not _NAME.fullmatch(root):
             raise ValueError(f"not a cgroup name: {root}/{worker}")
         self._hierarchies = hierarchies

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from orchestrator.worker.cgroups import CgroupReader, SandboxCgroup
-from orchestrator.worker.docker_runtime import failures
+from orchestrator.worker.docker_runtime import failures, reaper
 from orchestrator.worker.docker_runtime.attach import AttachStream
 from orchestrator.worker.docker_runtime.engine import Engine
 from orchestrator.worker.metering import Usage
@@ -117,6 +117,7 @@ class Container:
         cgroup: SandboxCgroup | None,
         usage: UsageSource,
         forget: Callable[[Container], None],
+        lease_until: float,
     ) -> None:
         self._engine = engine
         self.id = container_id
@@ -131,6 +132,7 @@ class Container:
         self._forget = forget
         self._removed = False
         self.launched_at = time.monotonic()
+        self.lease_until = lease_until
 
     @property
     def removed(self) -> bool:
@@ -144,6 +146,13 @@ class Container:
         if self.oom_seen or (self.cgroup is not None and self.cgroup.reader.oom_kills() > 0):
             return ContainerState(state.running, state.exit_code, True, state.pid, state.error)
         return state
+
+    async def renew_lease(self, until: float) -> None:
+        """Say by its name that it is owned until then (Unix time). Raises RuntimeUnavailable, ContainerRefused."""
+        name = reaper.container_name(self.sandbox_id, until)
+        with contextlib.suppress(failures.ContainerGone):
+            await self._engine.call("rename", self._engine.api.rename, self.id, name)
+        self.lease_until = until
 
     async def kill(self) -> None:
         """SIGKILL, after dropping the stream (a stalled stream would hold the kill up). Fine when already dead.

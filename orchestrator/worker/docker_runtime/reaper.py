@@ -1,24 +1,29 @@
 """Who owns a container, and which containers nobody owns any more.
 
 Every container carries its owner in labels from the request that creates it, so a crash at any moment leaves nothing
-unaccounted for. The decision is pure (`orphans`); `Owner` and `process_is_alive` read the machine.
+unaccounted for. The decision is pure (`judge`); `Owner` and `process_is_alive` read the machine.
 
-A container is an orphan when
+A container is removed when
 - this very process made it, but no sandbox of ours has its name (a create that was cancelled half-way), or
-- a process of the same worker made it and has provably ended (same boot, same process-id namespace, no such process),
-or
-- its lease has expired and its maker is not provably alive, whichever worker that was.
-Containers of other workers that may be alive are never touched.
+- its maker has provably ended (same boot, same process-id namespace, no such process any more), or
+- its maker cannot be seen from here (another machine, another boot, another container) and its lease is over.
+A container whose maker provably lives is never touched, whatever its lease says, and what lacks our labels is not ours.
+
+Labels cannot be changed, so a lease is renewed by the container's name: the expiry in it counts when it is later than
+the label's. A living owner renews long before the end; a lease counts as over only after it has been seen so for a
+while, so that an owner who was cut off, or whose clock was set, can renew first.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import pathlib
+import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 PREFIX: Final = "dcp-orchestrator."
 LABEL_WORKER: Final = PREFIX + "worker"
@@ -26,6 +31,8 @@ LABEL_SANDBOX: Final = PREFIX + "sandbox"
 LABEL_INSTANCE: Final = PREFIX + "instance"
 LABEL_PROCESS: Final = PREFIX + "process"
 LABEL_EXPIRES: Final = PREFIX + "expires"
+
+_NAME: Final = re.compile(r"/?dcp-sandbox-[0-9a-f]+-until-([0-9]{1,15})")
 
 #: Instances in this process whose runtime is open: two runtimes of one process must not reap each other.
 _open_instances: set[str] = set()
@@ -59,74 +66,100 @@ class Owner:
         _open_instances.discard(self.instance)
 
 
+def container_name(sandbox: str, expires: float | None = None) -> str:
+    """The name of a sandbox's container, at first, and from each renewal of its lease."""
+    return f"dcp-sandbox-{sandbox}" if expires is None else f"dcp-sandbox-{sandbox}-until-{int(expires)}"
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A container as the Engine lists it."""
 
     container_id: str
     labels: Mapping[str, str]
+    names: Sequence[str] = ()
+
+    @classmethod
+    def listed(cls, item: Mapping[str, Any]) -> Labelled:
+        return cls(str(item["Id"]), item.get("Labels") or {}, tuple(item.get("Names") or ()))
 
     @property
     def sandbox(self) -> str:
         return self.labels.get(LABEL_SANDBOX, "")
 
+    @property
+    def worker(self) -> str:
+        return self.labels.get(LABEL_WORKER, "")
+
+    @property
+    def expires(self) -> int | None:
+        """When its lease is over, Unix time; None when it says nothing that can be understood."""
+        texts = [self.labels.get(LABEL_EXPIRES, ""), *(match[1] for match in map(_NAME.fullmatch, self.names) if match)]
+        return max((int(text) for text in texts if text.isascii() and text.isdigit()), default=None)
+
+
+class Verdict(enum.Enum):
+    OWNED = "owned"
+    LEASE_OVER = "its lease is over, and its owner cannot be seen from here"
+    OWNER_GONE = "its owner has ended"
+
+
+Alive = Callable[[str, str], bool | None]
+"""(process, instance) → whether it lives; None when that cannot be known."""
+
+
+def judge(container: Labelled, owner: Owner | None, live: Set[str], now: float, alive: Alive) -> Verdict:
+    """Whether anybody owns the container. `now` is Unix time, `live` the sandboxes of `owner`, who is asking."""
+    instance = container.labels.get(LABEL_INSTANCE)
+    if LABEL_WORKER not in container.labels or instance is None:
+        return Verdict.OWNED  # not ours: some label of the same prefix
+    if owner is not None and instance == owner.instance:
+        return Verdict.OWNED if container.sandbox in live else Verdict.OWNER_GONE
+    state = alive(container.labels.get(LABEL_PROCESS, ""), instance)
+    if state is not None:
+        return Verdict.OWNED if state else Verdict.OWNER_GONE
+    over = container.expires is not None and container.expires < now
+    return Verdict.LEASE_OVER if over else Verdict.OWNED
+
 
 def orphans(
-    containers: Iterable[Labelled],
-    owner: Owner,
-    live: Set[str],
-    now: float,
-    alive: Callable[[str, str], bool | None],
-) -> list[Labelled]:
-    """The containers to remove. `now` is Unix time; `alive(process, instance)` is None when it cannot be known."""
-    return [container for container in containers if _is_orphan(container.labels, owner, live, now, alive)]
+    containers: Iterable[Labelled], owner: Owner | None, live: Set[str], now: float, alive: Alive
+) -> dict[Verdict, list[Labelled]]:
+    """The containers that nobody owns, by why."""
+    found: dict[Verdict, list[Labelled]] = {Verdict.OWNER_GONE: [], Verdict.LEASE_OVER: []}
+    for container in containers:
+        verdict = judge(container, owner, live, now, alive)
+        if verdict is not Verdict.OWNED:
+            found[verdict].append(container)
+    return found
 
 
-def abandoned(containers: Iterable[Labelled], now: float, alive: Callable[[str, str], bool | None]) -> list[Labelled]:
-    """Of all workers' containers those whose maker has ended, or may have ended and let the lease expire."""
-    return [container for container in containers if _is_abandoned(container.labels, now, alive)]
+class Doubts:
+    """Leases that were over when we looked, and since when we know: pure."""
 
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._since: dict[tuple[str, int | None], float] = {}
 
-def _is_abandoned(labels: Mapping[str, str], now: float, alive: Callable[[str, str], bool | None]) -> bool:
-    instance = labels.get(LABEL_INSTANCE)
-    if LABEL_WORKER not in labels or instance is None:
-        return False
-    state = alive(labels.get(LABEL_PROCESS, ""), instance)
-    return _expired(labels, now) if state is None else not state
-
-
-def _is_orphan(
-    labels: Mapping[str, str],
-    owner: Owner,
-    live: Set[str],
-    now: float,
-    alive: Callable[[str, str], bool | None],
-) -> bool:
-    worker, instance = labels.get(LABEL_WORKER), labels.get(LABEL_INSTANCE)
-    if worker is None or instance is None:
-        return False  # not ours: some label of the same prefix
-    if instance == owner.instance:
-        return labels.get(LABEL_SANDBOX) not in live
-    state = alive(labels.get(LABEL_PROCESS, ""), instance)
-    if state is not None:
-        return not state and (worker == owner.worker or _expired(labels, now))
-    return _expired(labels, now)
-
-
-def _expired(labels: Mapping[str, str], now: float) -> bool:
-    text = labels.get(LABEL_EXPIRES, "")
-    return text.isdigit() and int(text) < now
+    def settled(self, suspects: Iterable[Labelled], now: float) -> list[Labelled]:
+        """Those that nobody has renewed for long enough. Call it with all suspects of a look; `now` is monotonic."""
+        looked_at = {(container.container_id, container.expires): container for container in suspects}
+        self._since = {key: self._since.get(key, now) for key in looked_at}
+        return [looked_at[key] for key, since in self._since.items() if now - since >= self._patience_s]
 
 
 def describe_process(pid: int, proc: pathlib.Path = pathlib.Path("/proc")) -> str:
     """A name for a process that no later process has: boot, process-id namespace, pid, start time in clock ticks."""
     try:
         boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
-        # The command name may hold spaces and brackets; the fields after it are counted from the last bracket.
-        started = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
-        return f"{boot}/{_namespace(proc)}/{pid}/{started}"
+        return f"{boot}/{_namespace(proc)}/{pid}/{_stat(pid, proc)[19]}"
     except (OSError, IndexError):
         return ""
+
+
+def _stat(pid: int, proc: pathlib.Path) -> list[str]:
+    """The fields of /proc/<pid>/stat from the third on: the command name may hold spaces and brackets."""
+    return (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def process_is_alive(process: str, instance: str) -> bool | None:
@@ -142,7 +175,25 @@ def process_is_alive(process: str, instance: str) -> bool | None:
         return None
     if here == parts:
         return instance in _open_instances
-    return describe_process(int(parts[2])) == process
+    return _lives(int(parts[2]), parts[3])
+
+
+def _lives(pid: int, started: str, proc: pathlib.Path = pathlib.Path("/proc")) -> bool | None:
+    """Whether that process of our own namespace still runs; one that nobody has waited for does not."""
+    try:
+        fields = _stat(pid, proc)
+        return fields[19] == started and fields[0] not in ("Z", "X")
+    except FileNotFoundError:
+        pass
+    except (OSError, IndexError):
+        return None
+    try:  # where /proc hides the processes of other users, it may be there all the same
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return None
+    return None
 
 
 def _namespace(proc: pathlib.Path) -> str:

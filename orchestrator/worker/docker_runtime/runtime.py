@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Sequence, Set
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 from orchestrator.errors import OrchestratorError
 from orchestrator.worker import image_pin, machine
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
-from orchestrator.worker.docker_runtime import failures, reaper, stats
+from orchestrator.worker.docker_runtime import failures, leftovers, reaper, stats
 from orchestrator.worker.docker_runtime.attach import AttachStream, Receiver, attach
 from orchestrator.worker.docker_runtime.container import (
     CgroupUsage,
@@ -38,6 +38,7 @@ _SWEEP_AT_CLOSE_S: Final = 30.0
 _RETRY_FIRST_S: Final = 0.25
 _RETRY_MOST_S: Final = 5.0
 _ABANDONED_CREATE_S: Final = 1.0
+_REMOVALS_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,13 @@ class RuntimeSettings:
     runtime: str | None = None
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     call_timeout_s: float = 20.0
-    lease_s: float = 24 * 3600.0
-    """After this, a container whose owner cannot be found is anybody's to remove."""
+    lease_s: float = 1800.0
+    """After this without renewal, a container whose owner cannot be seen is anybody's to remove."""
+    lease_patience_s: float = 90.0
+    """How long a lease must have been seen to be over before its container is removed."""
     reap_period_s: float = 60.0
+    leftover_age_s: float = 1800.0
+    """Age at which a cgroup of another run that no container has is taken for forgotten."""
     own_cgroups: bool = True
     """Whether to give each sandbox a parent cgroup (exact figures after its end) where the machine allows it."""
 
@@ -87,6 +92,8 @@ class DockerRuntime:
         self._containers: dict[str, Container] = {}
         self._available = asyncio.Event()
         self._reap_soon = asyncio.Event()
+        self._doubts = reaper.Doubts(self.settings.lease_patience_s)
+        self._made_cgroups: set[str] = set()
         self._counts = _Counts()
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._cleanups: set[asyncio.Task[None]] = set()
@@ -297,11 +304,12 @@ class DockerRuntime:
         cgroup: SandboxCgroup | None = None
         container_id: str | None = None
         stream: AttachStream | None = None
+        lease_until = time.time() + self.settings.lease_s
         try:
             cgroup = self._make_cgroup(sandbox_id)
             body = self.lockdown.create_body(
                 image=image or self.image_id,
-                labels=self.owner.labels(sandbox_id, time.time() + self.settings.lease_s),
+                labels=self.owner.labels(sandbox_id, lease_until),
                 limits=limits or self.settings.limits,
                 cgroup_parent=cgroup.name if cgroup is not None else None,
                 runtime=self.settings.runtime,
@@ -309,7 +317,7 @@ class DockerRuntime:
             )
             api = self._engine.api
             made = await self._engine.call(
-                "create", api.create_container_from_config, body, f"dcp-sandbox-{sandbox_id}"
+                "create", api.create_container_from_config, body, reaper.container_name(sandbox_id)
             )
             self._counts.created += 1
             container_id = str(made["Id"])
@@ -325,6 +333,7 @@ class DockerRuntime:
                 cgroup=cgroup,
                 usage=CgroupUsage(cgroup.reader) if cgroup is not None else StatsUsage(),
                 forget=self._forget,
+                lease_until=lease_until,
             )
             self._containers[container_id] = container
             await self._engine.call("start", api.start, container_id)
@@ -343,6 +352,7 @@ class DockerRuntime:
     def _make_cgroup(self, sandbox_id: str) -> SandboxCgroup | None:
         if self._tree is None:
             return None
+        self._made_cgroups.add(sandbox_id)
         try:
             return self._tree.create(sandbox_id)
         except CgroupFailure as exc:
@@ -447,30 +457,61 @@ class DockerRuntime:
                 await asyncio.sleep(_ABANDONED_CREATE_S)
             self._reap_soon.clear()
             with contextlib.suppress(OrchestratorError):
+                await self.renew_leases()
                 await self.reap()
 
+    async def renew_leases(self) -> None:
+        """Long before they are over, so that a few failures do not matter. Raises RuntimeUnavailable."""
+        now = time.time()
+        for container in list(self._containers.values()):
+            # Also when the clock was set back, and the lease seems to last for ever.
+            if not self.settings.lease_s / 2 < container.lease_until - now <= self.settings.lease_s + 60:
+                with contextlib.suppress(failures.ContainerRefused):
+                    await container.renew_lease(now + self.settings.lease_s)
+
     async def reap(self) -> int:
-        """Remove every container that nobody owns any more, and our empty cgroups; how many containers.
+        """Remove every container that nobody owns any more, and cgroups without one; how many containers.
 
         Raises RuntimeUnavailable.
         """
         api = self._engine.api
         listed = await self._engine.call("list", api.containers, all=True, filters={"label": reaper.LABEL_SANDBOX})
-        found = [reaper.Labelled(str(item["Id"]), item.get("Labels") or {}) for item in listed]
-        doomed = reaper.orphans(found, self.owner, self._live, time.time(), reaper.process_is_alive)
-        for container in doomed:
+        found = [reaper.Labelled.listed(item) for item in listed]
+        orphans = reaper.orphans(found, self.owner, self._live, time.time(), reaper.process_is_alive)
+        doomed = orphans[reaper.Verdict.OWNER_GONE]
+        doomed += self._doubts.settled(orphans[reaper.Verdict.LEASE_OVER], time.monotonic())
+        hands = asyncio.Semaphore(_REMOVALS_AT_ONCE)
+        try:
+            async with asyncio.TaskGroup() as removals:
+                for container in doomed:
+                    removals.create_task(self._remove_orphan(container, hands))
+        except* failures.RuntimeUnavailable as group:
+            raise group.exceptions[0] from None
+        removed = {(item.worker, item.sandbox) for item in doomed}
+        kept = {(item.worker, item.sandbox) for item in found} - removed
+        self._remove_stale_cgroups(removed, kept, self.settings.leftover_age_s)
+        return len(doomed)
+
+    async def _remove_orphan(self, container: reaper.Labelled, hands: asyncio.Semaphore) -> None:
+        async with hands:
             with contextlib.suppress(failures.ContainerGone, failures.ContainerRefused):
                 await remove_container(self._engine, container.container_id)
                 self._counts.reaped += 1
-        self._remove_stale_cgroups({item.sandbox for item in found} - {item.sandbox for item in doomed})
-        return len(doomed)
+                log.info("container_reaped", extra={"worker": container.worker, "sandbox": container.sandbox})
 
-    def _remove_stale_cgroups(self, listed: set[str]) -> None:
+    def _remove_stale_cgroups(
+        self, removed: Set[tuple[str, str]], kept: Set[tuple[str, str]], older_than_s: float
+    ) -> None:
+        """Ours at once, those of containers just removed, and what others left long ago."""
         if self._tree is None:
             return
-        for sandbox in self._tree.sandboxes() - listed - self._live:
-            if not self._tree.remove_sandbox(sandbox):
+        mine = self.owner.worker
+        for sandbox in self._tree.sandboxes() - {sandbox for worker, sandbox in kept if worker == mine} - self._live:
+            if (sandbox in self._made_cgroups or (mine, sandbox) in removed) and not self._tree.remove_sandbox(sandbox):
                 self._counts.leaked_cgroups += 1
+        self._made_cgroups &= self._tree.sandboxes() | self._live
+        kept = kept | {(mine, sandbox) for sandbox in self._live}
+        leftovers.remove(self._tree.hierarchies, removed, kept, time.time() - older_than_s)
 
     def statistics(self) -> dict[str, Any]:
         """Counts since the start, and what is running now."""

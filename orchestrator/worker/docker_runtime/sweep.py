@@ -34,8 +34,9 @@ async def sweep(*, everything: bool = False, worker: str | None = None, docker_h
         await engine.connect()
         label = reaper.LABEL_WORKER if worker is None else f"{reaper.LABEL_WORKER}={worker}"
         listed = await engine.call("list", engine.api.containers, all=True, filters={"label": label})
-        found = [reaper.Labelled(str(item["Id"]), item.get("Labels") or {}) for item in listed]
-        doomed = found if everything else reaper.abandoned(found, time.time(), reaper.process_is_alive)
+        found = [reaper.Labelled.listed(item) for item in listed]
+        orphans = reaper.orphans(found, None, frozenset(), time.time(), reaper.process_is_alive)
+        doomed = found if everything else [container for group in orphans.values() for container in group]
         for container in doomed:
             with contextlib.suppress(failures.ContainerGone):
                 await remove_container(engine, container.container_id)

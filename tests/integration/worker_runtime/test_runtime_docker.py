@@ -7,10 +7,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import secrets
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 from orchestrator.worker import sandbox_events as ev
 from orchestrator.worker.cgroups import CgroupTree
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeSettings, RuntimeUnavailable
-from orchestrator.worker.docker_runtime.reaper import LABEL_SANDBOX, Owner
+from orchestrator.worker.docker_runtime.reaper import LABEL_SANDBOX, Labelled, Owner, Verdict, container_name, judge
 from orchestrator.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.docker
@@ -301,19 +303,17 @@ async def crashing(worker_id: str) -> AsyncIterator[asyncio.subprocess.Process]:
             await process.wait()
 
 
-async def test_the_next_run_removes_what_a_crash_left(runtime: Any, containers: Any, worker_id: str) -> None:
+@pytest.mark.parametrize("by_another", [False, True])
+async def test_the_next_run_removes_what_a_crash_left(
+    runtime: Any, containers: Any, worker_id: str, by_another: bool
+) -> None:
     async with asyncio.timeout(60), crashing(worker_id) as process:
         async with runtime() as other_run:  # its maker is alive: not ours to remove
             assert len(containers(worker_id)) == 2
             assert other_run.statistics()["reaped"] == 0
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        assert len(containers(worker_id)) == 2
-        async with runtime(worker_id + "-other") as other_worker:  # of another worker, and its lease holds
-            assert other_worker.statistics()["reaped"] == 0
-        assert len(containers(worker_id)) == 2
-        async with runtime() as next_run:
-            assert next_run.statistics()["reaped"] == 2
+        async with runtime(worker_id + "-other" if by_another else worker_id):
             assert containers(worker_id) == []
     assert CgroupTree.of_this_machine(worker_id).sandboxes() == set()
 
@@ -349,19 +349,49 @@ def test_the_sweep_without_docker(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
 
 
 async def test_an_expired_lease_of_an_unknown_owner(runtime: Any, containers: Any, worker_id: str, engine: Any) -> None:
-    gone = Owner(worker_id, "another-boot/1/1/1")
-    expired = engine.containers.create("dcp-evaluator:local", labels=gone.labels("old", 1.0))
-    valid = engine.containers.create("dcp-evaluator:local", labels=gone.labels("new", 4e9))
+    def create(sandbox: str, until: float, renewed: float | None = None) -> Any:
+        return engine.containers.create(
+            "dcp-evaluator:local",
+            labels=Owner(worker_id, "another-boot/1/1/1").labels(sandbox, until),
+            name=container_name(secrets.token_hex(8), renewed),
+        )
+
+    expired = create("01", 1.0)
+    valid, renewed = create("02", 4e9), create("03", 1.0, 4e9)
     alien = engine.containers.create("dcp-evaluator:local", labels={LABEL_SANDBOX: "x"})
     try:
-        async with runtime(worker_id + "-other") as made:
-            assert made.statistics()["reaped"] == 1
-            assert [container.id for container in containers(worker_id)] == [valid.id]
+        async with runtime(worker_id + "-other", lease_patience_s=0.2) as made:
+            assert len(containers(worker_id)) == 3, "the owner may be about to renew it"
+            await asyncio.sleep(0.25)
+            await made.reap()
+            assert {container.id for container in containers(worker_id)} == {valid.id, renewed.id}
             alien.reload()
     finally:
-        for container in (valid, alien):
+        for container in (valid, renewed, alien):
             container.remove(force=True)
     assert expired.id
+
+
+async def test_leases_are_renewed_while_their_owner_lives(runtime: Any, working: Any, take: Any, engine: Any) -> None:
+    """A worker that lives for weeks, as it looks from another machine at the same Engine."""
+    async with runtime(lease_s=60.0) as made:
+        sandbox = await working(made, "(x) => x")
+        container = engine.containers.get(sandbox._container.id)
+        await made.renew_leases()
+        container.reload()
+        assert container.name == f"dcp-sandbox-{sandbox.id}", "there is time enough"
+        sandbox._container.lease_until -= 31.0
+        before = time.time()
+        await made.renew_leases()
+        container.reload()
+        [listed] = [Labelled.listed(item) for item in engine.api.containers(filters={"id": container.id})]
+        assert listed.expires is not None and before + 59.0 <= listed.expires <= time.time() + 60.0
+        unseen: Any = lambda _process, _instance: None  # noqa: E731
+        assert judge(listed, None, set(), before + 58.0, unseen) is Verdict.OWNED
+        assert judge(listed, None, set(), before + 62.0, unseen) is Verdict.LEASE_OVER
+        sandbox.submit(1, "data:application/json,1")
+        assert len(await take(sandbox, 1)) == 1
+        await sandbox.kill()
 
 
 async def test_leaving_removes_what_is_left(runtime: Any, working: Any, containers: Any, worker_id: str) -> None:
