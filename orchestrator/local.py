@@ -70,7 +70,7 @@ async def run(
     """
     state = settings.state_dir.absolute()
     keys = state / "keys"
-    readings = telemetry.collect_in_memory("dcp-local")
+    readings = telemetry.Readings()
     await asyncio.to_thread(_make_keystores, keys)
     async with SchedulerApp(_scheduler_settings(settings, state, config)) as scheduler, asyncio.TaskGroup() as group:
         worker = Worker(_worker_settings(settings, state, scheduler.url, config))

@@ -273,6 +273,25 @@ class WorkerSettings(ComponentSettings):
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
 
+    # watching it
+    metrics_listen: str | None = Field(
+        None,
+        description="address of /metrics, /healthz and /readyz, such as 127.0.0.1:9464; none when not given",
+        json_schema_extra=flag(metavar="[HOST]:PORT", topic="Watching"),
+    )
+    ready_max_age_s: float = Field(
+        180.0, gt=0, description="age of the Scheduler's last answer above which /readyz says no, seconds"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="URL of an OTLP/HTTP collector, such as http://127.0.0.1:4318; $OTEL_EXPORTER_OTLP_ENDPOINT when "
+        "not given",
+        json_schema_extra=flag(metavar="URL"),
+    )
+    trace_sample_ratio: float = Field(
+        0.0, ge=0, le=1, description="part of slices whose way is sent to the collector as a trace"
+    )
+
     # the log
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least serious lines that the log on stderr has", json_schema_extra=flag(topic="Log")

@@ -1,91 +1,317 @@
-"""Every metric of the system, in one place: name, unit, meaning. Parts import the instruments they feed.
+"""Every metric of the system, in one place: name, unit, meaning, labels. Parts import the instruments they feed.
 
-Without a configured provider recording costs next to nothing. `collect_in_memory` installs one that a command can
-read back, as `local` does for its closing line.
+The text endpoint, the OTLP export, `docs/observability.md` and the dashboard are made from this list. Recording is an
+addition in memory, below a microsecond, whether somebody listens or not; OpenTelemetry's own instruments cost ten.
+`exporting` turns the totals into OpenTelemetry's data when they are asked for.
+
+Labels have few values: never a job, a slice or a sandbox. What goes beyond `MOST_SERIES` of a metric is counted under
+`other`. Attributes are given in the order in which the instrument declares its labels.
 """
 
 from __future__ import annotations
 
-from opentelemetry import metrics
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, MetricsData, NumberDataPoint
-from opentelemetry.sdk.resources import Resource
+import bisect
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
-_meter = metrics.get_meter("dcp-orchestrator")
+MOST_SERIES: Final = 100
+OTHER: Final = "other"
+_LONGEST_LABEL: Final = 60
 
-slices_ended = _meter.create_counter(
-    "dcp.worker.slices", unit="{slice}", description="slices that left a sandbox, by outcome"
+STARTED_NS: Final = time.time_ns()
+"""When counting began, Unix time in nanoseconds."""
+
+Labels = tuple[Any, ...]
+
+
+class Meter:
+    """One metric. `unit` is UCUM (`s`, `By`, `{slice}`); `labels` are the names of its attributes, in order."""
+
+    kind = "meter"
+
+    def __init__(self, name: str, *, unit: str, description: str, labels: Sequence[str] = ()) -> None:
+        self.name = name
+        self.unit = unit
+        self.description = description
+        self.labels = tuple(labels)
+        METERS.append(self)
+
+    def _room(self, key: Labels, series: Mapping[Labels, Any]) -> Labels:
+        """The key under which a new series may be kept."""
+        if len(key) != len(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, not {key}")
+        if len(series) >= MOST_SERIES:
+            return (OTHER,) * len(self.labels)
+        return key
+
+
+class Counter(Meter):
+    """Only grows."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, *, unit: str, description: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(name, unit=unit, description=description, labels=labels)
+        self._totals: dict[Labels, float] = {}
+
+    def add(self, amount: float, attributes: Mapping[str, Any] | None = None) -> None:
+        key = () if attributes is None else tuple(attributes.values())
+        try:
+            self._totals[key] += amount
+        except KeyError:
+            key = self._room(key, self._totals)
+            self._totals[key] = self._totals.get(key, 0) + amount
+
+    def set_total(self, total: float, attributes: Mapping[str, Any] | None = None) -> None:
+        """For totals that somebody else counts."""
+        key = () if attributes is None else tuple(attributes.values())
+        if key not in self._totals:
+            key = self._room(key, self._totals)
+        self._totals[key] = total
+
+    @property
+    def total(self) -> float:
+        """Over all labels."""
+        return sum(self._totals.values())
+
+    def series(self) -> Iterator[tuple[dict[str, str], float]]:
+        """(labels, total) of each; may be asked from any thread."""
+        for key, total in dict(self._totals).items():
+            yield _labelled(self.labels, key), total
+
+
+class Gauge(Meter):
+    """What is at this moment."""
+
+    kind = "gauge"
+
+    def __init__(self, name: str, *, unit: str, description: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(name, unit=unit, description=description, labels=labels)
+        self._values: dict[Labels, float] = {}
+
+    def set(self, value: float, attributes: Mapping[str, Any] | None = None) -> None:
+        key = () if attributes is None else tuple(attributes.values())
+        if key not in self._values:
+            key = self._room(key, self._values)
+        self._values[key] = value
+
+    def clear(self) -> None:
+        """Nothing is known any more."""
+        self._values.clear()
+
+    def series(self) -> Iterator[tuple[dict[str, str], float]]:
+        """(labels, value) of each; may be asked from any thread."""
+        for key, value in dict(self._values).items():
+            yield _labelled(self.labels, key), value
+
+
+class Histogram(Meter):
+    """How often values fell below each of `bounds`; the last bucket has no bound."""
+
+    kind = "histogram"
+
+    def __init__(
+        self, name: str, *, unit: str, description: str, bounds: Sequence[float], labels: Sequence[str] = ()
+    ) -> None:
+        super().__init__(name, unit=unit, description=description, labels=labels)
+        self.bounds = tuple(bounds)
+        self._series: dict[Labels, list[float]] = {}  # counts of the buckets, then the sum
+
+    def record(self, value: float, attributes: Mapping[str, Any] | None = None) -> None:
+        key = () if attributes is None else tuple(attributes.values())
+        row = self._series.get(key)
+        if row is None:
+            row = self._series.setdefault(self._room(key, self._series), [0] * (len(self.bounds) + 2))
+        row[bisect.bisect_left(self.bounds, value)] += 1
+        row[-1] += value
+
+    def series(self) -> Iterator[tuple[dict[str, str], list[int], float]]:
+        """(labels, counts of the buckets, sum) of each; may be asked from any thread."""
+        for key, row in dict(self._series).items():
+            counts = row[:]
+            total = counts.pop()
+            yield _labelled(self.labels, key), [int(count) for count in counts], total
+
+
+def _labelled(names: tuple[str, ...], key: Labels) -> dict[str, str]:
+    return {name: _text(value) for name, value in zip(names, key, strict=True)}
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)[:_LONGEST_LABEL]
+
+
+METERS: Final[list[Meter]] = []
+"""All of them, in the order of this file."""
+
+_TIMES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_SIZES: Final = tuple(2.0**power for power in range(20, 36))
+
+# slices
+slices_ended = Counter(
+    "dcp.worker.slices", unit="{slice}", description="slices that left a sandbox, by outcome", labels=["outcome"]
 )
-slice_cpu_time = _meter.create_counter(
+slice_cpu_time = Counter(
     "dcp.worker.slice.cpu_time", unit="s", description="CPU time that the kernel charged to slices"
 )
-slice_wall_time = _meter.create_histogram(
-    "dcp.worker.slice.wall_time", unit="s", description="wall time of a slice inside its sandbox"
+slice_wall_time = Histogram(
+    "dcp.worker.slice.wall_time", unit="s", description="wall time of a slice inside its sandbox", bounds=_TIMES
 )
-sandboxes_ended = _meter.create_counter(
-    "dcp.worker.sandboxes", unit="{sandbox}", description="sandboxes that ended, by cause of death"
+slice_bytes = Counter(
+    "dcp.worker.slice.io", unit="By", description="bytes that slices read and wrote", labels=["direction"]
 )
-fetches = _meter.create_counter(
-    "dcp.worker.fetches", unit="{fetch}", description="requests made for jobs, by purpose and outcome"
+slice_peak_memory = Histogram(
+    "dcp.worker.slice.peak_memory", unit="By", description="most memory of a sandbox during a slice", bounds=_SIZES
 )
-fetched_bytes = _meter.create_counter(
-    "dcp.worker.fetched", unit="By", description="bytes fetched for jobs after decompression, by purpose"
+slices_received = Counter("dcp.worker.slices.received", unit="{slice}", description="slices that were taken on")
+slices_returned = Counter(
+    "dcp.worker.slices.returned", unit="{slice}", description="slices that were given back, by reason", labels=["code"]
 )
+slices_held = Gauge(
+    "dcp.worker.slices.held",
+    unit="{slice}",
+    description="slices now: to be started, in sandboxes, reported and not acknowledged",
+    labels=["place"],
+)
+results = Counter(
+    "dcp.worker.results",
+    unit="{slice}",
+    description="results by the Scheduler's verdict; the code says why one was refused",
+    labels=["verdict", "code"],
+)
+earnings = Counter("dcp.worker.earnings", unit="{DCC}", description="DCC that accepted results were paid with")
+jobs = Gauge("dcp.worker.jobs", unit="{job}", description="jobs of which something is held")
+jobs_rejected = Gauge(
+    "dcp.worker.jobs.rejected",
+    unit="{job}",
+    description="jobs that this worker does not take, by reason",
+    labels=["code"],
+)
+
+# asking for work
+requests = Counter("dcp.worker.requests", unit="{request}", description="requests for work and signs of life")
+requests_empty = Counter(
+    "dcp.worker.requests.empty", unit="{request}", description="answers that brought nothing to do"
+)
+requests_failed = Counter(
+    "dcp.worker.requests.failed", unit="{request}", description="requests that were not answered, or refused"
+)
+answer_age = Gauge(
+    "dcp.worker.scheduler.answer_age", unit="s", description="time since the Scheduler last answered a request"
+)
+outbox = Gauge(
+    "dcp.worker.outbox", unit="{report}", description="results, returns and events that are not acknowledged"
+)
+outbox_size = Gauge(
+    "dcp.worker.outbox.size", unit="{character}", description="characters of results that are not acknowledged"
+)
+resent = Counter(
+    "dcp.worker.reports.resent", unit="{report}", description="reports sent again, since the connection was lost"
+)
+dropped_events = Counter(
+    "dcp.worker.events.dropped", unit="{event}", description="console lines and events of jobs that were dropped"
+)
+
+# the worker itself
+ready = Gauge("dcp.worker.ready", unit="", description="1 while /readyz says so, else 0")
+docker_available = Gauge("dcp.worker.docker.available", unit="", description="1 while sandboxes can be had, else 0")
+docker_losses = Counter("dcp.worker.docker.losses", unit="{loss}", description="times that the Docker Engine went away")
+slots = Gauge(
+    "dcp.worker.slots",
+    unit="{sandbox}",
+    description="places for sandboxes by what they do: working, idle, opening, retiring, empty",
+    labels=["state"],
+)
+idle_time = Counter(
+    "dcp.worker.idle_time", unit="s", description="time that places had no work, summed, by reason", labels=["code"]
+)
+sandboxes_cpu_time = Counter(
+    "dcp.worker.sandboxes.cpu_time",
+    unit="s",
+    description="CPU time that the kernel charged to all sandboxes; what no slice was charged is overhead",
+)
+sandboxes_memory = Gauge("dcp.worker.sandboxes.memory", unit="By", description="memory of the sandboxes of now")
+process_cpu_time = Counter(
+    "dcp.worker.process.cpu_time", unit="s", description="CPU time of the Worker itself, sandboxes not included"
+)
+process_memory = Gauge("dcp.worker.process.memory", unit="By", description="memory of the Worker itself (resident set)")
+build_info = Gauge(
+    "dcp.worker.build_info", unit="", description="always 1; what runs is in the labels", labels=["version", "python"]
+)
+
+# sandboxes
+sandboxes_ended = Counter(
+    "dcp.worker.sandboxes", unit="{sandbox}", description="sandboxes that ended, by cause of death", labels=["cause"]
+)
+containers_reaped = Counter(
+    "dcp.worker.containers.reaped", unit="{container}", description="containers without an owner that were removed"
+)
+
 # the pool of sandboxes
-sandbox_hand_out_time = _meter.create_histogram(
+sandbox_hand_out_time = Histogram(
     "dcp.worker.pool.hand_out_time",
     unit="s",
     description="time from the wish for a sandbox until it was handed out; `hit` when one was ready",
-    explicit_bucket_boundaries_advisory=[0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
+    bounds=[0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
+    labels=["hit"],
 )
-sandbox_start_time = _meter.create_histogram(
+sandbox_start_time = Histogram(
     "dcp.worker.pool.start_time",
     unit="s",
     description="time from the creation of a container until its sandbox had described itself",
-    explicit_bucket_boundaries_advisory=[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30],
+    bounds=[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30],
 )
-pool_sandboxes = _meter.create_gauge(
-    "dcp.worker.pool.sandboxes", unit="{sandbox}", description="sandboxes now: ready, in use, starting"
+pool_sandboxes = Gauge(
+    "dcp.worker.pool.sandboxes",
+    unit="{sandbox}",
+    description="sandboxes now: ready, in use, starting",
+    labels=["state"],
 )
-sandboxes_recycled = _meter.create_counter(
-    "dcp.worker.sandboxes.recycled", unit="{sandbox}", description="sandboxes replaced at a limit, by the limit"
+pool_starts_failed = Counter(
+    "dcp.worker.pool.starts_failed", unit="{sandbox}", description="sandboxes that did not start"
+)
+sandboxes_recycled = Counter(
+    "dcp.worker.sandboxes.recycled",
+    unit="{sandbox}",
+    description="sandboxes replaced at a limit, by the limit",
+    labels=["limit"],
 )
 
-results_received = _meter.create_counter(
-    "dcp.scheduler.results", unit="{slice}", description="results that workers submitted, by verdict"
+# fetching
+fetches = Counter(
+    "dcp.worker.fetches",
+    unit="{fetch}",
+    description="requests made for jobs, by purpose and outcome",
+    labels=["purpose", "outcome"],
 )
-slices_leased = _meter.create_counter(
-    "dcp.scheduler.leases", unit="{slice}", description="slices handed out to workers"
+fetched_bytes = Counter(
+    "dcp.worker.fetched",
+    unit="By",
+    description="bytes fetched for jobs after decompression, by purpose",
+    labels=["purpose"],
 )
+cache_hits = Counter("dcp.worker.cache.hits", unit="{fetch}", description="artifacts that the cache had")
+cache_entries = Gauge("dcp.worker.cache.entries", unit="{entry}", description="artifacts in the cache")
+cache_size = Gauge("dcp.worker.cache.size", unit="By", description="size of the artifacts in the cache")
+
+# the Scheduler
+results_received = Counter(
+    "dcp.scheduler.results",
+    unit="{slice}",
+    description="results that workers submitted, by verdict",
+    labels=["verdict"],
+)
+slices_leased = Counter("dcp.scheduler.leases", unit="{slice}", description="slices handed out to workers")
 
 
 class Readings:
-    """The totals of this process since `collect_in_memory`."""
+    """The totals of this process since it was made."""
 
-    def __init__(self, reader: InMemoryMetricReader) -> None:
-        self._reader = reader
+    def __init__(self) -> None:
+        self._counters = {meter.name: meter for meter in METERS if isinstance(meter, Counter)}
+        self._before = {name: meter.total for name, meter in self._counters.items()}
 
     def total(self, name: str) -> float:
-        """Sum of a counter over all its attributes; 0 when nothing was recorded yet."""
-        data = self._reader.get_metrics_data()
-        return sum(
-            point.value
-            for metric in _metrics_of(data)
-            if metric.name == name
-            for point in metric.data.data_points
-            if isinstance(point, NumberDataPoint)
-        )
-
-
-def _metrics_of(data: MetricsData | None) -> list[Metric]:
-    if data is None:
-        return []
-    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
-    return [metric for scope in scopes for metric in scope.metrics]
-
-
-def collect_in_memory(service: str) -> Readings:
-    """Install a provider for this process that keeps totals in memory. Call once, at start-up."""
-    reader = InMemoryMetricReader()
-    metrics.set_meter_provider(MeterProvider([reader], resource=Resource.create({"service.name": service})))
-    return Readings(reader)
+        """What a counter has grown by, over all its labels; 0 for a name that there is not."""
+        return self._counters[name].total - self._before[name] if name in self._counters else 0

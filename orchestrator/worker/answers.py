@@ -11,11 +11,12 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.bank.amounts import format_amount
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import machine, status
+from orchestrator.worker import health, machine, status
 from orchestrator.worker.audit import Statistics
-from orchestrator.worker.docker_runtime import RuntimeUnavailable
+from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.explain import Circumstances, explain
 from orchestrator.worker.fetching.fetcher import Fetcher
+from orchestrator.worker.health import Health
 from orchestrator.worker.metering import Usage
 from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.scheduler_link import SchedulerLink, WorkerAccount
@@ -28,6 +29,7 @@ class Answers:
 
     def __init__(self, settings: WorkerSettings, supervisor: Supervisor, clock: Callable[[], float]) -> None:
         self.account: WorkerAccount | None = None
+        self.runtime: DockerRuntime | None = None
         self.pool: SandboxPool | None = None
         self.fetcher: Fetcher | None = None
         self.seats: Seats | None = None
@@ -37,14 +39,17 @@ class Answers:
         """Whether a first sandbox has described itself."""
         self.delivered = False
         """Whether, at the end, every report was acknowledged."""
+        self.looked_at: float | None = None
+        """When the supervisor last looked after its work; None while it does not run."""
         self._settings = settings
         self._supervisor = supervisor
         self._clock = clock
         self._started_at = time.time()
+        self._began = clock()
 
     def statistics(self) -> dict[str, Any]:
         """Everything about this worker, by part. Empty parts have not started."""
-        parts = {"pool": self.pool, "link": self.link, "fetcher": self.fetcher}
+        parts = {"runtime": self.runtime, "pool": self.pool, "link": self.link, "fetcher": self.fetcher}
         return {
             "worker": None if self.account is None else self.account.worker_id,
             "supervisor": self._supervisor.statistics(),
@@ -64,7 +69,7 @@ class Answers:
             "now": time.time(),
             "clock": self._clock(),
             "earned_dcc": format_amount(books.earned),
-            "usage": self._usage(),
+            "usage": self.usage(),
             "slots": self._slots(books),
             **self.statistics(),
         }
@@ -72,7 +77,24 @@ class Answers:
     def _state(self, books: Statistics) -> str:
         return status.state_of(books, connected=self.link is not None, ready=self.ready)
 
-    def _usage(self) -> dict[str, Any]:
+    def readiness(self) -> Health:
+        """Whether it gets and does work; the reason, if it does not."""
+        books = self._supervisor.statistics()
+        return health.readiness(
+            books,
+            self._state(books),
+            connected=self.link is not None,
+            docker=books.runtime,
+            now=self._clock(),
+            most_s=self._settings.ready_max_age_s,
+            began=self._began,
+        )
+
+    def liveness(self) -> Health:
+        """Whether it looks after its work at all."""
+        return health.liveness(self.looked_at, self._clock())
+
+    def usage(self) -> dict[str, Any]:
         """What sandboxes and the worker itself take of the machine. CPU times are totals, in seconds."""
         sandboxes = Usage(0, 0) if self.pool is None else self.pool.usage()
         memory, own = machine.memory(), os.times()

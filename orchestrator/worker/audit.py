@@ -74,6 +74,7 @@ class Statistics:
     refusals: tuple[Record, ...] = ()
     request_failures: int = 0  # in a row, until now
     asked_at: float | None = None  # the request for work that is under way
+    heard_at: float | None = None  # the last answer to any request; on the supervisor's clock
     answered_at: float | None = None  # the last answer to a request for work; on the supervisor's clock
     worked_at: float | None = None  # the last answer that brought slices
     earned: int = 0  # units of 10^-18 DCC
@@ -109,6 +110,7 @@ class Auditor(Dealer):
             refusals=self._refusals.records(),
             request_failures=self._demand.failures,
             asked_at=self._asked_at if self._demand.in_flight and self._asking else None,
+            heard_at=self._heard_at,
             answered_at=self._answered_at,
             worked_at=self._worked_at,
             earned=self._earned,

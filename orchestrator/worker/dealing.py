@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from orchestrator.worker import allotment, demand
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.desk import STORIES_KEPT, Desk
-from orchestrator.worker.holdings import Held, Job, Place, Sandbox
+from orchestrator.worker.holdings import QUEUED, Held, Job, Place, Sandbox
 
 _SPACE_EVERY_S = 0.01
 
@@ -107,9 +107,9 @@ class Dealer(Desk):
         while len(batch) < count and job.ready:
             held = job.ready.popleft()
             assert held.uri is not None
-            held.place, held.sandbox = Place.QUEUED, sandbox
+            held.place, held.sandbox, held.sandbox_id = Place.QUEUED, sandbox, sandbox.id
             sandbox.queue[held.key] = held
-            held.story.append((now, "queued in a sandbox"))
+            held.story.append((now, QUEUED))
             batch.append((held.key, held.uri))
             if not held.began:
                 held.began = True

@@ -16,10 +16,11 @@ from typing import Any
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import demand
 from orchestrator.worker import supervisor_actions as act
-from orchestrator.worker.holdings import Held, Job, Place, Ring, Sandbox
+from orchestrator.worker.holdings import FETCHING, Held, Job, Place, Ring, Sandbox
 from orchestrator.worker.recycling import Limits
 from orchestrator.worker.refusals import Kind, Refusals
 from orchestrator.worker.task import Authorization, JobOffer
+from orchestrator.worker.traces import sampled
 
 STORIES_KEPT = 1000
 
@@ -48,6 +49,7 @@ class Policy:
     data_ahead: int = 64  # datums fetched or being fetched per job beyond what sandboxes hold
     data_ahead_size: int = 256 * 1024 * 1024  # and what they and those in sandboxes may come to, per job
     job_ids: frozenset[str] = frozenset()  # only these jobs; empty: any
+    trace_ratio: float = 0.0  # of slices, whose way is told with `Trace` when they leave
 
     @property
     def most(self) -> int:
@@ -76,6 +78,7 @@ class Desk:
         self._first_request = True
         self._asking = False  # whether the request under way asks for work, rather than being a sign of life
         self._asked_at: float | None = None  # when the request for work that is under way was made
+        self._heard_at: float | None = None  # when the Scheduler last answered any request
         self._answered_at: float | None = None  # when the Scheduler last answered a request for work
         self._worked_at: float | None = None  # when it last brought slices that we kept
         self._earned = 0  # units of 10^-18 DCC that accepted results were paid with
@@ -145,6 +148,7 @@ class Desk:
         while job.fetched and job.waiting and self._may_fetch_one(job):
             held = job.waiting.popleft()
             held.place = Place.FETCHING
+            held.story.append((self._now, FETCHING))
             job.fetching += 1
             assert held.offer.datum_uri is not None  # slices with a range are ready at once
             self._actions.append(act.FetchDatum(held.key, job.id, held.offer.datum_uri))
@@ -228,6 +232,11 @@ class Desk:
         del job.held[held.number]
         job.active_at = now
         self._stories.append((job.id, held.number, held.story))
+        if self.policy.trace_ratio and sampled(held.key, self.policy.trace_ratio):
+            story = tuple(held.story)
+            self._actions.append(
+                act.Trace(job.id, job.offer.name, held.number, held.sandbox_id, held.asked_at, story, held.metrics)
+            )
 
     def _give_back(
         self, job_id: str, numbers: tuple[int, ...], authorization: Authorization, reason: str | Mapping[str, Any]
@@ -235,6 +244,7 @@ class Desk:
         if numbers:
             self._counts["slices returned"] += len(numbers)
             text = reason if isinstance(reason, str) else str(reason.get("errorCode"))
+            self._counts[f"returned {text}"] += len(numbers)
             detail = None if isinstance(reason, str) else str(reason.get("message"))
             self._refusals.note(Kind.SLICE, text, self._now, job=job_id, count=len(numbers), detail=detail)
             self._actions.append(act.ReturnSlices(job_id, numbers, authorization, reason))

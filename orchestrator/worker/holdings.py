@@ -6,11 +6,20 @@ import collections
 import dataclasses
 import enum
 from collections.abc import Callable
+from typing import Final
 
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker.quanta import Quanta
 from orchestrator.worker.recycling import Wear
 from orchestrator.worker.task import Authorization, JobOffer, SliceOffer
+
+# Lines of a slice's story by which `traces` knows its stages.
+RECEIVED: Final = "received"
+FETCHING: Final = "fetching its datum"
+FETCHED: Final = "datum fetched"
+QUEUED: Final = "queued in a sandbox"
+COMPLETED: Final = "completed"
+ACCEPTED: Final = "result accepted"
 
 
 class Place(enum.Enum):
@@ -42,6 +51,9 @@ class Held:
     size: int = 0
     weight: int = 0  # characters of its datum, when that was fetched
     spent: SliceMetrics | None = None  # of earlier tries that ended in work.reject
+    asked_at: float | None = None  # when the request was made that brought it
+    sandbox_id: int | None = None  # the last that had it
+    metrics: SliceMetrics | None = None  # of its last run
     story: list[tuple[float, str]] = dataclasses.field(default_factory=list)
 
     @property

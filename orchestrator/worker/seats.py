@@ -211,16 +211,22 @@ def _count(events: Sequence[ev.Event]) -> None:
     outcomes = {ev.SliceCompleted: "completed", ev.SliceFailed: "threw", ev.SliceRejected: "rejected"}
     totals: dict[str, int] = {}
     cpu_s = 0.0
+    bytes_in = bytes_out = 0
     for event in events:
         if isinstance(event, ev.SliceCompleted | ev.SliceFailed | ev.SliceRejected):
             outcome = outcomes[type(event)]
             totals[outcome] = totals.get(outcome, 0) + 1
             cpu_s += event.metrics.cpu_time_s
+            bytes_in += event.metrics.bytes_in
+            bytes_out += event.metrics.bytes_out
             telemetry.slice_wall_time.record(event.metrics.wall_time_s)
+            telemetry.slice_peak_memory.record(event.metrics.peak_memory_bytes)
     for outcome, total in totals.items():
         telemetry.slices_ended.add(total, {"outcome": outcome})
-    if cpu_s:
+    if totals:
         telemetry.slice_cpu_time.add(cpu_s)
+        telemetry.slice_bytes.add(bytes_in, {"direction": "in"})
+        telemetry.slice_bytes.add(bytes_out, {"direction": "out"})
 
 
 def _short(reason: Any) -> str:

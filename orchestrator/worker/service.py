@@ -31,6 +31,7 @@ from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
+from orchestrator.worker.observing import Observing
 from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pool import SandboxPool
@@ -78,6 +79,7 @@ class Worker:
                 prefetch_s=settings.prefetch_s,
                 patience=Patience(idle_max_s=settings.idle_poll_s),
                 job_ids=frozenset(settings.job_ids),
+                trace_ratio=settings.trace_sample_ratio,
             )
         )
         self.account: WorkerAccount | None = None
@@ -127,8 +129,14 @@ class Worker:
     async def run(self) -> None:
         """See the class."""
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(StateLock(self.settings.state_dir))
-            await stack.enter_async_context(ControlServer(self, self.settings.state_dir))
+            settings = self.settings
+            stack.enter_context(StateLock(settings.state_dir))
+            self.account = await asyncio.to_thread(
+                load_account, settings.state_dir, settings.identity, settings.payment_address
+            )
+            await stack.enter_async_context(ControlServer(self, settings.state_dir))
+            observing = Observing(self._answers, settings, self.account.worker_id, self._clock)
+            self._observing = await stack.enter_async_context(observing)
             if await self._start(stack):
                 await self._supervise()
                 await self._finish()
@@ -136,15 +144,13 @@ class Worker:
     async def _start(self, stack: contextlib.AsyncExitStack) -> bool:
         """Start the parts, in an order that undoes cleanly. False when a stop came first."""
         settings = self.settings
-        self.account = await asyncio.to_thread(
-            load_account, settings.state_dir, settings.identity, settings.payment_address
-        )
+        assert self.account is not None
         runtime = DockerRuntime(self.account.worker_id, _runtime_settings(settings))
         self._runtime = await stack.enter_async_context(runtime)
         self._pool = await stack.enter_async_context(
             SandboxPool(runtime, sizes.pool_settings(settings, self.capacity, self.most))
         )
-        self._answers.account, self._answers.pool = self.account, self._pool
+        self._answers.account, self._answers.runtime, self._answers.pool = self.account, runtime, self._pool
         self._pool.on_availability(self._on_availability)
         config = await self._find_scheduler()
         if config is None:
@@ -233,7 +239,7 @@ class Worker:
         next_tick = self._clock()
         while not supervisor.finished and not self._waited_enough():
             await self._wait_until(min(next_tick, supervisor.wake_at))
-            now = self._clock()
+            self._answers.looked_at = now = self._clock()
             events, self._events = self._events, []
             if now >= next_tick or now >= supervisor.wake_at:
                 # Asked once a second, not at every request for work.
@@ -241,6 +247,7 @@ class Worker:
                 next_tick = now + supervisor.tick_s
             for action in supervisor.handle_all(events, now):
                 self._carry_out(action)
+        self._answers.looked_at = None
 
     async def _wait_until(self, due: float) -> None:
         await asyncio.sleep(0)  # others get their turn even when events never cease
@@ -298,6 +305,8 @@ class Worker:
                 self._seats.close(sandbox, reason)
                 if limit is not None:
                     telemetry.sandboxes_recycled.add(1, {"limit": limit})
+            case act.Trace():
+                self._observing.trace(action)
             case act.Finish():
                 pass  # `_supervise` ends
 

@@ -25,7 +25,7 @@ from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.audit import Auditor
 from orchestrator.worker.desk import Policy
-from orchestrator.worker.holdings import Held, Job, Place, Sandbox
+from orchestrator.worker.holdings import ACCEPTED, COMPLETED, FETCHED, RECEIVED, Held, Job, Place, Sandbox
 from orchestrator.worker.quanta import Quanta
 from orchestrator.worker.refusals import Kind
 from orchestrator.worker.task import JobOffer, SliceOffer, Task
@@ -91,6 +91,7 @@ class Supervisor(Auditor):
             elif offers:
                 useful += self._keep(task, self._known(task.jobs[job_id], now), offers, now)
         self._demand.answered(useful, now, task.retry_after_s)
+        self._heard_at = now
         if self._asking:
             self._answered_at = now
             if useful:
@@ -148,7 +149,9 @@ class Supervisor(Auditor):
                     old.authorization = task.authorization
                     old.story.append((now, "offered again; the newer authorization counts"))
                 continue
-            held = Held(next(self._keys), job, offer, task.authorization, story=[(now, "received")])
+            held = Held(
+                next(self._keys), job, offer, task.authorization, story=[(now, RECEIVED)], asked_at=self._asked_at
+            )
             self._held[held.key] = held
             job.held[offer.number] = held
             self._place(held, now)
@@ -205,7 +208,7 @@ class Supervisor(Auditor):
         held.job.heaviest = max(held.job.heaviest, held.weight)
         held.job.fetching -= 1
         held.job.ready.append(held)
-        held.story.append((now, "datum fetched"))
+        held.story.append((now, FETCHED))
         self._stir(held.job)
 
     def _on_datum_failed(self, event: ev.DatumFailed, now: float) -> None:
@@ -354,6 +357,7 @@ class Supervisor(Auditor):
         if held is None:
             return
         self._leave_sandbox(held, event.metrics, now)
+        held.metrics = event.metrics
         self._measure(held.job, event.metrics)
         metrics = _added(event.metrics, held.spent)
         if not (event.progressed or held.progressed):
@@ -364,7 +368,7 @@ class Supervisor(Auditor):
             self._return([held], "ENOPROGRESS", now)
             return
         self._counts["slices completed"] += 1
-        held.story.append((now, "completed"))
+        held.story.append((now, COMPLETED))
         self._report(held, event.result, None, event.size, metrics)
 
     def _on_failed(self, event: ev.SliceFailed, now: float) -> None:
@@ -378,6 +382,7 @@ class Supervisor(Auditor):
             self._emit_error(held, event.error, "EBADDATUM")
             self._return([held], "EBADDATUM", now)
             return
+        held.metrics = event.metrics
         self._counts["slices that threw"] += 1
         held.story.append((now, f"threw {event.error.get('name')}: {event.error.get('message')}"))
         self._emit_error(held, event.error, "EUNCAUGHT")
@@ -423,7 +428,7 @@ class Supervisor(Auditor):
             self._counts["results accepted"] += 1
             held.job.completed += 1
             self._pay(held.job, event.answer)
-            self._let_go(held, now, "result accepted")
+            self._let_go(held, now, ACCEPTED)
 
     def _pay(self, job: Job, answer: Any) -> None:
         amount = answer.get("slicePaymentAmount") if isinstance(answer, Mapping) else None

@@ -131,6 +131,22 @@ class Emit:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """A slice of the traced part has left: this is what happened to it. `asked_at` is when it was asked for.
+
+    `sandbox` is the last that had it, `metrics` those of its last run; times are on the supervisor's clock.
+    """
+
+    job_id: str
+    job_name: str
+    number: int
+    sandbox: int | None
+    asked_at: float | None
+    story: tuple[tuple[float, str], ...]
+    metrics: SliceMetrics | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Finish:
     """The supervisor has stopped: everything is delivered or returned. Send what is queued, say good-bye."""
 
@@ -147,5 +163,6 @@ Action = (
     | ReturnSlices
     | SendResult
     | Emit
+    | Trace
     | Finish
 )

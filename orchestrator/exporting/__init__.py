@@ -1,0 +1,1 @@
+"""What `telemetry` counted, in the forms that others read: OpenTelemetry's data, Prometheus text, OTLP."""
