@@ -12,7 +12,6 @@ import itertools
 import logging
 import pathlib
 import random
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,6 +20,7 @@ from typing import Any
 import tenacity
 from yarl import URL
 
+from orchestrator.clock import SteadyClock
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol import client_socket, messages
 from orchestrator.protocol.client_socket import ClientSocket
@@ -68,7 +68,7 @@ class DcpClient:
         identity_cache: pathlib.Path | None = None,
         *,
         limits: ClientLimits | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """`identity_cache` is the file that remembers the services' keys; None remembers them while this object lives.
 
@@ -77,7 +77,7 @@ class DcpClient:
         self.identity = identity
         self.cache = IdentityCache(identity_cache)
         self.limits = limits or ClientLimits()
-        self.clock = clock
+        self.clock = clock or SteadyClock()
         self.stamps = Stamps()
         self.sequence = itertools.count(1)
         self._connections: list[ClientConnection] = []

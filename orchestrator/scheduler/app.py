@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.bank import Bank
 from orchestrator.bank.teller import Teller
+from orchestrator.clock import SteadyClock
 from orchestrator.database import Database, sqlite_url
 from orchestrator.errors import InvalidInput
 from orchestrator.protocol.server import DcpServer
@@ -42,11 +42,11 @@ class SchedulerApp:
     """
 
     def __init__(
-        self, settings: SchedulerSettings, database: Database | None = None, *, clock: Clock = time.time
+        self, settings: SchedulerSettings, database: Database | None = None, *, clock: Clock | None = None
     ) -> None:
         self.settings = settings
         self._given_database = database
-        self._clock = clock
+        self._clock = clock or SteadyClock()
         self._stack = contextlib.AsyncExitStack()
         self.core: Core
         self.server: DcpServer
@@ -66,7 +66,7 @@ class SchedulerApp:
         if database is None:
             database = await Database.open(settings.database_url or sqlite_url(settings.state_dir / DATABASE))
             stack.push_async_callback(database.close)
-        bank = Bank()
+        bank = Bank(self._clock)
         self.core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=self._clock)
         self.roster = roster = Roster(settings.alive_s)
         self.router = EventRouter(self.core)

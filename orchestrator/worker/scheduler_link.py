@@ -44,7 +44,7 @@ _SEEN_EVENTS: Final = 1000
 #: Answers that mean: the slice is not ours any more (or never was), so there is nothing to return.
 _LEASE_IS_LOST: Final = frozenset({"ENOENT", "EPERM", "ELEASE", "ELATE", "EDUP"})
 #: The Scheduler's own trouble: the same report may be taken in a moment.
-_TRY_AGAIN: Final = frozenset({"EINTERNAL", "EBUSY", "ETIMEDOUT", "EEXPIRED", "ENETWORK"})
+_TRY_AGAIN: Final = frozenset({"EINTERNAL", "EBUSY", "ETIMEDOUT", "EEXPIRED", "ETIMETRAVEL", "ENETWORK"})
 
 
 @dataclasses.dataclass(frozen=True)
