@@ -152,6 +152,9 @@ class WorkerSettings(ComponentSettings):
     image_public_key: pathlib.Path | None = Field(
         None, description="PEM file of the cosign key that must have signed the image, or it is refused"
     )
+    require_limits: bool = Field(
+        True, description="whether to refuse a Docker Engine that cannot limit memory, CPU and processes of a sandbox"
+    )
     docker_host: str | None = Field(
         None,
         description="Docker Engine; $DOCKER_HOST or the usual socket when not given",

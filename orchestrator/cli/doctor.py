@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import pathlib
 from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.cli.options import SettingsCommand, given, settings_options
-from orchestrator.settings import WorkerSettings, settings_from
+from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
+from orchestrator.settings import WorkerSettings, load
 
 #: What no check looks at.
 _BESIDE_THE_POINT: Final = frozenset(
@@ -27,10 +28,13 @@ _MARKS: Final = {"ok": "[green]✓[/green]", "warn": "[yellow]![/yellow]", "fail
 
 @click.command(cls=SettingsCommand)
 @settings_options(WorkerSettings, without=_BESIDE_THE_POINT)
+@config_options
 @click.option("--quick", is_flag=True, help="Start no sandbox.")
 @click.option("--strict", is_flag=True, help="Exit status 1 for warnings, too.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(*, quick: bool, strict: bool, output: str, **flags: Any) -> None:
+def command(
+    *, quick: bool, strict: bool, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any
+) -> None:
     """Check every prerequisite of a Worker with these settings, and say what to do about what is wrong.
 
     Looks at the Docker Engine and what it runs on, the image, this machine, the state folder and the Scheduler, and
@@ -38,11 +42,15 @@ def command(*, quick: bool, strict: bool, output: str, **flags: Any) -> None:
 
     Exit status: 0 when a Worker can run here, 1 when something fails.
     """
+    loaded = load(WorkerSettings, given(flags), config)
+    if show_config:
+        show(loaded, output)
+        return
     # Imported late: a second of imports that --help does without.
     from orchestrator.worker.doctor import examine  # noqa: PLC0415
 
     logging.disable(logging.CRITICAL)  # the checks tell it
-    found = asyncio.run(examine(settings_from(WorkerSettings, given(flags)), quick=quick))
+    found = asyncio.run(examine(loaded.settings, quick=quick))
     if output == "json":
         click.echo(json.dumps(found.to_json(strict=strict)))
     else:

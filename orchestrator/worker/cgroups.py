@@ -207,8 +207,11 @@ class CgroupReader:
         return parse_flat_keyed(data).get("usage_usec", 0) * 1000
 
     def _page_cache(self) -> int:
+        """Without shared memory, which counts as cache but is the program's own: gVisor keeps all of a guest there."""
         stat = parse_flat_keyed(os.pread(self._stat, 16384, 0))
-        return stat.get("total_cache", 0) if self._version == 1 else stat.get("file", 0)
+        if self._version == 1:
+            return max(stat.get("total_cache", 0) - stat.get("total_shmem", 0), 0)
+        return max(stat.get("file", 0) - stat.get("shmem", 0), 0)
 
     def oom_kills(self) -> int:
         """Processes that the kernel killed for memory. On v1 the counter does not include cgroups below this one."""
@@ -390,12 +393,20 @@ def open_container(hierarchies: Hierarchies, proc_cgroup: str) -> CgroupReader:
     return CgroupReader(1, paths)
 
 
-def open_process(hierarchies: Hierarchies, pid: int) -> CgroupReader:
-    """A reader on the cgroup of a process that we can see. Raises CgroupFailure."""
+def open_process(hierarchies: Hierarchies, pid: int, container_id: str) -> CgroupReader:
+    """A reader on the cgroup of a container, by its process. Raises CgroupFailure.
+
+    Also when the process is in a cgroup that is not the container's: an Engine that may make none leaves containers in
+    its own, and what that was charged is everybody's (observed with a rootless Engine on cgroup v1).
+    """
     try:
         text = pathlib.Path(f"/proc/{pid}/cgroup").read_text()
     except OSError as exc:
         raise CgroupFailure(f"cannot read {exc.filename}: {exc.strerror}") from exc
+    paths = parse_proc_cgroup(text)
+    for controller in ("cpuacct", "memory") if hierarchies.version == 1 else ("",):
+        if container_id not in paths.get(controller, ""):
+            raise CgroupFailure(f"the container has no {controller or 'unified'} cgroup of its own")
     return open_container(hierarchies, text)
 
 

@@ -7,6 +7,7 @@ one, whoever wrote it, raises `LockdownLoosened` and no container is made.
 from __future__ import annotations
 
 import copy
+import errno
 import importlib.resources
 import json
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.errors import Fault, OrchestratorError
+from orchestrator.worker.isolation import Isolation
 from orchestrator.worker.limits import MIB, SandboxLimits
 
 _DEFAULT_MASKS: Final = frozenset(
@@ -74,8 +76,11 @@ class Lockdown:
         cgroup_parent: str | None = None,
         runtime: str | None = None,
         entrypoint: Sequence[str] | None = None,
+        isolation: Isolation = Isolation.HARDENED,
     ) -> dict[str, Any]:
         """The body of Docker's `POST /containers/create`. `entrypoint` replaces the image's (tests of the walls).
+
+        `isolation` is what `runtime` is: gVisor reads seccomp profiles in a way of its own.
 
         Raises LockdownLoosened.
         """
@@ -87,7 +92,8 @@ class Lockdown:
             body["Cmd"] = []
         body["Env"] = [_heap_limit(limits.memory_bytes)]
         host = body["HostConfig"]
-        host["SecurityOpt"] = [*host["SecurityOpt"], "seccomp=" + json.dumps(self.seccomp, separators=(",", ":"))]
+        seccomp = seccomp_for_gvisor(self.seccomp) if isolation is Isolation.GVISOR else self.seccomp
+        host["SecurityOpt"] = [*host["SecurityOpt"], "seccomp=" + json.dumps(seccomp, separators=(",", ":"))]
         host["Memory"] = host["MemorySwap"] = limits.memory_bytes
         host["NanoCpus"] = round(limits.cpus * 1_000_000_000)
         host["PidsLimit"] = limits.pids
@@ -102,6 +108,21 @@ class Lockdown:
             host["Runtime"] = runtime
         validate(body)
         return body
+
+
+def seccomp_for_gvisor(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The same profile in words that gVisor understands.
+
+    It answers EPERM whatever error a rule names, but the C library only gives up `clone3` for ENOSYS. That is what
+    a system call gets that is handed to a tracer when there is none, and there can be none: the profile denies ptrace.
+    """
+    rules = [
+        {key: value for key, value in rule.items() if key != "errnoRet"} | {"action": "SCMP_ACT_TRACE"}
+        if rule.get("action") == "SCMP_ACT_ERRNO" and rule.get("errnoRet") == errno.ENOSYS
+        else rule
+        for rule in profile.get("syscalls", [])
+    ]
+    return {**profile, "syscalls": rules}
 
 
 def _heap_limit(memory_bytes: int) -> str:
@@ -225,7 +246,8 @@ def _profile_denies(profile: Mapping[str, Any]) -> bool:
     if profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"):
         return False
     for rule in profile.get("syscalls", []):
-        allowed = rule.get("action") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS")
+        # Without a tracer SCMP_ACT_TRACE denies; ptrace, which could make one, is among the forbidden calls.
+        allowed = rule.get("action") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRACE")
         if allowed and not rule.get("args") and FORBIDDEN_CALLS & set(rule.get("names", [])):
             return False
     return True

@@ -148,8 +148,12 @@ def task_request(
     groups: Sequence[Mapping[str, str]],
     sequence: int,
     return_all: str | None,
+    isolation: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Data of `requestTask@3`. `return_all` is the signed message that gives everything back, at start-up."""
+    """Data of `requestTask@3`. `return_all` is the signed message that gives everything back, at start-up.
+
+    `isolation` is a field of ours: {level, runtime, image}; a Scheduler that does not know it ignores it.
+    """
     state = (BEACON if action.held is not None else 0) | (START_UP if action.first else 0)
     if action.beacon_only:
         return {
@@ -178,6 +182,8 @@ def task_request(
         "worktimes": list(worktimes),
         "seq": sequence,
     }
+    if isolation is not None:
+        data["isolation"] = dict(isolation)
     if return_all is not None:
         data["returnAllSlices"] = return_all
     return data

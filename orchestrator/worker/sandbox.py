@@ -41,6 +41,8 @@ _NOTES_KEPT: Final = 20
 #: Above this many queued events nobody has taken, the stream is not read until half are gone.
 _EVENTS_HIGH: Final = 10_000
 _EXIT_PATIENCE_S: Final = 3.0
+#: A runtime of several processes (gVisor) may lose one to the kernel and hang.
+_OOM_PATIENCE_S: Final = 1.0
 #: A timer that comes so late, an Engine that answers so slowly: then the sandbox could not be heard.
 _DEAF_S: Final = 1.0
 #: More than this is never added to a slice's time, whatever the machine does.
@@ -173,6 +175,7 @@ class Sandbox:
             self.id, self, limits=self.settings.limits, entrypoint=entrypoint, image=image
         )
         self._tell("started")
+        self._container.on_oom = self._on_oom
         if self.state is State.ENDING:  # it broke a rule before launch had returned
             self._finish_later()
         try:
@@ -547,6 +550,11 @@ class Sandbox:
     @property
     def cause(self) -> DeathCause | None:
         return self._cause
+
+    def _on_oom(self) -> None:
+        """The kernel has killed a process of it. Mostly that is its end; if not, it is one all the same."""
+        out = DeathCause(DeathKind.OOM, "out of memory: the kernel killed a part of it at its limit")
+        self._loop.call_later(_OOM_PATIENCE_S, self._begin_end, out)
 
     def ended(self) -> None:
         """The attached stream ended from the other side."""

@@ -68,6 +68,8 @@ class Offer:
         default_factory=lambda: {"CPU": 0.0, "GPU": 0.0, "in": 0.0, "out": 0.0}
     )
     send_begin: bool = True
+    isolation: Mapping[str, str] | None = None
+    """How strong the walls of its sandboxes are: level, OCI runtime, digest of the image."""
 
 
 def service_url(config: Mapping[str, Any], *path: str) -> str:
@@ -167,6 +169,7 @@ class SchedulerLink:
                     ),
                     sequence=self._sequence,
                     return_all=self._return_all() if action.first else None,
+                    isolation=self._offer.isolation,
                 )
                 answer = await self._distributor.request("requestTask@3", data)
         except TimeoutError:

@@ -165,7 +165,7 @@ class Worker:
             Fetcher(rules, _fetch_limits(settings), trust=settings.trust_scheduler, proxy=settings.fetch_proxy)
         )
         self._link = await stack.enter_async_context(
-            SchedulerLink(client, config, self.account, _offer(settings, self.capacity), self._tell_one)
+            SchedulerLink(client, config, self.account, _offer(settings, self.capacity, runtime), self._tell_one)
         )
         self._sandbox_config = _sandbox_config(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
@@ -442,6 +442,7 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
     return RuntimeSettings(
         image=settings.image,
         image_digest=settings.image_digest,
+        require_limits=settings.require_limits,
         docker_host=settings.docker_host,
         runtime=settings.oci_runtime,
         call_timeout_s=settings.docker_timeout_s,
@@ -449,7 +450,7 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
     )
 
 
-def _offer(settings: WorkerSettings, capacity: int) -> Offer:
+def _offer(settings: WorkerSettings, capacity: int, runtime: DockerRuntime) -> Offer:
     return Offer(
         cores=capacity,
         job_ids=settings.job_ids,
@@ -462,6 +463,11 @@ def _offer(settings: WorkerSettings, capacity: int) -> Offer:
             "out": settings.minimum_wage_out,
         },
         send_begin=settings.send_begin,
+        isolation={
+            "level": str(runtime.isolation),
+            "runtime": runtime.oci_runtime,
+            "image": runtime.image_digest,
+        },
     )
 
 

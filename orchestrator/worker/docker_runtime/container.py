@@ -99,9 +99,10 @@ class StatsUsage:
         memory = stats.get("memory_stats") or {}
         detail = memory.get("stats") or {}
         cache = detail.get("total_cache", detail.get("file", 0))
+        cache = max(int(cache) - int(detail.get("total_shmem", detail.get("shmem", 0))), 0)  # as in `CgroupReader`
         cpu_ns = int(cpu.get("total_usage") or 0)
         if cpu_ns:  # after exit the Engine answers zeros
-            self.latest = Usage(cpu_ns, max(int(memory.get("usage") or 0) - int(cache), 0))
+            self.latest = Usage(cpu_ns, max(int(memory.get("usage") or 0) - cache, 0))
 
 
 class Container:
@@ -126,6 +127,8 @@ class Container:
         self.cgroup = cgroup
         self.usage = usage
         self.oom_seen = False
+        self.on_oom: Callable[[], None] = lambda: None
+        """Called when the kernel has killed something in it for memory; its end may follow, or not."""
         self.died: asyncio.Event = asyncio.Event()
         """Set by the Engine's `die` event (or when the event stream is lost: then ask `state`)."""
         self.died_code: int | None = None
@@ -138,6 +141,11 @@ class Container:
     def removed(self) -> bool:
         """Whether the Engine has it no more."""
         return self._removed
+
+    def ran_out_of_memory(self) -> None:
+        """The Engine says so."""
+        self.oom_seen = True
+        self.on_oom()
 
     async def state(self) -> ContainerState:
         """Raises ContainerGone, RuntimeUnavailable."""

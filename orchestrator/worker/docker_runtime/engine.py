@@ -22,6 +22,9 @@ from orchestrator.worker.docker_runtime.endpoint import Endpoint, read_head, req
 API_FLOOR: Final = "1.41"
 #: The Engine does about ten container lives a second; more threads only queue there.
 _THREADS: Final = 8
+#: Limits, and the names by which the Engine's `info` says whether it can enforce them.
+_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
+NEEDED_LIMITS: Final = ("memory", "cpu", "pids")
 
 _Args = ParamSpec("_Args")
 _T = TypeVar("_T")
@@ -43,6 +46,9 @@ class EngineInfo:
     warnings: tuple[str, ...] = field(default=())
     runtime_paths: Mapping[str, str] = field(default_factory=dict)
     """The program of each runtime, where the Engine tells it."""
+    runtime_arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: Mapping[str, bool] = field(default_factory=dict)
+    """Of memory, swap, cpu and pids: whether the Engine can enforce it."""
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
@@ -194,7 +200,11 @@ def parse_info(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInf
         cpus=int(info.get("NCPU", 0)),
         memory_bytes=int(info.get("MemTotal", 0)),
         warnings=tuple(info.get("Warnings") or ()),
+        limits={name: bool(info.get(word)) for name, word in _LIMITS.items()},
         runtime_paths={
             str(name): str((one or {}).get("path") or "") for name, one in (info.get("Runtimes") or {}).items()
+        },
+        runtime_arguments={
+            str(name): tuple((one or {}).get("runtimeArgs") or ()) for name, one in (info.get("Runtimes") or {}).items()
         },
     )

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from orchestrator.worker.docker_runtime import failures
 from orchestrator.worker.docker_runtime.engine import Engine, EngineInfo, endpoint_from_environment, parse_info
-
-#: Limits that the Engine reports on by these names in its `info`.
-_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "cpu": "CpuCfsQuota", "pids": "PidsLimit"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,12 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """`limits` says of memory, swap, cpu and pids whether the Engine can enforce it. `local`: it surely runs here."""
+    """`local`: it surely runs here."""
 
     address: str
     local: bool
     info: EngineInfo
     components: Mapping[str, Component]
-    limits: Mapping[str, bool]
     root_dir: str
     storage_driver: str
     image: ImageFacts | None
@@ -82,7 +78,6 @@ def parse_facts(
             )
             for one in version.get("Components") or ()
         },
-        limits={name: bool(info.get(field)) for name, field in _LIMITS.items()},
         root_dir=str(info.get("DockerRootDir") or ""),
         storage_driver=str(info.get("Driver") or ""),
         image=image,

@@ -12,7 +12,7 @@ class RuntimeUnavailable(OrchestratorError):
 
     Reasons: missing (nothing listens), forbidden (no permission), refusing (answers with an error), too-old,
     unsupported (an address we cannot use), silent (no answer in time), gone (went away in the middle of something),
-    image-missing, image-differs, image-unsigned, runtime-missing.
+    image-missing, image-differs, image-unsigned, runtime-missing, unlimited.
     """
 
     code = "ENODOCKER"
@@ -120,4 +120,13 @@ def image_unsigned(image: str, why: str) -> RuntimeUnavailable:
         "image-unsigned",
         f"The image {image} is not vouched for by image_public_key: {why}",
         "Sign it (`cosign sign --key KEY IMAGE@DIGEST`), pull the one that is signed, or correct image_public_key.",
+    )
+
+
+def unlimited(absent: Sequence[str]) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        "unlimited",
+        f"The Docker Engine cannot limit {', '.join(absent)} of a sandbox",
+        "For a rootless Engine use cgroup v2 with delegated controllers (docs/isolation.md); --no-require-limits works "
+        "without, where every job is trusted not to take the whole machine.",
     )

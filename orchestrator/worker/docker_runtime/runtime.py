@@ -24,9 +24,16 @@ from orchestrator.worker.docker_runtime.container import (
     parse_state,
     remove_container,
 )
-from orchestrator.worker.docker_runtime.engine import API_FLOOR, Engine, EngineInfo, endpoint_from_environment
+from orchestrator.worker.docker_runtime.engine import (
+    API_FLOOR,
+    NEEDED_LIMITS,
+    Engine,
+    EngineInfo,
+    endpoint_from_environment,
+)
 from orchestrator.worker.docker_runtime.engine_facts import ImageFacts, parse_image
 from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStream
+from orchestrator.worker.docker_runtime.process_usage import ProcessUsage
 from orchestrator.worker.isolation import Isolation, isolation_of
 from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
@@ -59,6 +66,8 @@ class RuntimeSettings:
     reap_period_s: float = 60.0
     leftover_age_s: float = 1800.0
     """Age at which a cgroup of another run that no container has is taken for forgotten."""
+    require_limits: bool = True
+    """Whether to refuse an Engine that cannot limit memory, CPU and processes."""
     own_cgroups: bool = True
     """Whether to give each sandbox a parent cgroup (exact figures after its end) where the machine allows it."""
 
@@ -103,7 +112,7 @@ class DockerRuntime:
         self.image_digest = ""
         """The digest under which a registry has the image; its id when none does."""
         self.metering = ""
-        """How the last container was metered: "parent", "container" (its own cgroup) or "statistics"."""
+        """How the last container was metered: "parent", "container" (its own cgroup), "process" or "statistics"."""
         self.create_warnings: set[str] = set()
 
     # -- life
@@ -112,6 +121,7 @@ class DockerRuntime:
         try:
             self.info = await self._engine.connect()
             self._choose_runtime(self.info)
+            self._check_limits(self.info)
             await self._find_own_image()
             self._prepare_cgroups(self.info)
             self._available.set()
@@ -244,10 +254,15 @@ class DockerRuntime:
             raise failures.image_missing(image) from exc
 
     @property
+    def oci_runtime(self) -> str:
+        """The one that is used, by the name that the Engine knows."""
+        return self.settings.runtime or (self.info.default_runtime if self.info is not None else "")
+
+    @property
     def isolation(self) -> Isolation:
         """How strong the wall is that this Engine, with the chosen OCI runtime, puts around a sandbox."""
         assert self.info is not None, "isolation is known once the runtime is entered"
-        name = self.settings.runtime or self.info.default_runtime
+        name = self.oci_runtime
         return isolation_of(name, self.info.runtime_paths.get(name, ""), self.info.security)
 
     def _choose_runtime(self, info: EngineInfo) -> None:
@@ -259,6 +274,14 @@ class DockerRuntime:
                 f"The Docker Engine has no runtime {wanted} (it has {known})",
                 f'Add it to /etc/docker/daemon.json under "runtimes", or choose one of {known}.',
             )
+
+    @property
+    def _limited(self) -> bool:
+        return self.info is not None and all(self.info.limits.get(name) for name in NEEDED_LIMITS)
+
+    def _check_limits(self, info: EngineInfo) -> None:
+        if not self._limited and self.settings.require_limits:
+            raise failures.unlimited([name for name in NEEDED_LIMITS if not info.limits.get(name)])
 
     def _prepare_cgroups(self, info: EngineInfo) -> None:
         """Use cgroups of our own where we may; else the container's, else the Engine's statistics."""
@@ -314,6 +337,7 @@ class DockerRuntime:
                 cgroup_parent=cgroup.name if cgroup is not None else None,
                 runtime=self.settings.runtime,
                 entrypoint=entrypoint,
+                isolation=self.isolation,
             )
             api = self._engine.api
             made = await self._engine.call(
@@ -374,10 +398,16 @@ class DockerRuntime:
             state = parse_state(await self._engine.call("inspect", self._engine.api.inspect_container, container.id))
             try:
                 tree = CgroupTree.of_this_machine(self.owner.worker)
+                reader = open_process(tree.hierarchies, state.pid, container.id)
                 self.metering = "container"
-                return CgroupUsage(open_process(tree.hierarchies, state.pid))
+                return CgroupUsage(reader)
             except CgroupFailure as exc:
                 log.info("container_cgroup_unreadable", extra={"reason": str(exc)})
+            if self.isolation.rank <= Isolation.USERNS.rank and not self._limited:  # else the Engine has better figures
+                with contextlib.suppress(CgroupFailure):
+                    process = ProcessUsage(state.pid)
+                    self.metering = "process"
+                    return process
         usage = StatsUsage()
         self.metering = "statistics"
         self._start_side_task(self._follow_stats(container, usage), "docker-stats")
@@ -443,7 +473,7 @@ class DockerRuntime:
         if container is None:
             return
         if event.action == "oom":
-            container.oom_seen = True
+            container.ran_out_of_memory()
         else:
             container.died_code = event.exit_code
             container.died.set()
@@ -518,7 +548,7 @@ class DockerRuntime:
         return {
             "available": self.available,
             "engine": self.info.version if self.info is not None else None,
-            "runtime": self.settings.runtime or (self.info.default_runtime if self.info is not None else None),
+            "runtime": self.oci_runtime or None,
             "isolation": None if self.info is None else str(self.isolation),
             "image_id": self.image_id,
             "image_digest": self.image_digest,

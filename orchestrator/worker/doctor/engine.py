@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.worker import image_pin
@@ -46,6 +47,8 @@ def judge_runtime(facts: EngineFacts, wanted: str | None) -> Check:
             f'Install it and add it to /etc/docker/daemon.json under "runtimes", or choose one of {known}; {_SEE}.',
         )  # fmt: skip
     level = level_of(facts, wanted)
+    if level is Isolation.GVISOR:
+        return judge_gvisor(name, info.runtime_arguments.get(name, ()))
     stronger = sorted(
         {
             other
@@ -57,15 +60,35 @@ def judge_runtime(facts: EngineFacts, wanted: str | None) -> Check:
     return check.ok("runtime", f"{name}: isolation level {level}{note}", "any that the Engine has")
 
 
+def judge_gvisor(name: str, arguments: Sequence[str]) -> Check:
+    """What `runsc` must be told, and is not by default; see docs/isolation.md for what each was seen to do."""
+    given = {argument.lstrip("-") for argument in arguments}
+    found = f"{name} {' '.join(arguments)}: isolation level {Isolation.GVISOR}"
+    wanted = "--network=none --oci-seccomp, and no --ignore-cgroups"
+    remedy = (
+        f'Set "runtimeArgs": ["--network=none", "--oci-seccomp"] for {name} in /etc/docker/daemon.json, and restart '
+        f"Docker; {_SEE}."
+    )
+    if given & {"ignore-cgroups", "ignore-cgroups=true"}:
+        return check.fail("runtime", f"{found}; no limit of memory or CPU holds", wanted, remedy)
+    if not given & {"network=none", "network=host"}:
+        return check.fail("runtime", f"{found}; it starts no sandbox that has no network", wanted, remedy)
+    if "network=none" not in given or not given & {"oci-seccomp", "oci-seccomp=true"}:
+        return check.warn(
+            "runtime", f"{found}; our seccomp profile or the loss of the network is left out", wanted, remedy
+        )
+    return check.ok("runtime", found, wanted)
+
+
 def level_of(facts: EngineFacts, wanted: str | None) -> Isolation:
     name = wanted or facts.info.default_runtime
     return isolation_of(name, facts.info.runtime_paths.get(name, ""), facts.info.security)
 
 
-def judge_cgroups(facts: EngineFacts) -> Check:
+def judge_cgroups(facts: EngineFacts, *, required: bool = True) -> Check:
     version, driver = facts.info.cgroup_version, facts.info.cgroup_driver
     if driver in ("none", ""):
-        return check.fail(
+        return (check.fail if required else check.warn)(
             "cgroups", f"version {version}, but the Engine may not use them (driver none)",
             "cgroups that the Engine can make: without them no limit holds",
             "For a rootless Engine: use cgroup v2 with systemd and delegate the controllers "
@@ -74,17 +97,20 @@ def judge_cgroups(facts: EngineFacts) -> Check:
     return check.ok("cgroups", f"version {version}, driver {driver}", "version 1 or 2")
 
 
-def judge_limits(facts: EngineFacts, *, swap_in_use: bool | None) -> Check:
-    """`swap_in_use`: whether the Engine's machine has swap at all; None when it cannot be known."""
+def judge_limits(facts: EngineFacts, *, swap_in_use: bool | None, required: bool = True) -> Check:
+    """`required`: whether the Worker refuses an Engine that cannot.
+
+    `swap_in_use`: whether the Engine's machine has swap at all; None when it cannot be known.
+    """
     name, wanted = "limits", "memory, cpu and pids limits in force; swap, too, where there is any"
-    absent = [limit for limit in ("memory", "cpu", "pids") if not facts.limits.get(limit)]
+    absent = [limit for limit in ("memory", "cpu", "pids") if not facts.info.limits.get(limit)]
     if absent:
-        return check.fail(
+        return (check.fail if required else check.warn)(
             name, f"the Engine cannot limit {', '.join(absent)}", wanted,
             "Enable the cgroup controllers (kernel parameters cgroup_enable=memory, or a rootless Engine with "
             f"delegated controllers); {_SEE}.",
         )  # fmt: skip
-    if not facts.limits.get("swap"):
+    if not facts.info.limits.get("swap"):
         if swap_in_use is False:
             return check.ok(name, "memory, cpu, pids (no swap here to be limited)", wanted)
         return check.warn(

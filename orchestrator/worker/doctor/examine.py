@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pathlib
 import platform
 from typing import Final
 
 from orchestrator.errors import InvalidInput
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import image_pin
+from orchestrator.worker import image_pin, sizes
 from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailable, engine_facts
 from orchestrator.worker.docker_runtime.engine_facts import Component, EngineFacts
 from orchestrator.worker.doctor import advisories, check, engine, machine, packages, sandbox, scheduler
@@ -18,7 +17,6 @@ from orchestrator.worker.doctor.check import Check, Examination, Status
 from orchestrator.worker.limits import MIB, SandboxLimits
 
 _ENGINE_TIMEOUT_S: Final = 10.0
-_MOST_WARM: Final = 4
 
 
 async def examine(settings: WorkerSettings, *, quick: bool = False) -> Examination:
@@ -27,17 +25,24 @@ async def examine(settings: WorkerSettings, *, quick: bool = False) -> Examinati
     Makes nothing that stays: no folder, no keystore, no container. Never raises but when cancelled; takes seconds, a
     minute and a half at most.
     """
+    wrong: list[Check] = []
+    try:
+        sandboxes, warm = sandboxes_of(settings)
+    except InvalidInput as error:
+        sandboxes, warm = 1, 0
+        wrong = [check.fail("settings", error.message, "numbers that agree", "Change one of the two.")]
     async with asyncio.TaskGroup() as group:
-        docker = group.create_task(_docker(settings, quick=quick))
-        ours = group.create_task(asyncio.to_thread(_ours, settings))
+        docker = group.create_task(_docker(settings, sandboxes, warm, quick=quick))
+        ours = group.create_task(asyncio.to_thread(_ours, settings, sandboxes + warm))
         network = group.create_task(scheduler.examine(settings.scheduler_url))
-    return Examination([*docker.result(), *ours.result(), *network.result()])
+    return Examination([*wrong, *docker.result(), *ours.result(), *network.result()])
 
 
 def runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
     return RuntimeSettings(
         image=settings.image,
         image_digest=settings.image_digest,
+        require_limits=settings.require_limits,
         docker_host=settings.docker_host,
         runtime=settings.oci_runtime,
         limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
@@ -45,12 +50,13 @@ def runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
 
 
 def sandboxes_of(settings: WorkerSettings) -> tuple[int, int]:
-    """At work, and warm beyond those."""
-    count = settings.sandboxes or os.cpu_count() or 1
-    return count, min(count, _MOST_WARM) if settings.warm is None else settings.warm
+    """At work, and warm beyond those. Raises `InvalidInput`."""
+    capacity, most = sizes.sandboxes(settings)
+    pool = sizes.pool_settings(settings, capacity, most)
+    return capacity, pool.warm_least if pool.warm is None else pool.warm
 
 
-async def _docker(settings: WorkerSettings, *, quick: bool) -> list[Check]:
+async def _docker(settings: WorkerSettings, sandboxes: int, warm: int, *, quick: bool) -> list[Check]:
     try:
         facts = await engine_facts.gather(settings.docker_host, settings.image, _ENGINE_TIMEOUT_S)
     except RuntimeUnavailable as error:
@@ -61,18 +67,21 @@ async def _docker(settings: WorkerSettings, *, quick: bool) -> list[Check]:
             check.skip("sandbox", why),
             check.skip("metering", why),
         ]
-    judged = [engine.judge_engine(facts), *await _components(facts, settings), *_judge_engine(facts, settings)]
+    judged = [
+        engine.judge_engine(facts),
+        *await _components(facts, settings),
+        *_judge_engine(facts, settings, sandboxes, warm),
+    ]
     if quick:
         trial = [check.skip(name, "--quick starts no sandbox") for name in ("sandbox", "metering")]
-    elif any(one.status is Status.FAIL and one.name in ("image", "runtime") for one in judged):
+    elif any(one.status is Status.FAIL and one.name in ("image", "runtime", "cgroups", "limits") for one in judged):
         trial = [check.skip(name, "nothing to start one of") for name in ("sandbox", "metering")]
     else:
         trial = await sandbox.examine(runtime_settings(settings))
     return [*judged, *trial]
 
 
-def _judge_engine(facts: EngineFacts, settings: WorkerSettings) -> list[Check]:
-    sandboxes, warm = sandboxes_of(settings)
+def _judge_engine(facts: EngineFacts, settings: WorkerSettings, sandboxes: int, warm: int) -> list[Check]:
     level = engine.level_of(facts, settings.oci_runtime)
     try:
         image = engine.judge_image(facts, settings.image, image_pin.pin_of(settings.image, settings.image_digest))
@@ -82,8 +91,10 @@ def _judge_engine(facts: EngineFacts, settings: WorkerSettings) -> list[Check]:
         )
     return [
         engine.judge_runtime(facts, settings.oci_runtime),
-        engine.judge_cgroups(facts),
-        engine.judge_limits(facts, swap_in_use=machine.swap_in_use() if facts.local else None),
+        engine.judge_cgroups(facts, required=settings.require_limits),
+        engine.judge_limits(
+            facts, swap_in_use=machine.swap_in_use() if facts.local else None, required=settings.require_limits
+        ),
         engine.judge_seccomp(facts),
         engine.judge_lsm(facts),
         engine.judge_user_namespaces(facts, level),
@@ -120,12 +131,11 @@ def _docker_disk(facts: EngineFacts) -> Check:
     return machine.disk(name, root, least=256 * machine.MIB, enough=2 * machine.GIB)
 
 
-def _ours(settings: WorkerSettings) -> list[Check]:
-    sandboxes, warm = sandboxes_of(settings)
+def _ours(settings: WorkerSettings, sandboxes: int) -> list[Check]:
     damaged = machine.worker_id(settings.state_dir)
     return [
         check.ok("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}", "Linux"),
-        machine.descriptors(sandboxes + warm),
+        machine.descriptors(sandboxes),
         machine.state_folder(settings.state_dir),
         machine.disk("state disk", settings.state_dir.absolute(), least=64 * machine.MIB, enough=machine.GIB),
         machine.keystore(settings.state_dir, settings.identity, settings.payment_address),

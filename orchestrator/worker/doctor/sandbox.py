@@ -23,7 +23,8 @@ _SLICE_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Trial:
-    """`metered_by`: "parent" (exact to the end), "container" (exact until it ends), "statistics" (a second old)."""
+    """`metered_by`: "parent" (exact to the end), "container" and
+    "process" (exact until it ends), "statistics" (a second old)."""
 
     ready_s: float
     answer: Any
@@ -80,8 +81,9 @@ def judge_metering(trial: Trial) -> Check:
         "Run the Worker where it may make cgroups beside the Engine's (as root, an Engine with driver cgroupfs, the "
         "host's cgroup tree writable); see docs/isolation.md."
     )
-    if trial.metered_by == "container":
-        return check.warn(name, "the container's own cgroup: exact until it ends", wanted, remedy)
+    exact = {"container": "the container's own cgroup", "process": "the sandbox's process (it has no cgroup)"}
+    if trial.metered_by in exact:
+        return check.warn(name, f"{exact[trial.metered_by]}: exact until it ends", wanted, remedy)
     return check.warn(
         name, "the Engine's statistics: up to a second old, so short slices are paid by guess", wanted, remedy
     )

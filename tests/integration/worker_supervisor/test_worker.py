@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from orchestrator import kvin
+from orchestrator.worker.docker_runtime import RuntimeUnavailable
 from orchestrator.worker.service import Worker
 
 pytestmark = pytest.mark.docker
@@ -46,6 +47,9 @@ async def test_slices_are_computed_reported_and_paid_to_whom_the_settings_say(sc
     assert report["paymentAddress"].lower() == payee and report["worker"] == w.account.worker_id
     assert report["metrics"]["CPUTime"] > 0 and report["metrics"]["InDataSize"] > 0
     first = scheduler.requests[0]
+    told, docker = first["isolation"], w.statistics()["runtime"]
+    assert told == {"level": "runc-hardened", "runtime": "runc", "image": docker["image_digest"]}
+    assert docker["image_digest"].startswith("sha256:")
     assert first["fetchState"] == 5 and first["targetLoad"]["cpu"] == 2 and "returnAllSlices" in first
     assert first["capabilities"] & 65 == 65 and {"name": "map-basic", "version": "1.0.0"} in first["worktimes"]
     assert scheduler.goodbye.is_set() and not scheduler.returns
@@ -227,3 +231,14 @@ async def test_a_sandbox_killed_from_outside_costs_nothing(scheduler, worker):
             client.close()
         await scheduler.done(10)
     assert not scheduler.returns and len(scheduler.results) == 10
+
+
+async def test_an_image_that_is_not_the_pinned_one_is_not_run(scheduler, worker):
+    with pytest.raises(BaseException) as refusal:
+        async with worker(scheduler, image_digest="sha256:" + "0" * 64) as w:
+            await w.ready.wait()
+    error = refusal.value
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RuntimeUnavailable)
+    assert error.reason == "image-differs" and "0" * 64 in error.message and "docker pull" in error.remedy

@@ -65,7 +65,7 @@ def test_a_sound_engine_is_told_so() -> None:
 
 def test_the_runtime_must_be_there_and_a_stronger_one_is_named() -> None:
     is_told(engine.judge_runtime(facts(), None), Status.OK, "runc-hardened", "sandy")
-    is_told(engine.judge_runtime(facts(), "sandy"), Status.OK, "gvisor")
+    is_told(engine.judge_runtime(facts(), "sandy"), Status.FAIL, "gvisor", "--network=none")
     is_told(engine.judge_runtime(facts(), "kata"), Status.FAIL, "kata", "sandy")
 
 
