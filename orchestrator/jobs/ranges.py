@@ -338,7 +338,11 @@ def _parse_range_object(form: Mapping[str, Any], field: str) -> RangeObject:
 
 
 def _finite(value: Any, field: str) -> int | float:
-    if not _is_number(value) or not math.isfinite(value):
+    try:
+        finite = _is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number that no double holds
+        finite = False
+    if not finite:
         raise InvalidInput(f"{field} {value!r:.40} is not a finite number")
     # beyond 2^53 arithmetic has to round as JavaScript's does
     return json_number(value)

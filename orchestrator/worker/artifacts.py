@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -135,9 +134,18 @@ async def _range(location: str | None, fetcher: Fetcher, errand: Errand) -> Call
     if location is None:
         return None
     text = await fetcher.text(location, Purpose.DATA, errand)
+    limit = fetcher.limits.max_bytes
     try:
-        form = kvin.parse(text) if text.startswith('{"_serializeVerId"') else json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"the job's range is neither KVIN nor JSON: {error}") from None
-    inputs = parse_input_set(form)
-    return lambda number: inputs.uri(number - 1)
+        form = kvin.parse(text) if text.startswith('{"_serializeVerId"') else kvin.load_json(text, limit)
+        inputs = parse_input_set(form)
+    except (InvalidInput, ArithmeticError, RecursionError) as error:
+        raise InvalidInput(f"the job's range makes no sense: {getattr(error, 'message', error)}") from None
+
+    def datum_of(number: int) -> str:
+        """Raises `LookupError` when there is no such datum, or none that can be written."""
+        try:
+            return inputs.uri(number - 1)
+        except (InvalidInput, ValueError, ArithmeticError, RecursionError) as error:
+            raise LookupError(str(error)) from None
+
+    return datum_of

@@ -339,6 +339,9 @@ class Worker:
         except OrchestratorError as error:
             log.warning("job_not_fetched: %s", error, extra={"job": offer.job_id})
             self._tell_one(artifacts.failure(offer.job_id, error))
+        except Exception:  # a job that finds a mistake of ours gets its slices back, and ends nobody
+            log.exception("job_not_fetched", extra={"job": offer.job_id})
+            self._tell_one(ev.JobFetchFailed(offer.job_id, "EINTERNAL", "a mistake of the worker's", True))
         else:
             self._artifacts[offer.job_id] = found
             self._tell_one(ev.JobFetched(offer.job_id, found.datum_of))

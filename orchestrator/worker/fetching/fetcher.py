@@ -50,6 +50,7 @@ _TEXT_TYPES: Final = frozenset(
 )  # fmt: skip
 #: Python knows more codecs than there are charsets, some of them slow by the square of the length.
 _CHARSETS = re.compile(r"utf-(8|16|32)(-[bl]e)?|ascii|iso8859-\d+|cp125\d|cp932|koi8-[ru]|shift_jis|euc_\w+|gb\w+|big5")
+_MIME = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
 _IN_A_THREAD: Final = 256 * 1024
 _STORE_PAUSE_S: Final = 1.0
 _GROUPS_KEPT: Final = 1000
@@ -179,7 +180,7 @@ class Fetcher:
         result is dear. Raises `FetchFailed` or `OriginForbidden`.
         """
         fields = {"contentType": mime, "element": str(element), ("error" if threw else "content"): content}
-        fields |= {name: value if isinstance(value, str) else json.dumps(value) for name, value in params.items()}
+        fields |= {str(name): _form_text(name, value) for name, value in params.items()}
         form = urllib.parse.urlencode(fields, errors="surrogatepass").encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         rules = self._rules(errand)
@@ -271,7 +272,7 @@ class Fetcher:
 
     async def _good(self, demand: Demand) -> Answer:
         """A fetch whose only good answer is 200 (for a POST: any of success); others put the place into back-off."""
-        place = _place(demand.url)
+        place = _place(demand.rules.check(demand.url, demand.purpose))
         async with self._store_slots if demand.purpose is Purpose.RESULTS else self._slots:
             asked_at = self._clock()
             answer = await self._asked(demand, place)
@@ -357,16 +358,25 @@ async def _data_uri(answer: Answer) -> str:
 
 
 def _encoded(answer: Answer) -> str:
-    if not (answer.mime.startswith("text/") or answer.mime in (data_uris.JSON, data_uris.KVIN)):
-        return data_uris.encode_data_uri(answer.body, answer.mime)
+    mime = answer.mime if _MIME.fullmatch(answer.mime) else data_uris.BYTES
+    if not (mime.startswith("text/") or mime in (data_uris.JSON, data_uris.KVIN)):
+        return data_uris.encode_data_uri(answer.body, mime)
     try:
         if not _CHARSETS.fullmatch(codecs.lookup(answer.charset).name):
             raise LookupError("not a character set that is taken")
-        return data_uris.encode_data_uri(answer.body.decode(answer.charset), answer.mime)
+        return data_uris.encode_data_uri(answer.body.decode(answer.charset), mime)
     except (UnicodeDecodeError, LookupError, InvalidInput) as error:
         raise FetchFailed(
             f"{answer.url[:200]} is not text in {answer.charset[:40]}: {error}", Cause.UNDECODABLE
         ) from None
+
+
+def _form_text(name: str, value: Any) -> str:
+    """A field of a form: text as it is, other values as JSON."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise FetchFailed(f"field {name[:60]!r} for the storage is neither text nor JSON", Cause.TYPE) from None
 
 
 def _guest_headers(entries: Any) -> dict[str, str]:
@@ -386,7 +396,6 @@ def _guest_headers(entries: Any) -> dict[str, str]:
     return headers
 
 
-def _place(url: str) -> str:
+def _place(permission: Permission) -> str:
     """What is left alone together: the origin and the first segment of the path, as the official worker does it."""
-    parts = urllib.parse.urlsplit(url[:1000])
-    return f"{parts.scheme}://{parts.netloc}/{parts.path.lstrip('/').partition('/')[0]}"
+    return f"{permission.origin}/{permission.url.path.lstrip('/').partition('/')[0][:200]}"

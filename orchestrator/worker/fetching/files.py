@@ -27,6 +27,8 @@ def read(path: str, entries: Iterable[str], max_bytes: int) -> tuple[str, bytes]
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         raise FetchFailed(f"file {path[:200]!r}: {error.strerror}", Cause.FILE) from None
+    except ValueError:  # half a surrogate pair
+        raise FetchFailed(f"file {path[:200]!r} has a name that no file has", Cause.FILE) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FetchFailed(f"file {path[:200]!r} is not an ordinary file", Cause.FILE)

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import errno
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.worker.fetching import addresses
 from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.unpacking import KNOWN, Damaged, Unpacker
@@ -34,6 +35,8 @@ from orchestrator.worker.origins import (
     address_refusal,
     opens,
 )
+
+log = logging.getLogger(__name__)
 
 #: `(host, port) -> addresses`; raises OSError.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -143,6 +146,8 @@ class Web:
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 return await self._follow(demand)
+        except OrchestratorError:
+            raise
         except aiohttp.ClientPayloadError as error:
             raise FetchFailed(f"{shown} was cut off or is damaged: {_text(error)}", Cause.TRUNCATED) from None
         except aiohttp.ClientConnectorDNSError as error:
@@ -157,6 +162,9 @@ class Web:
             raise FetchFailed(f"{shown}: {_text(error)}", Cause.NETWORK) from None
         except ValueError as error:  # a header that cannot be sent
             raise FetchFailed(f"{shown}: {_text(error)}", Cause.URI) from None
+        except Exception as error:  # whatever a server did to the library, it must not end the worker
+            log.exception("fetch_broke", extra={"url": shown})
+            raise FetchFailed(f"{shown}: {type(error).__name__}", Cause.NETWORK) from None
 
     async def _follow(self, demand: Demand) -> Answer:
         method, headers, body = demand.method, dict(demand.headers), demand.body

@@ -16,6 +16,10 @@ CODE = "n => { progress(); return n }"
 #: What is at the datum's place: the reason of the returned slice, and the cause in the event to the owner.
 DATA: dict[str, tuple[str, str]] = {
     "/missing": ("ESLICEFETCH", "status"),
+    "/raw-status": ("ESLICEFETCH", "status"),
+    "/raw-type": ("EFETCH", "undecodable"),
+    "/raw-encoding": ("EFETCH", "type"),
+    "/raw-redirect": ("EPERM_ORIGIN", "uri"),
     "/hangs-up": ("ESLICEFETCH", "network"),
     "/truncated": ("ESLICEFETCH", "truncated"),
     "/cut-chunks": ("ESLICEFETCH", "truncated"),
@@ -31,6 +35,7 @@ DATA: dict[str, tuple[str, str]] = {
     "/bad.json": ("EBADDATUM", ""),
     "http://elsewhere.example/": ("EPERM_ORIGIN", "origin"),
     "http://user@elsewhere.example/": ("EPERM_ORIGIN", "uri"),
+    "http://[::1": ("EPERM_ORIGIN", "uri"),
     "gopher://a/": ("EPERM_ORIGIN", "uri"),
     "file:///etc/passwd": ("EPERM_ORIGIN", "file"),
     "data:nonsense": ("EBADDATUM", ""),
@@ -55,6 +60,8 @@ JOBS: list[tuple[dict[str, Any], str, str]] = [
     ({"argumentsLocation": ["/bad.json"]}, "EASSIGN", ""),
     ({"argumentsLocation": ["data:;base64,A!"]}, "EASSIGN", ""),
     ({"MROLocation": "data:application/json,{"}, "EFETCH", "undecodable"),
+    ({"MROLocation": "data:," + "[" * 100_000}, "EFETCH", "undecodable"),
+    ({"MROLocation": 'data:,{"start":0,"end":1' + "0" * 400 + "}"}, "EFETCH", "undecodable"),
     ({"MROLocation": "/loop"}, "EFETCH", "redirects"),
     ({"dependencies": ["no/module.js"]}, "ENOMODULE", "package-manager"),
     ({"dependencies": ["huge/module.js"]}, "EMODULETOOBIG", "package-manager"),
@@ -194,3 +201,17 @@ async def test_what_a_work_function_fetches_is_input_of_its_slice(scheduler, wor
     assert [scheduler.value("i" * 22, number) for number in (1, 2)] == [0, 1001]
     without, fetched = (scheduler.results["i" * 22, number]["metrics"]["InDataSize"] for number in (1, 2))
     assert without + 1001 < fetched < without + 3000
+
+
+async def test_headers_that_are_no_text_reach_the_work_function_all_the_same(scheduler, worker):
+    code = """async (n, url) => {
+      progress();
+      const answer = await fetch(url);
+      return [answer.status, answer.headers.has('x-raw')];
+    }"""
+    async with serving() as (_site, [origin]):
+        argument = f"data:application/json,{json.dumps(origin + '/raw-header')}"
+        scheduler.add("h" * 22, code, ["data:,1"], argumentsLocation=[argument])
+        async with worker(scheduler, allow_origin=(f"fetch={origin}",)):
+            await scheduler.done(1)
+    assert scheduler.value("h" * 22, 1) == [200, True]

@@ -130,6 +130,7 @@ def test_local_execution_names_files() -> None:
         ({"start": 0, "end": 10, "step": -1}, r"dataRange\.step -1 does not lead from start 0 to end 10"),
         ({"start": 0, "end": 10, "step": 0}, r"dataRange\.step"),
         ({"start": 0, "end": math.inf}, r"dataRange\.end"),
+        ({"start": 0, "end": 10**400}, r"dataRange\.end"),
         ({"start": True, "end": 3}, "not a range"),
         ({"start": 0, "end": 1e300, "step": 1}, "too many"),
         ({"start": 0, "end": 1, "step": 5e-324}, "too many"),

@@ -62,6 +62,8 @@ class Site:
                 return web.json_response({"a": [1, "%", "½"]})
             case "/bad.json":
                 return web.Response(text="{", content_type="application/json")
+            case "/odd-type":
+                return web.Response(body=b"x", headers={"Content-Type": "a,b/c;d"})
             case "/latin":
                 return web.Response(body=b"\xbd", content_type="text/plain", charset="latin-1")
             case "/lies":
@@ -118,6 +120,18 @@ class Site:
                 return await self._cut(request, b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000 + b"\r\n")
             case "/long-header":
                 return await self._cut(request, b"HTTP/1.1 200 OK\r\nA: " + b"b" * 20_000 + b"\r\n\r\n")
+            case "/raw-header":
+                return await self._cut(request, b"HTTP/1.1 200 \xff\r\nX-Raw: \xff\xfe\r\nContent-Length: 0\r\n\r\n")
+            case "/raw-status":
+                return await self._cut(request, b"HTTP/1.1 500 \xff\xfe\x01\r\nContent-Length: 0\r\n\r\n")
+            case "/raw-type":
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=\xff\r\nContent-Length: 1\r\n\r\n"
+                return await self._cut(request, head + b"x")
+            case "/raw-encoding":
+                head = b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\r\nContent-Length: 1\r\n\r\n"
+                return await self._cut(request, head + b"x")
+            case "/raw-redirect":
+                return await self._cut(request, b"HTTP/1.1 302 \xff\r\nLocation: http://\xff/\xfe\r\n\r\n")
             case "/hangs-up":
                 return await self._cut(request, b"")
         raise web.HTTPNotFound

@@ -90,6 +90,25 @@ async def test_a_drip_that_is_fast_enough_still_ends_at_the_deadline(fetcher, si
     assert caught.value.cause is Cause.TIMEOUT
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://a.example:x/", "http://\ud800/", "http://a..b/", "http://", "?", ""]
+)
+async def test_urls_that_are_none(fetcher, url):
+    async with fetcher("*") as f:
+        for attempt in (
+            f.datum(url), f.artifact(url, Purpose.ARGUMENTS), f.module(url), f.for_guest({"url": url}),
+            f.store_result(url, 1, "", "text/plain", {}),
+        ):  # fmt: skip
+            with pytest.raises((OriginForbidden, FetchFailed)) as caught:
+                await attempt
+            assert not getattr(caught.value, "retryable", False) or caught.value.cause is Cause.DNS
+
+
+async def test_a_type_that_is_none_is_just_bytes(fetcher, site):
+    async with fetcher() as f:
+        assert await f.datum(site.origin + "/odd-type") == "data:application/octet-stream;base64,eA=="
+
+
 async def test_nobody_there(fetcher):
     async with fetcher("http://127.0.0.1:1") as f:
         with pytest.raises(FetchFailed) as caught:
@@ -503,6 +522,16 @@ async def test_results_are_posted_to_their_storage(fetcher, site):
             await f.store_result("http://elsewhere.example/", 7, "", "text/plain", {})
 
 
+async def test_fields_for_the_storage_that_no_form_can_hold(fetcher, site):
+    circle: list[object] = []
+    circle.append(circle)
+    async with fetcher() as f:
+        for value in (b"bytes", circle, {1, 2}):
+            with pytest.raises(FetchFailed, match="neither text nor JSON"):
+                await f.store_result(site.origin + "/store", 7, "", "text/plain", {"x": value})
+    assert site.asked == []
+
+
 async def test_a_storage_that_fails_is_asked_again_for_a_while(fetcher, site):
     now = 0.0
 
@@ -618,7 +647,14 @@ async def test_only_ordinary_files_are_read(fetcher, tmp_path):
     (tmp_path / "big").write_bytes(b"x" * 1001)
     (tmp_path / "bad").write_bytes(b"\xff")
     async with fetcher(f"file://{tmp_path}/", "file:///dev/") as f:
-        for path in (f"{tmp_path}/pipe", f"{tmp_path}/folder", f"{tmp_path}/none", "/dev/zero", "/dev/tty"):
+        for path in (
+            f"{tmp_path}/pipe",
+            f"{tmp_path}/folder",
+            f"{tmp_path}/none",
+            "/dev/zero",
+            "/dev/tty",
+            f"{tmp_path}/\ud800",
+        ):
             with pytest.raises(FetchFailed) as caught:
                 await f.datum(f"file://{path}", LOCAL)
             assert (caught.value.code, caught.value.cause) == ("EFETCH", Cause.FILE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidInput
 from orchestrator.worker.fetching.addresses import Kind
@@ -189,3 +191,18 @@ def test_the_message_says_what_to_do():
 def test_origins_print_as_browsers_do():
     assert str(Origin.of("HTTPS://A.example:443/x")) == "https://a.example"
     assert str(Origin.of("http://[::1]:8080/")) == "http://[::1]:8080"
+
+
+_PARTS = st.sampled_from(
+    ["http:", "https:", "file:", "//", "/", "[", "]", "@", ":", "%", "\\\\", "?", "#", "..", "::1", "a.b", "１"]
+)
+
+
+@given(st.lists(st.one_of(_PARTS, st.text(max_size=5)), max_size=12).map("".join))
+def test_whatever_a_job_says_is_allowed_or_refused_and_nothing_else(text):
+    rules = OriginRules.parse(SCHEDULER, ["*", "file:///srv/"])
+    for check in (rules.check, rules.check_file):
+        try:
+            check(text, Purpose.DATA)
+        except OriginForbidden as error:
+            assert error.code == "EPERM_ORIGIN" and error.message
