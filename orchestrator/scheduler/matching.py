@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import re
 
 
@@ -33,25 +34,47 @@ class JobProfile:
     """(name, version or semver range)"""
 
 
+class WhyNot(enum.StrEnum):
+    """Why a worker gets no slices of a job that waits; told in `noWork` of an answer without slices."""
+
+    OTHER_JOBS = "EJOBNOTWANTED"
+    LOCAL = "ELOCALEXEC"
+    GROUP = "ECOMPUTEGROUP"
+    REJECTED = "EREJECTED"
+    UNRESOLVED = "EUNRESOLVED"
+    CAPABILITY = "ECAPABILITY"
+    WORKTIME = "EWORKTIME"
+    ESTIMATING = "EESTIMATING"
+    """enough slices are out to measure the job; the others wait for that"""
+    FAILED_HERE = "EFAILEDHERE"
+    """what is left has failed at this worker, and waits for another one"""
+
+
 def refusal(job: JobProfile, worker: WorkerProfile) -> str | None:
     """None when the worker may have the job, else the reason in words."""
+    found = why_not(job, worker)
+    return None if found is None else found[1]
+
+
+def why_not(job: JobProfile, worker: WorkerProfile) -> tuple[WhyNot, str] | None:
+    """None when the worker may have the job, else the reason as code and in words."""
     named = job.job_id in worker.job_ids
     if worker.job_ids and not named:
-        return "the worker takes other jobs only"
+        return WhyNot.OTHER_JOBS, "the worker takes other jobs only"
     if job.local_exec and not named:
-        return "the job is for the deployer's own worker"
+        return WhyNot.LOCAL, "the job is for the deployer's own worker"
     if not job.local_exec and not (job.groups & worker.groups):
-        return "worker and job have no compute group in common"
+        return WhyNot.GROUP, "worker and job have no compute group in common"
     if job.job_id in worker.rejected:
-        return "the worker has rejected the job"
+        return WhyNot.REJECTED, "the worker has rejected the job"
     if job.job_id in worker.unresolved:
-        return "the worker is still fetching the job"
+        return WhyNot.UNRESOLVED, "the worker is still fetching the job"
     missing = job.needs & ~worker.capabilities
     if missing:
-        return f"the worker lacks capabilities {missing:#x}"
+        return WhyNot.CAPABILITY, f"the worker lacks capabilities {missing:#x}"
     name, wanted = job.worktime
     if worker.worktimes and not any(n == name and satisfies(version, wanted) for n, version in worker.worktimes):
-        return f"the worker has no worktime {name} {wanted}"
+        return WhyNot.WORKTIME, f"the worker has no worktime {name} {wanted}"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import json
 import math
@@ -21,7 +22,7 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.lease_book import auth_body
 from orchestrator.scheduler.lifecycle import Ending, SliceState
-from orchestrator.scheduler.matching import JobProfile, refusal
+from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.packing import Candidate, PackingRules, is_long, pack
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome, Report, facts_of
@@ -76,27 +77,29 @@ class TaskDistributor:
             # The worker fetches these jobs' code right now, so what it says of them will not be true for long.
             patience_s = min(patience_s, RESOLVING_S)
         deadline = self._core.clock() + patience_s
+        reasons: collections.Counter[str] = collections.Counter()
         while True:
             ticket = self._core.work.ticket()
             now = self._core.clock()
             self._roster.saw(wanted.profile, wanted.load, now)
-            answer = await self._lease(wanted, request.peer)
+            reasons.clear()
+            answer = await self._lease(wanted, request.peer, reasons)
             if answer is not None:
                 return answer
             patience = deadline - self._core.clock()
             if patience <= 0 or request.connection.closed.is_set():
                 self._roster.heard(worker, self._core.clock())
-                return self._answer(None, [], {})
+                return self._answer(None, [], {}, reasons)
             try:
                 async with asyncio.timeout(patience):
                     await ticket.wait()
             except TimeoutError:
                 deadline = 0
 
-    async def _lease(self, wanted: TaskRequest, peer: str) -> dict[str, Any] | None:
-        """One attempt: None when there is nothing for this worker."""
+    async def _lease(self, wanted: TaskRequest, peer: str, reasons: collections.Counter[str]) -> dict[str, Any] | None:
+        """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
         async with self._core.database.snapshot() as tx:
-            candidates = await self._candidates(tx, wanted)
+            candidates = await self._candidates(tx, wanted, reasons)
         await self._stop_rejected()
         if not candidates:
             return None
@@ -104,7 +107,7 @@ class TaskDistributor:
         lease: Lease | None = None
         async with self._core.database.transaction() as tx:
             # What was seen in the snapshot may be gone: look again where it cannot change.
-            candidates = await self._candidates(tx, wanted)
+            candidates = await self._candidates(tx, wanted, collections.Counter())
             now = self._core.clock()
             plan = pack([candidate for _, _, candidate in candidates], wanted.load, self._roster.load(now), self._rules)
             by_key = {job.key: (job, state) for job, state, _ in candidates}
@@ -118,12 +121,15 @@ class TaskDistributor:
                 await jobs.save(tx, [grant.state for grant in grants])
             data = await self._data(tx, grants)
         if not grants or lease is None:
+            reasons[WhyNot.FAILED_HERE] += len(candidates)
             return None
         telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
         self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
         return self._answer(lease, grants, data)
 
-    async def _candidates(self, tx: Transaction, wanted: TaskRequest) -> list[tuple[Job, JobState, Candidate]]:
+    async def _candidates(
+        self, tx: Transaction, wanted: TaskRequest, reasons: collections.Counter[str]
+    ) -> list[tuple[Job, JobState, Candidate]]:
         states = {state.key: state for state in await jobs.distributable(tx, MOST_CANDIDATES)}
         if not states:
             return []
@@ -133,13 +139,17 @@ class TaskDistributor:
         for key, state in states.items():
             job = known[key]
             profile = job_profile(job, groups.get(key, frozenset()))
-            if refusal(profile, wanted.profile) is not None:
+            refusal = why_not(profile, wanted.profile)
+            if refusal is not None:
+                reasons[refusal[0]] += 1
                 self._note_rejection(profile, state, wanted)
                 continue
             self._rejected_since.pop(key, None)
             candidate = _candidate(job, state, wanted.load)
             if candidate.estimation_left is None or candidate.estimation_left > 0:
                 found.append((job, state, candidate))
+            else:
+                reasons[WhyNot.ESTIMATING] += 1
         return found
 
     def _note_rejection(self, profile: JobProfile, state: JobState, wanted: TaskRequest) -> None:
@@ -236,8 +246,14 @@ class TaskDistributor:
         }
 
     def _answer(
-        self, lease: Lease | None, grants: Sequence[Grant], data: Mapping[int, Mapping[int, str]]
+        self,
+        lease: Lease | None,
+        grants: Sequence[Grant],
+        data: Mapping[int, Mapping[int, str]],
+        no_work: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
+        """`no_work` says how many jobs wait, by the reason for which this worker gets none of them. It is a field of
+        ours that official workers pass over."""
         settings = self._core.settings
         body: dict[str, Any] = {
             "computeGroupOrigins": {},
@@ -253,6 +269,8 @@ class TaskDistributor:
                 },
             },
         }
+        if no_work:
+            body["noWork"] = dict(no_work)
         auth: dict[str, Any] = {"workerId": "", "authSlices": {}, "schedulerId": self._core.identity.address}
         if lease is not None:
             auth = auth_body(lease, {grant.job.id: grant.numbers for grant in grants}, self._core.identity.address)

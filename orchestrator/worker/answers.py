@@ -146,7 +146,7 @@ class Answers:
         }
 
     def _circumstances(self, now: float) -> Circumstances:
-        settings = self._settings
+        settings, memory = self._settings, machine.memory()
         failure = None if self.pool is None else self.pool.failure
         docker = None
         if isinstance(failure, RuntimeUnavailable):
@@ -157,6 +157,12 @@ class Answers:
             scheduler_url=settings.scheduler_url,
             image=settings.image,
             memory_mib=settings.memory_mib,
+            memory_reserve_mib=settings.memory_reserve_mib,
+            memory_bytes=None if memory is None else memory.total,
+            memory_available=None if memory is None else memory.available,
+            cores=os.cpu_count() or 1,
+            sandboxes_by_rule=settings.sandboxes is None and settings.max_sandboxes is None,
+            warm=settings.warm,
             job_ids=settings.job_ids,
             groups=tuple(text.partition(",")[0] for text in settings.compute_groups),
             public_group=settings.public_group,

@@ -77,6 +77,7 @@ class Statistics:
     heard_at: float | None = None  # the last answer to any request; on the supervisor's clock
     answered_at: float | None = None  # the last answer to a request for work; on the supervisor's clock
     worked_at: float | None = None  # the last answer that brought slices
+    no_work: Mapping[str, int] = dataclasses.field(default_factory=dict)  # jobs that wait at the Scheduler, by why
     earned: int = 0  # units of 10^-18 DCC
     job_pauses: Mapping[str, float] = dataclasses.field(default_factory=dict)  # job → not wanted before
 
@@ -113,6 +114,7 @@ class Auditor(Dealer):
             heard_at=self._heard_at,
             answered_at=self._answered_at,
             worked_at=self._worked_at,
+            no_work=dict(self._no_work),
             earned=self._earned,
             job_pauses=dict(self._paused),
         )

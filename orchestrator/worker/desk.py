@@ -81,6 +81,7 @@ class Desk:
         self._heard_at: float | None = None  # when the Scheduler last answered any request
         self._answered_at: float | None = None  # when the Scheduler last answered a request for work
         self._worked_at: float | None = None  # when it last brought slices that we kept
+        self._no_work: Mapping[str, int] = {}  # what the Scheduler said of it, in its last answer without slices
         self._earned = 0  # units of 10^-18 DCC that accepted results were paid with
         self._stopping: str | None = None  # None | "soft" | "hard"
         self._draining = False

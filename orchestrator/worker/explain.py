@@ -44,6 +44,15 @@ class Circumstances:
     scheduler_url: str = ""
     image: str = ""
     memory_mib: int = 0
+    memory_reserve_mib: int = 0
+    memory_bytes: int | None = None
+    """of the machine; None when that is not known"""
+    memory_available: int | None = None
+    cores: int = 1
+    sandboxes_by_rule: bool = False
+    """whether nobody said how many sandboxes there may be"""
+    warm: int | None = None
+    """how many sandboxes are to be ready, if somebody said so"""
     job_ids: Sequence[str] = ()
     groups: Sequence[str] = ()
     public_group: bool = True
@@ -62,9 +71,9 @@ def explain(books: Statistics, about: Circumstances) -> list[Finding]:
     """Findings, the most decisive first; never empty."""
     findings = [*_stopped(books, about), *_engine(books, about), *_scheduler(books, about)]
     if not findings and not any(slot.why for slot in books.slots):
-        return [_fine(books), *_refused(books, about)]
+        return [_fine(books), *_refused(books, about), *_memory(books, about)]
     idle = [] if findings else list(_idle(books, about))
-    return [*findings, *_refused(books, about), *idle]
+    return [*findings, *_refused(books, about), *idle, *_memory(books, about)]
 
 
 # -- what stops everything ---------------------------------------------------------------------------------------------
@@ -237,7 +246,7 @@ def _idle(books: Statistics, about: Circumstances) -> Iterator[Finding]:
     waits = collections.Counter(slot.why for slot in books.slots if slot.why)
     jobs = _jobs([job_id for job_id, one in books.jobs.items() if one.unstarted and not one.fetched], books)
     for why, places in waits.most_common():
-        of = f"{places} of {books.capacity} places"
+        of = f"{places} of {len(books.slots)} places"
         times = _times(about, [one for one in books.refusals if one.kind is Kind.IDLE and one.code == why])
         match why:
             case "EJOBCODE":
@@ -270,16 +279,74 @@ def _asked(books: Statistics, about: Circumstances) -> str:
 
 def _no_work(books: Statistics, about: Circumstances, of: str) -> Finding:
     records = [one for one in books.refusals if one.kind is Kind.REQUEST and one.code == "ENOWORK"]
-    refused = f" other than the {len(books.rejected_jobs)} jobs that it refuses" if books.rejected_jobs else ""
-    what = f"{of} are empty: the Scheduler at {about.scheduler_url} has no work for this worker{refused}"
-    if about.job_ids:
+    where = f"the Scheduler at {about.scheduler_url}"
+    elsewhere = [(code, *_ELSEWHERE.get(code, (f"refused with {code}", "see what the Scheduler means by it")))
+                 for code in sorted(books.no_work, key=_elsewhere_order)]  # fmt: skip
+    if elsewhere:
+        reasons = ", ".join(f"{books.no_work[code]} {what}" for code, what, _remedy in elsewhere)
+        what = f"{of} are empty: {where} has work, but none of it is for this worker: jobs {reasons}"
+        remedy = elsewhere[0][2]
+    elif about.job_ids:
+        what = f"{of} are empty: {where} has no work of the jobs that this worker takes"
         remedy = f"it takes only the jobs of --job-id ({len(about.job_ids)}): drop the flag to take others"
     elif not about.public_group:
         groups = ", ".join(about.groups) or "none"
-        remedy = f"it works only for compute groups ({groups}): add --public-group, or join more with --compute-group"
+        what = f"{of} are empty: {where} has no work for the compute groups of this worker ({groups})"
+        remedy = "add --public-group, or join more groups with --compute-group"
     else:
+        refused = f" other than the {len(books.rejected_jobs)} jobs that it refuses" if books.rejected_jobs else ""
+        what = f"{of} are empty: {where} has no work for this worker{refused}"
         remedy = f"{_NO_CHANGE}: work comes when a job is deployed"
     return Finding("ENOWORK", what, remedy, sum(one.count for one in records) or 1, **_times(about, records))
+
+
+#: What our Scheduler says of jobs that wait there: code → (what follows their number, the one change). In the order in
+#: which a change can help.
+_ELSEWHERE: Final[Mapping[str, tuple[str, str]]] = {
+    "ECOMPUTEGROUP": (
+        "in compute groups that it is not in",
+        "join one with --compute-group, or the public one with --public-group",
+    ),
+    "EJOBNOTWANTED": ("not named by --job-id", "name them too, or drop --job-id"),
+    "ECAPABILITY": ("that need what the sandboxes lack", "use an Evaluator image that has it (--image)"),
+    "EWORKTIME": ("that need a worktime which the sandboxes lack", "use an Evaluator image that has it (--image)"),
+    "EREJECTED": (
+        "that it refused before",
+        "change that for which it refused them: see the other findings, or the log",
+    ),
+    "EFAILEDHERE": ("whose slices failed here and wait for another worker", "start another worker, or wait"),
+    "EESTIMATING": ("that are measured by their first slices", "wait: when these are done, the others follow"),
+    "EUNRESOLVED": ("whose code it is fetching", "wait a moment"),
+    "ELOCALEXEC": ("for their deployers' own workers", f"{_NO_CHANGE}: work comes when a job is deployed"),
+}
+
+
+def _elsewhere_order(code: str) -> int:
+    known = list(_ELSEWHERE)
+    return known.index(code) if code in known else len(known)
+
+
+def _memory(books: Statistics, about: Circumstances) -> Iterator[Finding]:
+    """What more memory would allow."""
+    if about.memory_bytes is None or not about.memory_mib:
+        return
+    total, available = about.memory_bytes >> 20, (about.memory_available or 0) >> 20
+    if about.sandboxes_by_rule and books.capacity < about.cores:
+        yield Finding(
+            "EMEMORYBOUND",
+            f"only {books.capacity} of {about.cores} cores get a sandbox: {total} MiB of memory hold no more of "
+            f"{about.memory_mib} MiB each",
+            "give each less (--memory), or say how many there may be all the same (--sandboxes)",
+            about.cores - books.capacity,
+        )
+    short = available < about.memory_mib + about.memory_reserve_mib
+    if short and about.pool.get("warm") == 0 and about.warm != 0:
+        yield Finding(
+            "EMEMORYSHORT",
+            f"no sandboxes are started ahead of need: {available} MiB of memory are free, and "
+            f"{about.memory_reserve_mib} MiB are kept for others",
+            "end something that takes memory, or lower --memory or --memory-reserve-mib",
+        )
 
 
 def _fine(books: Statistics) -> Finding:

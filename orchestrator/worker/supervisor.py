@@ -94,6 +94,7 @@ class Supervisor(Auditor):
         self._heard_at = now
         if self._asking:
             self._answered_at = now
+            self._no_work = task.no_work
             if useful:
                 self._worked_at = now
             elif not task.slices and not task.malformed:

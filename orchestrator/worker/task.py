@@ -22,6 +22,7 @@ Authorization = Mapping[str, Any]
 
 _MAX_ID = 128
 _MAX_LIST = 10_000
+_MAX_REASONS = 20
 _MAX_GROUPS = 1000
 
 
@@ -100,6 +101,7 @@ class Task:
     target_duration_s: float | None = None
     beacon_s: float | None = None
     retry_after_s: float | None = None
+    no_work: Mapping[str, int] = dataclasses.field(default_factory=dict)  # jobs that wait, by why we get none of them
     group_origins: Mapping[str, Mapping[str, list[str]]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -145,8 +147,15 @@ def parse(answer: Any) -> Task:
         target_duration_s=_number(config.get("targetTaskDuration")),
         beacon_s=None if beacon_ms is None else beacon_ms / 1000,
         retry_after_s=_number(body.get("retryAfter")),
+        no_work=_no_work(body.get("noWork")),
         group_origins=_group_origins(body.get("computeGroupOrigins")),
     )
+
+
+def _no_work(value: Any) -> dict[str, int]:
+    """Reason → number of jobs; for people to read, so nothing here is worth an error."""
+    entries = list(value.items())[:_MAX_REASONS] if isinstance(value, Mapping) else []
+    return {str(code)[:40]: _integer(jobs) for code, jobs in entries if _integer(jobs)}
 
 
 def parse_job(job_id: Any, job: Any) -> JobOffer:

@@ -352,3 +352,16 @@ async def test_a_waiting_worker_gets_work_as_soon_as_the_estimation_ends(setting
         await measuring.compute(first)
         async with asyncio.timeout(10):
             assert numbers(await later, job)
+
+
+async def test_an_answer_without_slices_says_why_jobs_are_not_for_the_worker(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        assert "noWork" not in (await worker.take())["body"]  # there is no job at all
+        one_slice = {"start": 1, "end": 1, "step": 1}
+        await client.deploy("result", dataRange=one_slice)
+        await client.deploy("result", dataRange=one_slice, requirements=64 | 32)
+        other = [{"name": "pyodide", "version": "0.28.0"}]
+        assert (await worker.take(worktimes=other))["body"]["noWork"] == {"EWORKTIME": 1, "ECAPABILITY": 1}
+        assert (await worker.take(workerComputeGroups=[]))["body"]["noWork"] == {"ECOMPUTEGROUP": 2}
+        answer = await worker.take()
+        assert answer["body"]["task"] and "noWork" not in answer["body"]

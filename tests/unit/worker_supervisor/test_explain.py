@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
+
 import pytest
 
+from orchestrator.cli.worker import run
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker import task
@@ -270,8 +274,44 @@ def test_no_job_at_the_scheduler(desk):
 def test_no_work_for_who_takes_certain_jobs_or_groups_only(desk):
     d = idle(desk)
     assert "drop the flag" in findings(d, job_ids=("mine",))[0].remedy
-    remedy = findings(d, public_group=False, groups=("scott",))[0].remedy
-    assert "scott" in remedy and "--public-group" in remedy
+    finding = findings(d, public_group=False, groups=("scott",))[0]
+    assert "(scott)" in finding.what and "--public-group" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "remedy"),
+    [
+        (
+            {"EESTIMATING": 1, "ECOMPUTEGROUP": 2},
+            "jobs 2 in compute groups that it is not in, 1 that are",
+            "--compute-group",
+        ),
+        ({"EESTIMATING": 1}, "measured by their first slices", "wait"),
+        ({"ENEW": 3}, "jobs 3 refused with ENEW", "what the Scheduler means"),
+        ({"EWORKTIME": -1, "x" * 100: "y"}, "has no work for this worker", "deployed"),
+    ],
+)
+def test_what_the_scheduler_says_of_jobs_that_are_for_others(desk, said, words, remedy):
+    d = desk(sandboxes=1)
+    d(ev.TaskReceived(task.parse({"body": {"noWork": said}})))
+    [finding] = findings(d)
+    assert finding.code == "ENOWORK" and words in finding.what and remedy in finding.remedy
+    d(ev.Tick(), after=2.0)
+    d(nothing())
+    assert "has no work for this worker" in findings(d)[0].what
+
+
+def test_memory_bounds_what_there_may_be(desk):
+    d = desk(sandboxes=2)
+    d.start({"job": [1, 2]})
+    about = {"memory_mib": 512, "memory_bytes": 2 << 30, "memory_available": 1 << 30, "cores": 8}
+    fine, bound = findings(d, sandboxes_by_rule=True, **about)
+    assert (fine.code, bound.code, bound.count) == ("EOK", "EMEMORYBOUND", 6)
+    assert "only 2 of 8 cores" in bound.what and "--memory" in bound.remedy
+    assert len(findings(d, **about)) == 1  # it was said how many there are to be
+    about |= {"memory_available": 900 << 20, "memory_reserve_mib": 512, "pool": {"warm": 0, "failure": None}}
+    assert [one.code for one in findings(d, **about)] == ["EOK", "EMEMORYSHORT"]
+    assert len(findings(d, warm=0, **about)) == 1  # none are to be ready
 
 
 def test_waiting_for_the_first_leases(desk):
@@ -364,3 +404,9 @@ def test_payments_are_summed(desk):
             d.actions = d.all(act.Submit, ever=True)[-1:]
     books = d.supervisor.statistics()
     assert books.earned == books.jobs["job"].earned == 2 * 10**15 and books.jobs["job"].completed == 3
+
+
+def test_every_flag_that_is_named_exists():
+    known = {flag for parameter in run.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    named = set(re.findall(r"--[a-z]+(?:-[a-z]+)*", pathlib.Path(explain.__globals__["__file__"]).read_text()))
+    assert named - {"--rm"} <= known and "--memory" in named
