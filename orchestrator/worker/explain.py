@@ -172,6 +172,7 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "ENOMODULE": ("{jobs} need a module that the package manager lacks", "publish the module"),
     "EMODULETOOBIG": ("{jobs} need a module that is too large", "the job's owner has to use a smaller module"),
     "EMODULEFETCH": ("modules of {jobs} could not be fetched", "look whether the package manager runs"),
+    "EPERM_ORIGIN": ("{jobs} fetch from where no job may", "the job's owner has to mend its URL"),
     "EBADDATUM": ("data of {jobs} cannot be decoded", "the job's owner has to mend its data"),
     "EASSIGN": ("{jobs} have code that cannot be loaded", "the job's owner has to mend the work function"),
     "EWORKREJECT": ("the work function of {jobs} rejected this worker", "nothing here: the job's own choice"),

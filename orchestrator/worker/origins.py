@@ -229,7 +229,7 @@ def address_refusal(permission: Permission, kind: addresses.Kind) -> OriginForbi
     origin, purpose = permission.origin, permission.purpose
     remedy = f"--allow-origin {purpose}={origin} opens it by name"
     if permission.reach is Reach.NAMED:
-        remedy = "only the address itself as --allow-origin opens it"
+        remedy = "only an entry for the address itself opens it"
     return OriginForbidden(
         f"{origin} leads to a {kind} address, which is not open to jobs; {remedy}",
         info={"cause": "address", "origin": str(origin), "purpose": purpose.value, "kind": kind.value},
