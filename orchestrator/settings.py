@@ -216,6 +216,50 @@ class WorkerSettings(ComponentSettings):
     memory_reserve_mib: int = Field(512, ge=0, description="memory of the machine not planned for sandboxes, MiB")
     memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
+    # limits of sandboxes
+    swap_mib: int = Field(
+        0,
+        ge=0,
+        le=1024 * 1024,
+        description="swap of a sandbox beyond its memory, MiB (unused on cgroup v1, where the lock-down allows none)",
+        json_schema_extra=flag("--swap"),
+    )
+    pids: int = Field(32, ge=8, le=4096, description="threads of a sandbox; Node itself has 7")
+    open_files: int = Field(256, ge=32, le=20_000, description="open files of a sandbox")
+    output_line_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1_048_576,
+        description="longest line of a sandbox, bytes: the largest result",
+        json_schema_extra=flag("--output-line"),
+    )
+    output_slice_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1_048_576,
+        description="most output between two answers of a sandbox, bytes",
+        json_schema_extra=flag("--output-slice"),
+    )
+    output_total_bytes: int = Field(
+        16 * 1024**3,
+        ge=1_048_576,
+        description="most output in a sandbox's life, bytes",
+        json_schema_extra=flag("--output-total"),
+    )
+    output_lines_per_s: float = Field(
+        2_000.0, gt=0, description="lines per second of a sandbox that are no results (console, events, progress)"
+    )
+    output_lines_burst: float = Field(20_000.0, ge=10, description="such lines at once, beyond that rate")
+    log_bytes_per_s: float = Field(
+        8.0 * 1024 * 1024, gt=0, description="bytes per second of a sandbox's lines that are no results"
+    )
+    log_bytes_burst: float = Field(32.0 * 1024 * 1024, ge=1_048_576, description="such bytes at once, beyond that rate")
+    stderr_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=1024,
+        description="most that a sandbox may write to standard error in its life, bytes",
+        json_schema_extra=flag("--stderr"),
+    )
+    start_timeout_s: float = Field(30.0, gt=0, description="longest start of a sandbox, seconds")
+    assign_timeout_s: float = Field(60.0, gt=0, description="longest handing of a job to a sandbox, seconds")
 
     # fetching
     allow_origin: tuple[str, ...] = Field(

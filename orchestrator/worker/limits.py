@@ -24,6 +24,8 @@ class SandboxLimits:
     """What the kernel holds one container to. Bytes, counts, and cores (1.0 is one core)."""
 
     memory_bytes: int = 512 * MIB
+    swap_bytes: int = 0
+    """Beyond its memory. Nothing unless somebody asks for it: a sandbox that swaps slows its neighbours."""
     cpus: float = 1.0
     pids: int = 32
     open_files: int = 256
@@ -32,6 +34,8 @@ class SandboxLimits:
     def __post_init__(self) -> None:
         if self.memory_bytes < MINIMUM_MEMORY:
             raise errors.InvalidInput(f"memory_bytes is {self.memory_bytes}: a sandbox needs at least {MINIMUM_MEMORY}")
+        if not 0 <= self.swap_bytes <= 1024 * GIB:
+            raise errors.InvalidInput(f"swap_bytes is {self.swap_bytes}: give 0 (no swap) to {1024 * GIB}")
         if not 0.01 <= self.cpus <= 4096:
             raise errors.InvalidInput(f"cpus is {self.cpus}: give a number of cores from 0.01 to 4096")
         if not MINIMUM_PIDS <= self.pids <= 4096:

@@ -94,7 +94,8 @@ class Lockdown:
         host = body["HostConfig"]
         seccomp = seccomp_for_gvisor(self.seccomp) if isolation is Isolation.GVISOR else self.seccomp
         host["SecurityOpt"] = [*host["SecurityOpt"], "seccomp=" + json.dumps(seccomp, separators=(",", ":"))]
-        host["Memory"] = host["MemorySwap"] = limits.memory_bytes
+        host["Memory"] = limits.memory_bytes
+        host["MemorySwap"] = limits.memory_bytes + limits.swap_bytes  # the Engine's figure is the sum of both
         host["NanoCpus"] = round(limits.cpus * 1_000_000_000)
         host["PidsLimit"] = limits.pids
         host["Ulimits"] = [
@@ -106,7 +107,7 @@ class Lockdown:
             host["CgroupParent"] = cgroup_parent
         if runtime is not None:
             host["Runtime"] = runtime
-        validate(body)
+        validate(body, limits.swap_bytes)
         return body
 
 
@@ -223,8 +224,11 @@ REQUIRED: Final[Mapping[str, Callable[[Any], bool]]] = {
 }
 
 
-def validate(body: Mapping[str, Any]) -> None:
-    """Raise LockdownLoosened, naming the field, when `body` breaks a rule of REQUIRED."""
+def validate(body: Mapping[str, Any], swap_bytes: int = 0) -> None:
+    """Raise LockdownLoosened, naming the field, when `body` breaks a rule of REQUIRED.
+
+    `swap_bytes` is what the owner of the machine gave to a sandbox; one that could swap more, or less, breaks a rule.
+    """
     for path, rule in REQUIRED.items():
         value: Any = body
         for name in path.split("."):
@@ -232,8 +236,9 @@ def validate(body: Mapping[str, Any]) -> None:
         if not rule(value):
             raise LockdownLoosened(f"{path} of the container is {_shown(value)}: the lock-down does not allow it")
     host = body["HostConfig"]
-    if host["MemorySwap"] != host["Memory"]:
-        raise LockdownLoosened("HostConfig.MemorySwap differs from Memory: the sandbox could swap")
+    if host.get("MemorySwap") != host["Memory"] + swap_bytes:
+        allowed = f"{swap_bytes} bytes" if swap_bytes else "nothing"
+        raise LockdownLoosened(f"HostConfig.MemorySwap lets the sandbox swap other than the {allowed} that was allowed")
 
 
 def validate_seccomp(profile: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from orchestrator import telemetry
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, reports, sizes
+from orchestrator.worker import artifacts, limit_settings, reports, sizes
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
@@ -30,7 +30,6 @@ from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
-from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
 from orchestrator.worker.observing import Observing
 from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
@@ -43,8 +42,6 @@ from orchestrator.worker.task import JobOffer, ResultStorage
 log = logging.getLogger(__name__)
 
 _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
-_SLICE_TIMEOUT_S: Final = 24 * 3600.0
-_PROGRESS_TIMEOUT_S: Final = 300.0
 _HARD_STOP_PATIENCE_S: Final = 5.0
 _GOODBYE_S: Final = 3.0
 
@@ -167,9 +164,10 @@ class Worker:
         self._link = await stack.enter_async_context(
             SchedulerLink(client, config, self.account, _offer(settings, self.capacity, runtime), self._tell_one)
         )
-        self._sandbox_config = _sandbox_config(config)
+        self._sandbox_config = limit_settings.published_for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
-        self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, _slice_limits(settings, config))
+        limits = limit_settings.slice_limits(settings, config)
+        self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits)
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
         self._answers.fetcher, self._answers.seats, self._answers.link = self._fetcher, self._seats, self._link
         log.info(
@@ -449,7 +447,7 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
         docker_host=settings.docker_host,
         runtime=settings.oci_runtime,
         call_timeout_s=settings.docker_timeout_s,
-        limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
+        limits=limit_settings.kernel_limits(settings),
     )
 
 
@@ -479,28 +477,3 @@ def _group_of(text: str) -> tuple[str, str]:
     if not comma or not key:
         raise InvalidInput(f"compute group {text!r} is not joinKey,joinSecret")
     return key, secret
-
-
-def _sandbox_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The Scheduler's settings for sandboxes, as the sandbox gets them."""
-    supervisor = config.get("supervisor")
-    sandbox = supervisor.get("sandbox") if isinstance(supervisor, Mapping) else None
-    return dict(sandbox) if isinstance(sandbox, Mapping) else {}
-
-
-def _slice_limits(settings: WorkerSettings, config: Mapping[str, Any]) -> SliceLimits:
-    """Our own time limits, else the Scheduler's, else those of the official worker."""
-    published = _sandbox_config(config)
-
-    def limit(own: float | None, name: str, usual: float) -> float:
-        milliseconds = published.get(name)
-        if own is not None:
-            return own
-        if isinstance(milliseconds, int | float) and milliseconds > 0:
-            return milliseconds / 1000
-        return usual
-
-    return SliceLimits(
-        slice_timeout_s=limit(settings.slice_timeout_s, "sliceTimeoutMs", _SLICE_TIMEOUT_S),
-        progress_timeout_s=limit(settings.progress_timeout_s, "progressTimeoutMs", _PROGRESS_TIMEOUT_S),
-    )

@@ -8,7 +8,7 @@ from typing import Final
 
 from orchestrator.errors import InvalidInput
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import machine, recycling
+from orchestrator.worker import limit_settings, machine, recycling
 from orchestrator.worker.limits import MIB
 from orchestrator.worker.pool import PoolSettings
 from orchestrator.worker.pool_sizing import default_sizes
@@ -55,6 +55,7 @@ def pool_settings(settings: WorkerSettings, capacity: int, most: int) -> PoolSet
     return PoolSettings(
         capacity=most,
         warm=settings.warm,
+        sandbox=limit_settings.sandbox_settings(settings),
         creates_at_once=settings.creates_at_once,
         warm_least=least,
         warm_most=warm_most,

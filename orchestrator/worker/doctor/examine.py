@@ -14,7 +14,7 @@ from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailab
 from orchestrator.worker.docker_runtime.engine_facts import Component, EngineFacts
 from orchestrator.worker.doctor import advisories, check, engine, machine, packages, sandbox, scheduler
 from orchestrator.worker.doctor.check import Check, Examination, Status
-from orchestrator.worker.limits import MIB, SandboxLimits
+from orchestrator.worker.limit_settings import kernel_limits
 
 _ENGINE_TIMEOUT_S: Final = 10.0
 
@@ -45,7 +45,7 @@ def runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
         require_limits=settings.require_limits,
         docker_host=settings.docker_host,
         runtime=settings.oci_runtime,
-        limits=SandboxLimits(memory_bytes=settings.memory_mib * MIB, cpus=settings.cpus),
+        limits=kernel_limits(settings),
     )
 
 

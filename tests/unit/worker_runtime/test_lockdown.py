@@ -168,3 +168,23 @@ def test_an_allowing_profile_is_refused(lockdown: Lockdown) -> None:
 def test_limits_name_the_field(field: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(field))):
         SandboxLimits(**field)
+
+
+def test_swap_is_only_what_was_asked_for(lockdown: Lockdown) -> None:
+    limits = SandboxLimits(memory_bytes=100 << 20, swap_bytes=50 << 20)
+    body = lockdown.create_body(image="x", labels={}, limits=limits)
+    assert body["HostConfig"]["MemorySwap"] == 150 << 20  # the Engine's figure is memory and swap together
+    validate(body, 50 << 20)
+    for allowed in (0, 1, 51 << 20):
+        with pytest.raises(LockdownLoosened, match="swap"):
+            validate(body, allowed)
+    for unlimited in (-1, 0, None):
+        body["HostConfig"]["MemorySwap"] = unlimited
+        with pytest.raises(LockdownLoosened, match="swap"):
+            validate(body, 50 << 20)
+
+
+@pytest.mark.parametrize("swap", [-1, (1 << 40) + 1])
+def test_swap_has_bounds(swap: int) -> None:
+    with pytest.raises(InvalidInput, match="swap_bytes"):
+        SandboxLimits(swap_bytes=swap)

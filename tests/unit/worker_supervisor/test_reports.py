@@ -8,7 +8,7 @@ from orchestrator import kvin
 from orchestrator.errors import InvalidInput
 from orchestrator.jobs import words
 from orchestrator.jobs.values import is_emittable_result, result_uri, value_of_uri
-from orchestrator.worker import account, reports, service
+from orchestrator.worker import account, limit_settings, reports
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind
 from orchestrator.worker.seats import death_of
@@ -127,7 +127,7 @@ def test_time_limits_are_ours_or_the_schedulers_or_the_usual_ones():
     from orchestrator.settings import WorkerSettings
 
     config = {"supervisor": {"sandbox": {"sliceTimeoutMs": 5000}}}
-    limits = service._slice_limits(WorkerSettings(progress_timeout_s=7), config)
+    limits = limit_settings.slice_limits(WorkerSettings(progress_timeout_s=7), config)
     assert (limits.slice_timeout_s, limits.progress_timeout_s) == (5.0, 7.0)
-    limits = service._slice_limits(WorkerSettings(), {})
+    limits = limit_settings.slice_limits(WorkerSettings(), {})
     assert (limits.slice_timeout_s, limits.progress_timeout_s) == (86_400.0, 300.0)
