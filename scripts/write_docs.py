@@ -1,4 +1,4 @@
-"""Rewrite the generated parts of docs/: `python -m scripts.write_docs`, or `--check` to only compare.
+"""Rewrite the generated parts of docs/ and the dashboard: `python -m scripts.write_docs`, `--check` only compares.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -10,14 +10,40 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 
+from orchestrator import telemetry
 from orchestrator.configuration.showing import as_markdown
+from orchestrator.exporting.text import prometheus_name
 from orchestrator.settings import COMPONENTS
+from scripts import grafana
 
 ROOT = pathlib.Path(__file__).parent.parent
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
 
+DASHBOARD = ROOT / "deploy" / "grafana" / "worker.json"
+
+
+def metrics_table(prefix: str) -> str:
+    """The metrics whose names begin with `prefix`."""
+    rows = ["| metric | in Prometheus | kind | unit | meaning | labels |", "|---|---|---|---|---|---|"]
+    for meter in telemetry.METERS:
+        if meter.name.startswith(prefix):
+            labels = ", ".join(f"`{label}`" for label in meter.labels)
+            cells = (
+                f"`{meter.name}`",
+                f"`{prometheus_name(meter)}`",
+                meter.kind,
+                meter.unit,
+                meter.description,
+                labels,
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
-    f"settings {name}": (lambda model=model: as_markdown(model)) for name, model in COMPONENTS.items()
+    **{f"settings {name}": (lambda model=model: as_markdown(model)) for name, model in COMPONENTS.items()},
+    "metrics worker": lambda: metrics_table("dcp.worker."),
+    "metrics scheduler": lambda: metrics_table("dcp.scheduler."),
 }
 
 
@@ -27,10 +53,11 @@ def rewritten(text: str) -> str:
 
 
 def main() -> None:
+    wanted = {path: rewritten(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
+    wanted[DASHBOARD] = grafana.text()
     stale = []
-    for path in sorted((ROOT / "docs").glob("*.md")):
-        before = path.read_text()
-        after = rewritten(before)
+    for path, after in wanted.items():
+        before = path.read_text() if path.exists() else ""
         if after != before:
             stale.append(path.name)
             if "--check" not in sys.argv:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 
 import pytest
 
+from orchestrator import telemetry
 from orchestrator.configuration import file
+from orchestrator.exporting.text import prometheus_name
 from orchestrator.settings import COMPONENTS
-from scripts import write_docs
+from scripts import grafana, write_docs
 
 PAGES = sorted((write_docs.ROOT / "docs").glob("*.md"))
 
@@ -35,3 +38,55 @@ def test_the_example_is_a_settings_file(tmp_path):
     for table, keys in tomllib.loads(example).items():
         assert COMPONENTS[table](**keys)
     assert set(read.tables) == {"worker", "scheduler"}
+
+
+def test_the_dashboard_is_fresh():
+    assert write_docs.DASHBOARD.read_text() == grafana.text(), "run `make docs`"
+
+
+def test_the_dashboard_is_one_that_grafana_takes():
+    board = json.loads(write_docs.DASHBOARD.read_text())
+    assert board["title"] and board["uid"] and board["schemaVersion"] >= 36
+    variables = {one["name"] for one in board["templating"]["list"]}
+    ids, taken = set(), set()
+    for panel in board["panels"]:
+        assert panel["id"] not in ids and panel["title"] and panel["targets"]
+        ids.add(panel["id"])
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert place["x"] + place["w"] <= 24 and not cells & taken, panel["title"]
+        taken |= cells
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        for target in panel["targets"]:
+            assert set(re.findall(r"\$\{?(\w+)", target["expr"])) <= variables | {"__rate_interval"}
+            assert target["expr"].count("(") == target["expr"].count(")")
+
+
+def test_every_query_asks_for_metrics_and_labels_that_there_are():
+    series = {}
+    for meter in telemetry.METERS:
+        name = prometheus_name(meter)
+        if isinstance(meter, telemetry.Histogram):
+            series |= {name + suffix: meter for suffix in ("_sum", "_count")}
+            series[name + "_bucket"] = meter
+        else:
+            series[name] = meter
+    board = json.loads(write_docs.DASHBOARD.read_text())
+    used = set()
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            names = re.findall(r"\bdcp_\w+", target["expr"])
+            assert names, target
+            for name in names:
+                meter = series[name]
+                used.add(meter.name)
+                labels = {*meter.labels, "instance", "le"}
+                groups = {
+                    label.strip() for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in by.split(",")
+                }
+                assert groups <= labels, target
+                assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= groups, target
+                if name.endswith(("_total", "_bucket", "_sum", "_count")) and panel["title"] != "Earned":
+                    assert f"rate({name}" in target["expr"], target
+    workers = {meter.name for meter in telemetry.METERS if meter.name.startswith("dcp.worker.")}
+    assert len(used) > 0.7 * len(workers)

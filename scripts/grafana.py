@@ -1,0 +1,204 @@
+"""The Grafana dashboard of a worker, made from the list of metrics: `python -m scripts.write_docs` writes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from orchestrator import telemetry as t
+from orchestrator.exporting.text import prometheus_name
+
+_SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
+_MINE: Final = '{instance=~"$instance"}'
+_WIDTH: Final = 24
+_PARTS: Final = (0.5, 0.95, 0.99)
+
+
+def _now(meter: t.Meter, by: str | None = None) -> str:
+    return _sum(f"{prometheus_name(meter)}{_MINE}", by)
+
+
+def _rate(meter: t.Meter, by: str | None = None, suffix: str = "") -> str:
+    return _sum(f"rate({prometheus_name(meter)}{suffix}{_MINE}[$__rate_interval])", by)
+
+
+def _quantile(meter: t.Meter, part: float) -> str:
+    return f"histogram_quantile({part}, {_rate(meter, 'le', '_bucket')})"
+
+
+def _sum(expression: str, by: str | None) -> str:
+    return f"sum by ({by}) ({expression})" if by else f"sum({expression})"
+
+
+Query = tuple[str, str]  # expression, legend
+
+_HIT: Final = f'{prometheus_name(t.sandbox_hand_out_time)}_count{{instance=~"$instance",hit="true"}}'
+
+_WORKING: Final = f'{prometheus_name(t.slots)}{{instance=~"$instance",state="working"}}'
+
+#: (title, unit, width, queries): a row is as many as fit.
+PANELS: Final[list[tuple[str, str, int, list[Query]]]] = [
+    ("Ready", "bool_yes_no", 4, [(f"min({prometheus_name(t.ready)}{_MINE})", "ready")]),
+    ("Docker", "bool_yes_no", 4, [(f"min({prometheus_name(t.docker_available)}{_MINE})", "available")]),
+    ("Scheduler's last answer", "s", 4, [(f"max({prometheus_name(t.answer_age)}{_MINE})", "age")]),
+    (
+        "Places at work",
+        "percentunit",
+        4,
+        [
+            (f"{_sum(_WORKING, None)} / {_now(t.slots)}", "working"),
+        ],
+    ),
+    ("Slices per second", "ops", 4, [(_rate(t.slices_ended), "slices")]),
+    ("Earned", "none", 4, [(_now(t.earnings), "DCC")]),
+    (
+        "Slices by outcome",
+        "ops",
+        12,
+        [(_rate(t.slices_ended, "outcome"), "{{outcome}}"), (_rate(t.slices_returned, "code"), "returned {{code}}")],
+    ),
+    ("Results by verdict", "ops", 12, [(_rate(t.results, "verdict, code"), "{{verdict}} {{code}}")]),
+    ("Places", "none", 12, [(_now(t.slots, "state"), "{{state}}")]),
+    ("Why places had no work", "percentunit", 12, [(_rate(t.idle_time, "code"), "{{code}}")]),
+    (
+        "CPU: slices, overhead, the Worker",
+        "none",
+        12,
+        [
+            (_rate(t.slice_cpu_time), "slices"),
+            (f"{_rate(t.sandboxes_cpu_time)} - {_rate(t.slice_cpu_time)}", "overhead in sandboxes"),
+            (_rate(t.process_cpu_time), "the Worker"),
+        ],
+    ),
+    ("Wall time of a slice", "s", 12, [(_quantile(t.slice_wall_time, part), f"p{part * 100:g}") for part in _PARTS]),
+    (
+        "Memory",
+        "bytes",
+        12,
+        [
+            (_now(t.sandboxes_memory), "sandboxes"),
+            (_now(t.process_memory), "the Worker"),
+            (_quantile(t.slice_peak_memory, 0.95), "most of a slice, p95"),
+        ],
+    ),
+    (
+        "Bytes of slices",
+        "Bps",
+        12,
+        [
+            (_rate(t.slice_bytes, "direction"), "{{direction}}"),
+            (_rate(t.fetched_bytes, "purpose"), "fetched {{purpose}}"),
+        ],
+    ),
+    ("Pool", "none", 12, [(_now(t.pool_sandboxes, "state"), "{{state}}")]),
+    (
+        "Hand-outs from a ready sandbox",
+        "percentunit",
+        12,
+        [
+            (f"sum(rate({_HIT}[$__rate_interval])) / {_rate(t.sandbox_hand_out_time, None, '_count')}", "hits"),
+        ],
+    ),
+    (
+        "Time to hand out a sandbox",
+        "s",
+        12,
+        [(_quantile(t.sandbox_hand_out_time, part), f"p{part * 100:g}") for part in _PARTS],
+    ),
+    (
+        "Time to start a sandbox",
+        "s",
+        12,
+        [(_quantile(t.sandbox_start_time, part), f"p{part * 100:g}") for part in _PARTS],
+    ),
+    (
+        "Sandboxes that ended",
+        "ops",
+        12,
+        [
+            (_rate(t.sandboxes_ended, "cause"), "{{cause}}"),
+            (_rate(t.sandboxes_recycled, "limit"), "recycled: {{limit}}"),
+            (_rate(t.pool_starts_failed), "did not start"),
+            (_rate(t.containers_reaped), "reaped"),
+        ],
+    ),
+    ("Slices held", "none", 12, [(_now(t.slices_held, "place"), "{{place}}"), (_now(t.outbox), "outbox")]),
+    (
+        "Requests for work",
+        "ops",
+        12,
+        [
+            (_rate(t.requests), "asked"),
+            (_rate(t.requests_empty), "nothing to do"),
+            (_rate(t.requests_failed), "failed"),
+            (_rate(t.resent), "reports sent again"),
+        ],
+    ),
+    (
+        "Fetches by outcome",
+        "ops",
+        12,
+        [(_rate(t.fetches, "outcome"), "{{outcome}}"), (_rate(t.cache_hits), "from the cache")],
+    ),
+]
+
+
+def dashboard() -> dict[str, Any]:
+    """The whole dashboard, as Grafana exports one."""
+    panels = []
+    x = y = height = 0
+    for number, (title, unit, width, queries) in enumerate(PANELS, start=1):
+        if x + width > _WIDTH:
+            x, y = 0, y + height
+        small = width < 12
+        height = 4 if small else 8
+        panels.append(_panel(number, title, unit, queries, {"h": height, "w": width, "x": x, "y": y}, small=small))
+        x += width
+    return {
+        "title": "DCP worker",
+        "uid": "dcp-worker",
+        "tags": ["dcp"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "timezone": "browser",
+        "templating": {"list": _variables()},
+        "annotations": {"list": []},
+        "panels": panels,
+    }
+
+
+def _panel(
+    number: int, title: str, unit: str, queries: list[Query], place: dict[str, int], *, small: bool
+) -> dict[str, Any]:
+    return {
+        "id": number,
+        "type": "stat" if small else "timeseries",
+        "title": title,
+        "datasource": _SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "options": {} if small else {"legend": {"displayMode": "list", "placement": "bottom"}},
+        "targets": [
+            {"refId": chr(ord("A") + index), "datasource": _SOURCE, "expr": expression, "legendFormat": legend}
+            for index, (expression, legend) in enumerate(queries)
+        ],
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    worker = f"label_values({prometheus_name(t.ready)}, instance)"
+    return [
+        {"name": "source", "type": "datasource", "query": "prometheus", "label": "Data source"},
+        {
+            "name": "instance", "type": "query", "datasource": _SOURCE, "label": "Worker", "query": worker,
+            "definition": worker, "includeAll": True, "multi": True, "refresh": 2, "allValue": ".*",
+            "current": {"text": "All", "value": "$__all"},
+        },
+    ]  # fmt: skip
+
+
+def text() -> str:
+    return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
