@@ -14,7 +14,7 @@ from orchestrator import telemetry
 from orchestrator.configuration.showing import as_markdown
 from orchestrator.exporting.text import prometheus_name
 from orchestrator.settings import COMPONENTS
-from scripts import grafana
+from scripts import grafana, log_events
 
 ROOT = pathlib.Path(__file__).parent.parent
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
@@ -44,6 +44,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     **{f"settings {name}": (lambda model=model: as_markdown(model)) for name, model in COMPONENTS.items()},
     "metrics worker": lambda: metrics_table("dcp.worker."),
     "metrics scheduler": lambda: metrics_table("dcp.scheduler."),
+    "log events": log_events.table,
 }
 
 

@@ -605,7 +605,7 @@ class Sandbox:
             try:
                 with contextlib.suppress(RuntimeUnavailable, ContainerGone, ContainerRefused):
                     if not await container.remove():
-                        log.error("sandbox_left_processes", extra={"sandbox": self.id})
+                        log.error("sandbox_left_processes", extra={"container": self.id})
                         self._tell("processes are left in its cgroup")
             finally:
                 self._close()

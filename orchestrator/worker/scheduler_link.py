@@ -359,7 +359,9 @@ class SchedulerLink:
             self._counts["events"] += 1
         except OrchestratorError as error:
             self._counts["events refused"] += 1
-            log.info("event_refused", extra={"job": data["job"], "event": data["eventName"], "error": str(error)})
+            log.info(
+                "event_refused", extra={"job": data["job"], "name_of_event": data["eventName"], "error": str(error)}
+            )
 
     def _emitted(self, place: tuple[str, int], emission: asyncio.Task[None]) -> None:
         self._emitting -= 1

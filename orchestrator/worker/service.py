@@ -184,7 +184,7 @@ class Worker:
                 return await fetch_config(self.settings.scheduler_url)
             except NetworkFailure as error:
                 level = logging.WARNING if attempt in (0, 5) else logging.DEBUG
-                log.log(level, "scheduler_unreachable: %s; trying again", error.message)
+                log.log(level, "scheduler_unreachable", extra={"code": error.code, "error": error.message})
             pause = _CONFIG_RETRY_S[min(attempt, len(_CONFIG_RETRY_S) - 1)]
             attempt += 1
             with contextlib.suppress(TimeoutError):
@@ -215,7 +215,7 @@ class Worker:
     def _on_availability(self, failure: OrchestratorError | None) -> None:
         """Only the loss of the Engine concerns everybody; a sandbox that failed to start is the pool's affair."""
         if isinstance(failure, RuntimeUnavailable):
-            log.error("docker_lost: %s", failure.message)
+            log.error("docker_lost", extra={"code": failure.code, "error": failure.message})
             self._tell_one(ev.RuntimeLost(failure.message))
         elif failure is None and self.ready.is_set():
             log.warning("docker_is_back")
@@ -270,7 +270,7 @@ class Worker:
             async with asyncio.timeout(left + _GOODBYE_S) as self._delivering:
                 delivered = self.supervisor.finished and await self._link.flush(left)
                 if not delivered:
-                    log.error("%d reports were not acknowledged in time and are lost", self._link.outstanding)
+                    log.error("reports_lost", extra={"count": self._link.outstanding})
                 self._answers.delivered = delivered
                 await self._link.goodbye()
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
@@ -312,7 +312,7 @@ class Worker:
         try:
             task = await self._link.request_task(action)
         except OrchestratorError as error:
-            log.warning("request_failed: %s", error)
+            log.warning("request_failed", extra={"code": error.code, "error": error.message})
             self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error)))
         except asyncio.CancelledError:
             self._tell_one(ev.TaskFailed("ESTOPPED", "the worker is stopping"))
@@ -335,7 +335,7 @@ class Worker:
                 sandbox_config=self._sandbox_config,
             )
         except OrchestratorError as error:
-            log.warning("job_not_fetched: %s", error, extra={"job": offer.job_id})
+            log.warning("job_not_fetched", extra={"job": offer.job_id, "code": error.code, "error": error.message})
             self._tell_one(artifacts.failure(offer.job_id, error))
         except Exception:  # a job that finds a mistake of ours gets its slices back, and ends nobody
             log.exception("job_not_fetched", extra={"job": offer.job_id})
@@ -390,7 +390,10 @@ class Worker:
                 errand=self._errand(action.job_id),
             )  # fmt: skip
         except OrchestratorError as error:
-            log.warning("result_not_stored: %s", error, extra={"job": action.job_id, "slice": action.number})
+            log.warning(
+                "result_not_stored",
+                extra={"job": action.job_id, "slice": action.number, "code": error.code, "error": error.message},
+            )
             if action.error is None:
                 self._tell_one(ev.ResultRefused(action.key, error.code, error.message, lost=False))
                 return

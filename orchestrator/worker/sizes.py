@@ -26,9 +26,13 @@ def sandboxes(settings: WorkerSettings) -> tuple[int, int]:
     if settings.sandboxes is not None:
         if memory is not None and settings.sandboxes * sandbox_bytes + reserve > memory.total:
             log.warning(
-                "memory_is_short: %d sandboxes of %d MiB could need more than the %d MiB of this machine",
-                settings.sandboxes, settings.memory_mib, memory.total // MIB,
-            )  # fmt: skip
+                "memory_is_short",
+                extra={
+                    "sandboxes": settings.sandboxes,
+                    "sandbox_mib": settings.memory_mib,
+                    "machine_mib": memory.total // MIB,
+                },
+            )
         capacity = settings.sandboxes
     elif settings.max_sandboxes is not None:
         capacity = min(capacity, settings.max_sandboxes)

@@ -527,7 +527,7 @@ class DockerRuntime:
             with contextlib.suppress(failures.ContainerGone, failures.ContainerRefused):
                 await remove_container(self._engine, container.container_id)
                 self._counts.reaped += 1
-                log.info("container_reaped", extra={"worker": container.worker, "sandbox": container.sandbox})
+                log.info("container_reaped", extra={"worker": container.worker, "container": container.sandbox})
 
     def _remove_stale_cgroups(
         self, removed: Set[tuple[str, str]], kept: Set[tuple[str, str]], older_than_s: float

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.cli import logs
+from scripts import log_events
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +53,65 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     line = json.loads(capsys.readouterr().err)
     assert (line["level"], line["event"], line["job"]) == ("error", "failed", "j")
     assert "ValueError: reason" in line["exception"]
+
+
+def test_values_stay_one_value_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    extra = {"error": "two words\nlevel=ERROR", "empty": "", "number": 3}
+    logging.getLogger("orchestrator").warning("x", extra=extra)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(r'x error="two words\nlevel=ERROR" empty="" number=3')
+
+
+def record(event: str = "x", level: int = logging.WARNING, at: float = 0.0, **extra: object) -> logging.LogRecord:
+    made = logging.makeLogRecord({"name": "orchestrator", "msg": event, "levelno": level, **extra})
+    made.created = at
+    return made
+
+
+def test_repetitions_are_left_out_and_counted() -> None:
+    repetitions = logs.Repetitions(most=2, within_s=10)
+    passed = [repetitions.filter(record(at=at)) for at in (0, 1, 2, 9)]
+    assert passed == [True, True, False, False]
+    later = record(at=10)
+    assert repetitions.filter(later) and later.suppressed == 2  # type: ignore[attr-defined]
+    assert repetitions.filter(record(at=11)) and not repetitions.filter(record(at=12))
+    much_later = record(at=100)
+    assert repetitions.filter(much_later) and much_later.suppressed == 1  # type: ignore[attr-defined]
+    quiet = record(at=200)
+    assert repetitions.filter(quiet) and not hasattr(quiet, "suppressed")
+
+
+def test_what_differs_is_no_repetition() -> None:
+    repetitions = logs.Repetitions(most=1)
+    assert all(repetitions.filter(record(job=job)) for job in ("a", "b"))
+    assert all(repetitions.filter(record(event)) for event in ("y", "z"))
+    assert not repetitions.filter(record(job="a"))
+
+
+def test_errors_and_details_always_pass() -> None:
+    repetitions = logs.Repetitions(most=1)
+    for level in (logging.ERROR, logging.DEBUG):
+        assert all(repetitions.filter(record(level=level)) for _ in range(5))
+
+
+def test_a_clock_that_jumps_back_silences_nothing() -> None:
+    repetitions = logs.Repetitions(most=1, within_s=10)
+    assert repetitions.filter(record(at=5000)) and repetitions.filter(record(at=10))
+
+
+def test_so_many_events_that_old_ones_are_forgotten() -> None:
+    repetitions = logs.Repetitions(most=1)
+    assert all(repetitions.filter(record(job=str(number))) for number in range(3000))
+
+
+def test_events_are_words_and_their_fields_are_called_the_same_everywhere() -> None:
+    """`job` is an id, `slice` a number, `sandbox` the worker's number of one; a message is no place for values."""
+    for call in log_events.calls():
+        assert call.event is not None, f"{call.place}: an event is one literal word, values go into `extra`"
+        taken = set(call.fields) & {"event", "level", "time", "exception", "suppressed"}
+        assert not taken, f"{call.place}: {taken} are names of the log itself"
+        wrong = set(call.fields) & {"job_id", "jobId", "slice_number", "number", "sandbox_id", "seat", "key"}
+        assert not wrong, f"{call.place}: say job, slice, sandbox instead of {wrong}"
+        if "slice" in call.fields:
+            assert "job" in call.fields, f"{call.place}: a slice belongs to a job"
