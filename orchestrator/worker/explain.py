@@ -71,9 +71,10 @@ def explain(books: Statistics, about: Circumstances) -> list[Finding]:
     """Findings, the most decisive first; never empty."""
     findings = [*_stopped(books, about), *_engine(books, about), *_scheduler(books, about)]
     if not findings and not any(slot.why for slot in books.slots):
-        return [_fine(books), *_refused(books, about), *_memory(books, about)]
+        return [_fine(books), *_refused(books, about), *_refused(books, about, old=True), *_memory(books, about)]
     idle = [] if findings else list(_idle(books, about))
-    return [*findings, *_refused(books, about), *idle, *_memory(books, about)]
+    refused = _refused(books, about)
+    return [*findings, *refused, *idle, *_refused(books, about, old=True), *_memory(books, about)]
 
 
 # -- what stops everything ---------------------------------------------------------------------------------------------
@@ -194,13 +195,18 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
 _SILENT: Final = frozenset({"EWORKERSTOPPING", "ENOSANDBOX", "return duplicate slice", "SchedMsg", "ESTOPPED"})
 
 
-def _refused(books: Statistics, about: Circumstances) -> list[Finding]:
-    """Slices that went back lately, or whose job is still refused, by reason; the most slices first."""
+def _refused(books: Statistics, about: Circumstances, *, old: bool = False) -> list[Finding]:
+    """Slices that went back lately, or whose jobs wait at the Scheduler for somebody else, by reason; the most first.
+
+    `old`: instead those of jobs that are refused since long, of which nobody says whether there are any left.
+    """
     by_reason: dict[tuple[str, str], list[Record]] = collections.defaultdict(list)
     for record in books.refusals:
         if record.kind is not Kind.SLICE or record.code in _SILENT:
             continue
-        if about.clock - record.last_at <= _FRESH_S or record.job in books.rejected_jobs:
+        refused = record.job in books.rejected_jobs
+        current = about.clock - record.last_at <= _FRESH_S or (refused and "EREJECTED" in books.no_work)
+        if refused and not current if old else current:
             flag = _FLAG.search(record.detail)
             by_reason[record.code, flag[0] if flag else ""].append(record)
     findings = [_refusal(code, flag, records, books, about) for (code, flag), records in by_reason.items()]

@@ -249,7 +249,10 @@ def test_old_refusals_are_forgotten_unless_they_still_hold(desk):
     d(ev.DatumFailed(1, "EFETCH", "404"))
     d.task({"refused": [1]}, needCapabilities=64 | 32)
     d(nothing(), after=3600.0)
-    assert "EFETCH" not in codes(d) and "ECAPABILITY" in codes(d)
+    assert codes(d) == ["ENOWORK", "ECAPABILITY"]  # the job may be over
+    d(ev.Tick(), after=2.0)
+    d(ev.TaskReceived(task.parse({"body": {"noWork": {"EREJECTED": 1}}})))
+    assert codes(d) == ["ECAPABILITY", "ENOWORK"]  # it waits for somebody else
 
 
 def test_slices_returned_because_of_a_stop_are_no_refusals(desk):
