@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
+from collections.abc import Callable
 
 from orchestrator.worker.pool_sizing import Memory
 
 _PROC = pathlib.Path("/proc")
+_SAMPLES_PER_S = 10
 
 
 def parse_meminfo(text: str) -> Memory | None:
@@ -54,3 +57,32 @@ def crowding(proc: pathlib.Path = _PROC) -> float | None:
     except OSError:
         return None
     return None if runnable is None else max((runnable - 1) / (os.cpu_count() or 1), 1.0)
+
+
+class Crowd:
+    """The mean crowding between two questions: one look would say little, since runnable tasks come and go in ms."""
+
+    def __init__(self, look: Callable[[], float | None] = crowding) -> None:
+        self._look = look
+        self._sum = 0.0
+        self._count = 0
+
+    async def watch(self) -> None:
+        """Look ten times a second (a look takes some 50 µs), until cancelled or there is nothing to be seen."""
+        while self.sample():  # noqa: ASYNC110  (the kernel tells nobody)
+            await asyncio.sleep(1 / _SAMPLES_PER_S)
+
+    def sample(self) -> bool:
+        found = self._look()
+        if found is not None:
+            self._sum += found
+            self._count += 1
+        return found is not None
+
+    def take(self) -> float | None:
+        """The mean since the last time; None when there were too few looks to tell."""
+        if self._count < _SAMPLES_PER_S // 2:
+            return None
+        mean = self._sum / self._count
+        self._sum, self._count = 0.0, 0
+        return mean

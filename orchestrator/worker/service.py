@@ -17,7 +17,7 @@ from orchestrator import telemetry
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, limit_settings, reports, sizes
+from orchestrator.worker import artifacts, limit_settings, machine, reports, sizes
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
@@ -95,6 +95,7 @@ class Worker:
         self._capabilities = 0
         self._depth = 1
         self._on_ready = on_ready
+        self._crowd = machine.Crowd()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -142,8 +143,7 @@ class Worker:
         """Start the parts, in an order that undoes cleanly. False when a stop came first."""
         settings = self.settings
         assert self.account is not None
-        runtime = DockerRuntime(self.account.worker_id, _runtime_settings(settings))
-        self._runtime = await stack.enter_async_context(runtime)
+        runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
         self._pool = await stack.enter_async_context(
             SandboxPool(runtime, sizes.pool_settings(settings, self.capacity, self.most))
         )
@@ -169,6 +169,8 @@ class Worker:
         limits = limit_settings.slice_limits(settings, config)
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits)
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
+        if runtime.local and self.most > self.capacity:
+            self._tasks.create_task(self._crowd.watch(), name="watch-crowd")
         self._answers.fetcher, self._answers.seats, self._answers.link = self._fetcher, self._seats, self._link
         log.info(
             "worker_started",
@@ -240,8 +242,7 @@ class Worker:
             self._answers.looked_at = now = self._clock()
             events, self._events = self._events, []
             if now >= next_tick or now >= supervisor.wake_at:
-                # Asked once a second, not at every request for work.
-                events.append(ev.Tick(self._runtime.crowding() if now >= next_tick else None))
+                events.append(ev.Tick(self._crowd.take()))
                 next_tick = now + supervisor.tick_s
             for action in supervisor.handle_all(events, now):
                 self._carry_out(action)

@@ -303,9 +303,10 @@ class DockerRuntime:
         total = self.info.memory_bytes if self.info is not None else 0
         return Memory(total, total) if total else None
 
-    def crowding(self) -> float | None:
-        """How many tasks want a core of the machine that runs the sandboxes, per core; None when we cannot see it."""
-        return machine.crowding() if self._engine.endpoint.local else None
+    @property
+    def local(self) -> bool:
+        """Whether the sandboxes surely run on this machine."""
+        return self._engine.endpoint.local
 
     # -- containers
 

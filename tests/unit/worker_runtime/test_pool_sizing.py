@@ -201,3 +201,13 @@ def test_this_machine_says_something() -> None:
     assert memory is not None
     assert memory.total > memory.available > 0
     assert (machine.crowding() or 0) >= 1.0
+
+
+async def test_a_crowd_is_the_mean_of_what_was_seen_since_the_last_question() -> None:
+    seen: list[float | None] = [1.0, 2.0, 4.0, 2.0, 1.0, None, 3.0]
+    crowd = machine.Crowd(lambda: seen.pop(0))
+    assert crowd.take() is None
+    await crowd.watch()
+    assert crowd.take() == 2.0
+    assert crowd.sample()
+    assert crowd.take() is None, "one look says little"
