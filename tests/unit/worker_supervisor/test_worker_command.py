@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import tomllib
 
 import click.testing
@@ -12,6 +13,7 @@ from orchestrator.cli.worker import command
 from orchestrator.errors import InvalidInput
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker.docker_runtime import RuntimeUnavailable
+from orchestrator.worker.metrics_server import AddressInUse
 
 
 def run(*arguments, env=None):
@@ -65,3 +67,10 @@ def test_a_log_level_from_the_file(tmp_path):
     path.write_text('[worker]\nlog_level = "loud"\n')
     error = run("--config", str(path)).exception
     assert isinstance(error, InvalidInput) and "'debug', 'info'" in error.message and f"{path}:2" in error.message
+
+
+def test_a_port_that_another_process_has(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        error = run("--metrics-listen", listen, "--state", str(tmp_path / "s")).exception
+    assert isinstance(error, AddressInUse) and listen in error.message
