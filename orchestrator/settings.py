@@ -320,6 +320,13 @@ class WorkerSettings(ComponentSettings):
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
 
+    # being a good citizen: when the machine is needed
+    pause_give_back: Literal["nothing", "unstarted", "everything"] = Field(
+        "unstarted",
+        description="what goes back to the Scheduler when quiet hours or load pause the worker; the rest is finished",
+        json_schema_extra=flag(topic="Pausing"),
+    )
+
     # watching it
     metrics_listen: str | None = Field(
         None,

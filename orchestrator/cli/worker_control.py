@@ -124,7 +124,7 @@ def _printer(output: str) -> Callable[[Mapping[str, Any] | None], None]:
 @click.command()
 @state_option
 @click.option("--reason", metavar="TEXT", help="Told to whoever asks why the worker is paused.")
-@click.option("--give-back", is_flag=True, help="Return the slices in work, too, instead of finishing them.")
+@click.option("--give-back", is_flag=True, help="Return what no sandbox has begun, instead of finishing it.")
 @click.option("--for", "duration", metavar="TIME", help="Go on by itself after this: 90s, 15m, 2h, 1d.")
 @output_option
 def pause(*, state_dir: pathlib.Path, reason: str | None, give_back: bool, duration: str | None, output: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from orchestrator.worker.dealing import Dealer
 from orchestrator.worker.holdings import Job, Place, Sandbox
+from orchestrator.worker.pausing import GiveBack, Pause
 from orchestrator.worker.refusals import Kind, Record
 
 
@@ -80,6 +81,7 @@ class Statistics:
     no_work: Mapping[str, int] = dataclasses.field(default_factory=dict)  # jobs that wait at the Scheduler, by why
     earned: int = 0  # units of 10^-18 DCC
     job_pauses: Mapping[str, float] = dataclasses.field(default_factory=dict)  # job → not wanted before
+    pauses: tuple[Pause, ...] = ()  # who keeps the worker from taking work, the oldest first
 
 
 class Auditor(Dealer):
@@ -117,6 +119,7 @@ class Auditor(Dealer):
             no_work=dict(self._no_work),
             earned=self._earned,
             job_pauses=dict(self._paused),
+            pauses=self._pauses.all(),
         )
 
     def _slots(self) -> list[Slot]:
@@ -139,6 +142,8 @@ class Auditor(Dealer):
             return "EDATA"
         if self._draining:
             return "EDRAINING"
+        if self._pauses:
+            return "EPAUSED"
         if self._demand.failures:
             return "ENOSCHEDULER"
         if len(self._held) >= self.policy.max_held:
@@ -156,10 +161,12 @@ class Auditor(Dealer):
                 self._refusals.note(Kind.IDLE, slot.why, now, seconds=now - before)
 
     def story(self, key: str | int | tuple[str, int]) -> list[tuple[float, str]]:
-        """What happened, as (time, sentence), oldest first: (job id, slice number), job id, or sandbox number.
+        """What happened, as (time, sentence), oldest first: (job id, slice number), job id, sandbox number, "pauses".
 
         Of slices that left, the last thousand are remembered; a slice that was here several times has all its visits.
         """
+        if key == "pauses":  # no job id is that short
+            return list(self._pause_lives)
         if isinstance(key, str):
             return list(self._lives.get(key, ()))
         if isinstance(key, int):
@@ -197,6 +204,10 @@ class Auditor(Dealer):
             expected = 1 if held.place in {Place.WAITING, Place.READY, Place.QUEUED} else 0
             _check(places.pop(held.key, 0) == expected, f"slice {held.key} ({held.place}) is not in one place")
             _check(held.place is not Place.GONE, f"slice {held.key} is gone and held")
+        if self._pauses.give_back is not GiveBack.NOTHING and not self._stopping:
+            stays = {Place.QUEUED, Place.REPORTED} if self._pauses.give_back is GiveBack.UNSTARTED else {Place.REPORTED}
+            strange = [held.key for held in self._held.values() if held.place not in stays]
+            _check(not strange, f"slices {strange} are kept though they were to go back")
         _check(not places, f"slices {list(places)} lie about without being held")
         size = sum(held.size for held in self._held.values() if held.place is Place.REPORTED)
         _check(size == self._unacknowledged_size, "size of unacknowledged results")

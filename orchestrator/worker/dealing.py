@@ -12,6 +12,7 @@ from orchestrator.worker import allotment, demand
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.desk import STORIES_KEPT, Desk
 from orchestrator.worker.holdings import QUEUED, Held, Job, Place, Sandbox
+from orchestrator.worker.pausing import GiveBack
 
 _SPACE_EVERY_S = 0.01
 
@@ -24,12 +25,17 @@ class Dealer(Desk):
         """When the next `Tick` is due at the latest, beyond the regular one a second."""
         if self._finished or self._stopping or self._demand.in_flight or not self._runtime:
             return math.inf
-        return self._beacon_at if self._satisfied or self._draining else min(self._demand.ask_at, self._beacon_at)
+        return self._beacon_at if self._satisfied or self._takes_nothing else min(self._demand.ask_at, self._beacon_at)
 
     @property
     def tick_s(self) -> float:
         """How often a regular `Tick` is wanted."""
         return min(1.0, self.policy.prefetch_s / 4)
+
+    @property
+    def _takes_nothing(self) -> bool:
+        """Whether no new work is asked for, for a reason of our own."""
+        return self._draining or bool(self._pauses)
 
     def _settle(self, now: float) -> None:
         if self._finished:
@@ -38,6 +44,8 @@ class Dealer(Desk):
             self._settle_stop(now)
             self._touched.clear()
             return
+        if self._pauses.give_back is not GiveBack.NOTHING:
+            self._hand_over(now)
         while self._touched or self._deal:
             touched, self._touched = self._touched, {}
             for sandbox in touched.values():
@@ -64,6 +72,17 @@ class Dealer(Desk):
         waits = self._demand.in_flight and self._stopping == "soft"  # for an answer that may bring slices
         if not self._held and not waits:
             self._finish(now)
+
+    def _hand_over(self, now: float) -> None:
+        """Paused: give back what no sandbox holds, or all; also what has just come back from a sandbox that died."""
+        if self._pauses.give_back is GiveBack.EVERYTHING:
+            for job in list(self._jobs.values()):
+                if job.sandboxes or any(held.place is not Place.REPORTED for held in job.held.values()):
+                    self._purge(job, "EPAUSED", now)
+            return
+        for job in list(self._jobs.values()):
+            if job.unstarted():
+                self._return_unstarted(job, "EPAUSED", now)
 
     def _finish(self, now: float) -> None:
         """Nothing is held any more, and nothing will come."""
@@ -254,12 +273,12 @@ class Dealer(Desk):
         if not self._held:
             self._beacon_at = math.inf
         beacon = now >= self._beacon_at
-        if (self._draining or now < self._demand.ask_at) and not beacon:
+        if (self._takes_nothing or now < self._demand.ask_at) and not beacon:
             return
         if not (self._look_at_space or beacon or now - self._space_at >= _SPACE_EVERY_S):
             return
         self._look_at_space, self._space_at = False, now
-        space = 0.0 if self._draining or now < self._demand.ask_at else self._space(now)
+        space = 0.0 if self._takes_nothing or now < self._demand.ask_at else self._space(now)
         wanted = space >= min(1.0, max(0.25, self.policy.sandboxes / 4))
         self._satisfied = not wanted
         if not wanted and not beacon:

@@ -17,6 +17,7 @@ from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import demand
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.holdings import FETCHING, Held, Job, Place, Ring, Sandbox
+from orchestrator.worker.pausing import Pauses
 from orchestrator.worker.recycling import Limits
 from orchestrator.worker.refusals import Kind, Refusals
 from orchestrator.worker.task import Authorization, JobOffer
@@ -90,6 +91,8 @@ class Desk:
         self._reasons: dict[str, str] = {}  # why a job was rejected
         self._previous = Ring()
         self._paused: dict[str, float] = {}  # job → not wanted before this time
+        self._pauses = Pauses()
+        self._pause_lives: collections.deque[tuple[float, str]] = collections.deque(maxlen=100)
         self._unacknowledged_size = 0
         self._beacon_s = policy.beacon_s
         self._beacon_at = math.inf
@@ -270,6 +273,14 @@ class Desk:
         job.fetching = 0
         self._return([held for held in job.held.values() if held.place is not Place.REPORTED], reason, now)
         self._forget_if_done(job)
+
+    def _return_unstarted(self, job: Job, reason: str, now: float) -> None:
+        """Return what lies in no sandbox and is not reported yet."""
+        job.waiting.clear()
+        job.ready.clear()
+        job.fetching = 0
+        idle = [held for held in job.held.values() if held.place not in {Place.REPORTED, Place.QUEUED}]
+        self._return(idle, reason, now)
 
     def _forget_if_done(self, job: Job) -> None:
         if not job.held and not job.sandboxes and self._jobs.get(job.id) is job:

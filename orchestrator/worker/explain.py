@@ -69,7 +69,7 @@ class Circumstances:
 
 def explain(books: Statistics, about: Circumstances) -> list[Finding]:
     """Findings, the most decisive first; never empty."""
-    findings = [*_stopped(books, about), *_engine(books, about), *_scheduler(books, about)]
+    findings = [*_stopped(books, about), *_paused(books, about), *_engine(books, about), *_scheduler(books, about)]
     if not findings and not any(slot.why for slot in books.slots):
         return [_fine(books), *_refused(books, about), *_refused(books, about, old=True), *_memory(books, about)]
     idle = [] if findings else list(_idle(books, about))
@@ -91,6 +91,26 @@ def _stopped(books: Statistics, about: Circumstances) -> Iterator[Finding]:
             max(books.held, 1),
             blocking=True,
         )
+
+
+def _paused(books: Statistics, about: Circumstances) -> Iterator[Finding]:
+    for pause in books.pauses:
+        left = f" and finishes the {books.held} slices that it holds" if books.held else ""
+        yield Finding(
+            "EPAUSED",
+            f"the worker is paused by {pause.source}: {pause.reason}; it takes no new work{left}",
+            _HOW_TO_RESUME.get(pause.source, "it goes on by itself"),
+            max(books.held, 1),
+            since_s=max(about.clock - pause.since, 0.0),
+            blocking=not books.held,
+        )
+
+
+_HOW_TO_RESUME: Final = {
+    "command": "`dcp-orchestrator worker resume` lets it go on",
+    "schedule": "it goes on by itself when the quiet hours end; --quiet-hours says when they are",
+    "load": "it goes on by itself when the machine is calm; to be less shy, raise --busy-cpu and its sisters",
+}
 
 
 def _engine(books: Statistics, about: Circumstances) -> Iterator[Finding]:
@@ -192,7 +212,9 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 #: Said by other findings, or of no interest: the worker was stopping, Docker was away.
-_SILENT: Final = frozenset({"EWORKERSTOPPING", "ENOSANDBOX", "return duplicate slice", "SchedMsg", "ESTOPPED"})
+_SILENT: Final = frozenset(
+    {"EWORKERSTOPPING", "EPAUSED", "ENOSANDBOX", "return duplicate slice", "SchedMsg", "ESTOPPED"}
+)
 
 
 def _refused(books: Statistics, about: Circumstances, *, old: bool = False) -> list[Finding]:

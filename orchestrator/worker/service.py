@@ -33,6 +33,7 @@ from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.observing import Observing
 from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
+from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
@@ -123,6 +124,22 @@ class Worker:
         self._tell([ev.DrainRequested()])
         if self._requesting is not None:
             self._requesting.cancel()
+
+    def pause(self, reason: str, *, source: str = "command", give_back: bool = False) -> None:
+        """Ask for no work until `resume`; several sources may hold the pause at once.
+
+        What is held is finished and submitted. With `give_back`, what lies in no sandbox goes back to the Scheduler at
+        once (EPAUSED), and with the setting pause_give_back = everything what runs, too.
+        """
+        log.info("worker_paused", extra={"source": source, "reason": reason, "give_back": give_back})
+        kept = GiveBack(self.settings.pause_give_back)
+        returned = kept if kept is GiveBack.EVERYTHING else GiveBack.UNSTARTED
+        self._tell_one(ev.PauseRequested(source, reason, returned if give_back else GiveBack.NOTHING))
+
+    def resume(self, *, source: str = "command") -> None:
+        """That source lets go. Without effect when it did not hold the worker."""
+        log.info("worker_resumed", extra={"source": source})
+        self._tell_one(ev.ResumeRequested(source))
 
     async def run(self) -> None:
         """See the class."""

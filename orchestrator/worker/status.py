@@ -12,8 +12,8 @@ from orchestrator.worker.refusals import Record
 def state_of(statistics: Statistics, *, connected: bool, ready: bool) -> str:
     """One word: what the worker is at.
 
-    "connecting" (no Scheduler yet), "starting" (no sandbox yet), "no docker", "draining", "stopping", "working",
-    "idle".
+    "connecting" (no Scheduler yet), "starting" (no sandbox yet), "no docker", "draining", "stopping", "paused",
+    "working", "idle".
     """
     if statistics.stopping is not None:
         return "stopping"
@@ -25,6 +25,8 @@ def state_of(statistics: Statistics, *, connected: bool, ready: bool) -> str:
         return "starting"
     if statistics.runtime:
         return "no docker"
+    if statistics.pauses:
+        return "paused"
     return "working" if statistics.sandboxes_busy else "idle"
 
 

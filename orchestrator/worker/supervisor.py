@@ -59,6 +59,8 @@ class Supervisor(Auditor):
             ev.JobRemoved: self._on_job_removed,
             ev.StopRequested: self._on_stop,
             ev.DrainRequested: self._on_drain,
+            ev.PauseRequested: self._on_pause,
+            ev.ResumeRequested: self._on_resume,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[act.Action]:
@@ -105,6 +107,8 @@ class Supervisor(Auditor):
         """The reason code for which slices of this job go straight back, or None."""
         if self._stopping or self._draining:
             return "EWORKERSTOPPING"
+        if self._pauses:
+            return "EPAUSED"
         if not self._runtime:
             return "ENOSANDBOX"
         if offer.job_id in self._rejected:
@@ -475,14 +479,25 @@ class Supervisor(Auditor):
             for sandbox in list(job.sandboxes.values()):
                 if not sandbox.queue:
                     self._drop_sandbox(sandbox, now, "the worker is stopping")
-            job.waiting.clear()
-            job.ready.clear()
-            job.fetching = 0
-            idle = [held for held in job.held.values() if held.place not in {Place.REPORTED, Place.QUEUED}]
-            self._return(idle, "EWORKERSTOPPING", now)
+            self._return_unstarted(job, "EWORKERSTOPPING", now)
 
     def _on_drain(self, event: ev.DrainRequested, now: float) -> None:
         self._draining = True  # what is at work goes on as ever, and the Scheduler goes on hearing of it
+
+    def _on_pause(self, event: ev.PauseRequested, now: float) -> None:
+        if self._pauses.hold(event.source, event.reason, event.give_back, now):
+            self._counts[f"pauses by {event.source}"] += 1
+            self._pause_lives.append((now, f"paused by {event.source}: {event.reason}"))
+
+    def _on_resume(self, event: ev.ResumeRequested, now: float) -> None:
+        if not self._pauses.release(event.source):
+            self._ignore(event)
+            return
+        more = ", ".join(pause.source for pause in self._pauses.all())
+        self._pause_lives.append((now, f"{event.source} let go" + (f"; still paused by {more}" if more else "")))
+        if not self._pauses:
+            self._demand.ask_at = min(self._demand.ask_at, now)
+            self._deal = self._look_at_space = True
 
     def _on_tick(self, event: ev.Tick, now: float) -> None:
         self._note_idle(now)

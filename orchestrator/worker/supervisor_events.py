@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.jobs.words import SliceMetrics
+from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.task import Task
 
 
@@ -215,6 +216,20 @@ class DrainRequested:
     """Take no new work; finish what is held, all of it; then `Finish`."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """Ask for no work until every source that said so has said `ResumeRequested`."""
+
+    source: str
+    reason: str
+    give_back: GiveBack = GiveBack.NOTHING
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    source: str
+
+
 Event = (
     Tick
     | RuntimeReady
@@ -238,4 +253,6 @@ Event = (
     | JobRemoved
     | StopRequested
     | DrainRequested
+    | PauseRequested
+    | ResumeRequested
 )

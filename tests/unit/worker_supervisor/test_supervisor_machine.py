@@ -14,6 +14,7 @@ from orchestrator.worker import recycling, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.desk import Policy
+from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.supervisor import Supervisor
 
 JOBS = ("a", "b", "c", "gpu")  # the last needs what this worker does not have
@@ -52,6 +53,7 @@ class World(stateful.RuleBasedStateMachine):
         self.ran: collections.Counter[int] = collections.Counter()
         self.finished = False
         self.stopping = False
+        self.pauses: dict[str, GiveBack] = {}
         self.tell(ev.RuntimeReady(81, 8))
 
     # -- the shell ---------------------------------------------------------------------------------------------
@@ -69,6 +71,7 @@ class World(stateful.RuleBasedStateMachine):
         match action:
             case act.RequestTask():
                 assert not self.asked and not self.stopping
+                assert action.beacon_only or not self.pauses, "a paused worker asks for no work"
                 self.asked = True
             case act.FetchJob(offer):
                 assert offer.job_id not in self.fetching_jobs
@@ -244,6 +247,16 @@ class World(stateful.RuleBasedStateMachine):
     def pass_time(self, after: float, crowding: float | None) -> None:
         self.tell(ev.Tick(crowding), after=after)
 
+    @stateful.rule(source=st.sampled_from(["command", "load"]), give_back=st.sampled_from(list(GiveBack)))
+    def pause(self, source: str, give_back: GiveBack) -> None:
+        self.pauses[source] = give_back
+        self.tell(ev.PauseRequested(source, "the machine is needed", give_back))
+
+    @stateful.rule(source=st.sampled_from(["command", "load"]))
+    def resume(self, source: str) -> None:
+        self.pauses.pop(source, None)
+        self.tell(ev.ResumeRequested(source))
+
     # -- always ------------------------------------------------------------------------------------------------
 
     @stateful.invariant()
@@ -257,6 +270,10 @@ class World(stateful.RuleBasedStateMachine):
     @stateful.invariant()
     def no_sandbox_idles_while_its_job_has_ready_slices(self) -> None:
         statistics = self.supervisor.statistics()
+        if GiveBack.UNSTARTED in self.pauses.values() or GiveBack.EVERYTHING in self.pauses.values():
+            assert not any(one.unstarted for one in statistics.jobs.values())
+        if GiveBack.EVERYTHING in self.pauses.values():
+            assert not self.open and not self.opening
         backlogged = statistics.unacknowledged > self.policy.max_unacknowledged_size
         if not backlogged and not self.stopping:
             for job_id, queue in self.open.values():
