@@ -326,6 +326,34 @@ class WorkerSettings(ComponentSettings):
         description="what goes back to the Scheduler when quiet hours or load pause the worker; the rest is finished",
         json_schema_extra=flag(topic="Pausing"),
     )
+    quiet_hours: tuple[str, ...] = Field(
+        (),
+        description='hours in which the worker is paused, such as "22:00-06:00" or "mon-fri 08:00-18:00"',
+        json_schema_extra=flag(metavar="[DAYS] HH:MM-HH:MM"),
+    )
+    quiet_zone: str | None = Field(
+        None,
+        description="time zone of the quiet hours, such as Europe/Berlin; this machine's when not given",
+        json_schema_extra=flag(metavar="ZONE"),
+    )
+    # Off unless asked for: on a machine that is there for its services, these would look like somebody in need.
+    busy_cpu: float | None = Field(
+        None, gt=0, le=1, description="part of the machine's cores that others use above which the worker is paused"
+    )
+    busy_memory_mib: int | None = Field(
+        None, ge=1, description="available memory below which the worker is paused, MiB"
+    )
+    busy_memory_pressure: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="memory pressure above which the worker is paused: % of 10 s in which something waits for memory",
+    )
+    busy_after_s: float = Field(10.0, ge=0, description="how long the machine has to be busy before a pause, seconds")
+    calm_after_s: float = Field(60.0, ge=0, description="how long it has to be calm before work goes on, seconds")
+    paused_keep_warm_s: float = Field(
+        60.0, ge=0, description="time into a pause at which sandboxes that were kept ready give up their memory"
+    )
 
     # watching it
     metrics_listen: str | None = Field(

@@ -118,6 +118,11 @@ class Desk:
         return None if job is None else job.offer
 
     @property
+    def paused_since(self) -> float | None:
+        """When the oldest of the holds on this worker began; None when there is none."""
+        return next((pause.since for pause in self._pauses.all()), None)
+
+    @property
     def finished(self) -> bool:
         return self._finished
 

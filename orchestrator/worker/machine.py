@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
+from orchestrator.worker.load_control import CpuTimes, Reading
 from orchestrator.worker.pool_sizing import Memory
 
 _PROC = pathlib.Path("/proc")
@@ -33,6 +36,41 @@ def parse_runnable(text: str) -> int | None:
         if name == "procs_running" and number.strip().isdigit():
             return int(number)
     return None
+
+
+def parse_cpu(text: str, ticks_per_s: int) -> tuple[float, float] | None:
+    """(all, busy) core-seconds since the machine started, from the text of /proc/stat.
+
+    What the hypervisor gave to other machines counts as idle: pausing would not bring it back.
+    """
+    words = text.partition("\n")[0].split()
+    if len(words) < 5 or words[0] != "cpu" or not all(word.isdigit() for word in words[1:]):
+        return None
+    ticks = [int(word) for word in words[1:9]]  # after these come guests, which are users, too
+    stolen = ticks[7] if len(ticks) > 7 else 0
+    idle = sum(ticks[3:5]) + stolen
+    return sum(ticks) / ticks_per_s, (sum(ticks) - idle) / ticks_per_s
+
+
+def parse_pressure(text: str) -> float | None:
+    """% of the last 10 s in which something waited, from the text of /proc/pressure/memory."""
+    match = re.search(r"^some avg10=([0-9]+\.?[0-9]*)", text, re.MULTILINE)
+    return None if match is None else float(match[1])
+
+
+def load(own_cpu_s: float, proc: pathlib.Path = _PROC) -> Reading:
+    """A look at how busy the machine is. `own_cpu_s` is what we have used of it so far."""
+    cpu = pressure = None
+    with contextlib.suppress(OSError):
+        cpu = parse_cpu((proc / "stat").read_text(), os.sysconf("SC_CLK_TCK"))
+    with contextlib.suppress(OSError):  # EOPNOTSUPP where the kernel was told not to count
+        pressure = parse_pressure((proc / "pressure/memory").read_text())
+    left = memory(proc)
+    return Reading(
+        cpu=None if cpu is None else CpuTimes(*cpu, own_cpu_s),
+        available_bytes=None if left is None else left.available,
+        pressure=pressure,
+    )
 
 
 def memory(proc: pathlib.Path = _PROC) -> Memory | None:

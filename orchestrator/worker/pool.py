@@ -97,6 +97,7 @@ class SandboxPool:
         self._ended_cpu_ns = 0
         self._deaths: collections.Counter[str] = collections.Counter()
         self._closing = False
+        self._resting = False
 
     async def __aenter__(self) -> SandboxPool:
         await self._tasks.__aenter__()
@@ -135,6 +136,15 @@ class SandboxPool:
     async def describe(self) -> Described:
         """What the evaluator says it can do, once the first sandbox has started."""
         return await asyncio.shield(self._described)
+
+    def rest(self, resting: bool) -> None:
+        """Keep none ready while resting, and give up those that are: the memory is wanted. `take` works as ever."""
+        if resting is self._resting:
+            return
+        self._resting = resting
+        while resting and self._ready and not self._waiters:
+            self._drop_ready("the worker is paused")
+        self._changed.set()
 
     def on_availability(self, listener: Callable[[OrchestratorError | None], None]) -> None:
         """Call `listener(failure)` when starts begin to fail, and `listener(None)` when one works again."""
@@ -202,6 +212,8 @@ class SandboxPool:
     @property
     def target(self) -> int:
         """How many should be ready now."""
+        if self._resting:
+            return 0
         settings = self.settings
         limits = settings.sandbox.limits or self._runtime.settings.limits
         rules = sizing.SizingRules(

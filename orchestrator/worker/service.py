@@ -37,6 +37,7 @@ from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
+from orchestrator.worker.steering import Steering
 from orchestrator.worker.supervisor import Supervisor
 from orchestrator.worker.task import JobOffer, ResultStorage
 
@@ -89,6 +90,7 @@ class Worker:
         self._stop_at: float | None = None  # when waiting for the Scheduler ends
         self._delivering: asyncio.Timeout | None = None  # the last of that waiting
         self._answers = Answers(settings, self.supervisor, clock)
+        self._steering = Steering(self, settings, clock)
         self._requesting: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._artifacts: dict[str, artifacts.Artifacts] = {}
@@ -125,21 +127,28 @@ class Worker:
         if self._requesting is not None:
             self._requesting.cancel()
 
-    def pause(self, reason: str, *, source: str = "command", give_back: bool = False) -> None:
+    def pause(self, reason: str, *, source: str = "command", give_back: bool | GiveBack = False) -> None:
         """Ask for no work until `resume`; several sources may hold the pause at once.
 
         What is held is finished and submitted. With `give_back`, what lies in no sandbox goes back to the Scheduler at
         once (EPAUSED), and with the setting pause_give_back = everything what runs, too.
         """
-        log.info("worker_paused", extra={"source": source, "reason": reason, "give_back": give_back})
-        kept = GiveBack(self.settings.pause_give_back)
-        returned = kept if kept is GiveBack.EVERYTHING else GiveBack.UNSTARTED
-        self._tell_one(ev.PauseRequested(source, reason, returned if give_back else GiveBack.NOTHING))
+        if not isinstance(give_back, GiveBack):
+            everything = GiveBack(self.settings.pause_give_back) is GiveBack.EVERYTHING
+            returned = GiveBack.EVERYTHING if everything else GiveBack.UNSTARTED
+            give_back = returned if give_back else GiveBack.NOTHING
+        log.info("worker_paused", extra={"source": source, "reason": reason, "give_back": give_back.value})
+        self._tell_one(ev.PauseRequested(source, reason, give_back))
 
     def resume(self, *, source: str = "command") -> None:
         """That source lets go. Without effect when it did not hold the worker."""
         log.info("worker_resumed", extra={"source": source})
         self._tell_one(ev.ResumeRequested(source))
+
+    @property
+    def paused_since(self) -> float | None:
+        """On the worker's clock; None while nobody holds it."""
+        return self.supervisor.paused_since
 
     async def run(self) -> None:
         """See the class."""
@@ -166,6 +175,8 @@ class Worker:
         )
         self._answers.account, self._answers.runtime, self._answers.pool = self.account, runtime, self._pool
         self._pool.on_availability(self._on_availability)
+        self._steering.pool = self._pool
+        self._steering.look()  # quiet hours of this moment come before the first request for work
         config = await self._find_scheduler()
         if config is None:
             self._answers.delivered = True  # there was nothing
@@ -188,6 +199,7 @@ class Worker:
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
         if runtime.local and self.most > self.capacity:
             self._tasks.create_task(self._crowd.watch(), name="watch-crowd")
+        self._tasks.create_task(self._steering.run(), name="steering")
         self._answers.fetcher, self._answers.seats, self._answers.link = self._fetcher, self._seats, self._link
         log.info(
             "worker_started",
