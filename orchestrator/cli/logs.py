@@ -69,6 +69,13 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _PLAIN}
 
 
+def event_of(record: logging.LogRecord) -> dict[str, str]:
+    """`event`, and `message` where a sentence came with a tag (`action`) that is the event."""
+    message = record.getMessage()
+    action = getattr(record, "action", None)
+    return {"event": message} if action is None else {"event": str(action).replace("-", "_"), "message": message}
+
+
 def _word(value: Any) -> str:
     """The value so that it cannot be taken for two, nor for a line of its own."""
     text = str(value)
@@ -83,7 +90,7 @@ class _TextLines(logging.Formatter):
 
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": record.created, "level": record.levelname.lower(), "event": record.getMessage()}
+        line = {"time": record.created, "level": record.levelname.lower(), **event_of(record)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps({**line, **_extra(record)}, default=str)

@@ -7,9 +7,9 @@ themselves (headers, certificates, compression, time-outs too).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from orchestrator.errors import InvalidInput
 from orchestrator.exporting.data import collected
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,12 @@ def wanted(endpoint: str | None, signal: str) -> bool:
 
 
 def _address(endpoint: str | None, signal: str) -> str | None:
-    return None if endpoint is None else f"{endpoint.rstrip('/')}/v1/{signal}"
+    """None leaves it to the standard variables. Raises `InvalidInput` for what is no HTTP URL."""
+    if endpoint is None:
+        return None
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", endpoint):
+        raise InvalidInput(f"otlp_endpoint is {endpoint!r}: it must be an HTTP URL, such as http://127.0.0.1:4318")
+    return f"{endpoint.rstrip('/')}/v1/{signal}"
 
 
 def _timeout(signal: str) -> float | None:
@@ -99,9 +105,11 @@ class MetricsSender:
 
     async def last(self) -> None:
         """What was counted since, if the collector takes it at once."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_LAST_TIMEOUT_S):
                 await self.send()
+        except TimeoutError:
+            self._watch.saw(worked=False)
         # Ends a try that is still waiting, so that nobody waits for its thread.
         await asyncio.to_thread(self._exporter.shutdown)
 

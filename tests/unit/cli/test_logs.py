@@ -55,6 +55,13 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: reason" in line["exception"]
 
 
+def test_a_sentence_with_a_tag(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json")
+    logging.getLogger("orchestrator").info("the session with %s ended", "x", extra={"action": "session-lost"})
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["message"]) == ("session_lost", "the session with x ended")
+
+
 def test_values_stay_one_value_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info")
     extra = {"error": "two words\nlevel=ERROR", "empty": "", "number": 3}

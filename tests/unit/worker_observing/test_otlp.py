@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from orchestrator import telemetry
+from orchestrator.errors import InvalidInput
 from orchestrator.exporting import data, otlp
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker.observing import Observing
@@ -161,3 +162,11 @@ async def test_traces_without_a_collector_are_told(tmp_path, caplog):
     async with Observing(Watched(), settings, "w1", lambda: 100.0) as watched:
         watched.trace(trace())
     assert "traces_go_nowhere" in caplog.messages
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "grpc://x:4317", "http://", "http://a b", "http://x/?a"])
+async def test_an_endpoint_that_is_none(tmp_path, endpoint):
+    settings = WorkerSettings(state_dir=tmp_path, otlp_endpoint=endpoint)
+    with pytest.raises(InvalidInput, match="otlp_endpoint is"):
+        async with Observing(Watched(), settings, "w1", lambda: 100.0):
+            pass
