@@ -4,10 +4,10 @@ PYTHON := $(VENV)/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run-local test lint format docs image bench clean distclean
+.PHONY: help setup run-local test test-runtimes lint format docs image bench clean distclean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Python environment and Docker Engine: installs what is missing
 	@scripts/setup.sh python docker
@@ -22,9 +22,14 @@ image: ## build the Evaluator image, print tag, id and size
 	@$(PYTHON) -m sandbox_image.build $(ARGS)
 
 test: ## all tests, against real containers and the official npm client (ARGS="-k name" selects)
-	@scripts/setup.sh python docker npm compiler
+	@scripts/setup.sh python docker npm compiler runtimes
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest $(ARGS)
+
+test-runtimes: ## only the tests of other runtimes, user namespaces and signed images; none may be skipped
+	@scripts/setup.sh python docker runtimes
+	@$(PYTHON) -m sandbox_image.build
+	@DCP_TEST_RUNTIMES=require $(PYTHON) -m pytest tests/integration/runtimes $(ARGS)
 
 bench: ## measure quickly, one after the other (B=cold_start measures one in full; ARGS="--output json")
 	@scripts/setup.sh python docker npm

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler.
+# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler, runtimes.
 #   runtime  Python environment of the program and of the image recipe
 #   python   the same with the development tools (they share one lock file)
 #   docker   a Docker Engine that answers
 #   npm      the official packages that the tests run as clients
 #   compiler a C compiler, for the hostile programs of the tests
+#   runtimes other OCI runtimes, a registry, rootless Docker: what cannot be had is told, and its tests are skipped
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -115,12 +116,27 @@ setup_compiler() {
     command -v gcc >/dev/null || apt_install gcc libc6-dev
 }
 
+setup_runtimes() {
+    command -v apt-get >/dev/null || { say "no apt-get here: tests of other runtimes are skipped"; return; }
+    wanted=
+    for pair in crun:crun newuidmap:uidmap rootlesskit:rootlesskit; do
+        command -v "${pair%%:*}" >/dev/null || wanted="$wanted ${pair##*:}"
+    done
+    # shellcheck disable=SC2086
+    if [ -n "$wanted" ]; then
+        (apt_install $wanted) || say "cannot install$wanted: their tests are skipped"
+    fi
+    scripts/fetch-trixie.sh "${XDG_CACHE_HOME:-$HOME/.cache}/dcp-orchestrator/trixie" \
+        runsc cosign docker-registry >/dev/null || say "runsc, cosign or docker-registry cannot be had: their tests are skipped"
+}
+
 for part in "$@"; do
     case "$part" in
         runtime|python) setup_python ;;
         docker) setup_docker ;;
         npm) setup_npm ;;
         compiler) setup_compiler ;;
-        *) fail "unknown part: $part (runtime, python, docker, npm, compiler)" ;;
+        runtimes) setup_runtimes ;;
+        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, runtimes)" ;;
     esac
 done

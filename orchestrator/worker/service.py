@@ -17,7 +17,7 @@ from orchestrator import telemetry
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, limit_settings, machine, reports, sizes
+from orchestrator.worker import artifacts, image_pin, limit_settings, machine, reports, sizes
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
@@ -35,6 +35,7 @@ from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.pool import SandboxPool
+from orchestrator.worker.provenance import trust
 from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.steering import Steering
@@ -170,6 +171,7 @@ class Worker:
         settings = self.settings
         assert self.account is not None
         runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
+        await self._trust_image(runtime)
         self._pool = await stack.enter_async_context(
             SandboxPool(runtime, sizes.pool_settings(settings, self.capacity, self.most))
         )
@@ -206,6 +208,21 @@ class Worker:
             extra={"worker": self.account.worker_id, "scheduler": settings.scheduler_url, "sandboxes": self.capacity},
         )
         return True
+
+    async def _trust_image(self, runtime: DockerRuntime) -> None:
+        """No sandbox is made of an image for which nobody vouches, if somebody must."""
+        settings = self.settings
+        if settings.image_public_key is None:
+            return
+        name = await trust.insist(
+            settings.image,
+            runtime.image_id,
+            runtime.repo_digests,
+            settings.image_public_key,
+            trust.TrustedImages(settings.state_dir),
+            pin=image_pin.pin_of(settings.image, settings.image_digest),
+        )
+        log.info("image_trusted", extra={"image": name, "signed_with": str(settings.image_public_key)})
 
     async def _find_scheduler(self) -> dict[str, Any] | None:
         """The Scheduler's configuration, however long it takes; None when a stop comes first."""

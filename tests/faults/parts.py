@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Self
 
 import docker
 
@@ -158,10 +159,14 @@ class Engine:
         self.host = f"unix://{folder}/docker.sock"
         self.env = {"DOCKER_HOST": self.host}
         self.process: subprocess.Popen[bytes] | None = None
+        self.options: list[str] = []
+        """More options for it."""
+        self.before: list[str] = []
+        """A program that it is started by, such as `unshare`."""
         self._paused = False
 
     @classmethod
-    def make(cls) -> Engine:
+    def make(cls) -> Self:
         return cls(pathlib.Path(tempfile.mkdtemp(prefix="dcp-engine-")))  # a socket's path must be short
 
     def start(self) -> None:
@@ -169,11 +174,15 @@ class Engine:
             stale.unlink(missing_ok=True)  # of an Engine that was killed
         with (self.folder / "dockerd.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [shutil.which("dockerd") or "/usr/sbin/dockerd", "--host", self.host,
+                [*self.before, shutil.which("dockerd") or "/usr/sbin/dockerd", *self.options, "--host", self.host,
                 "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
                 "--pidfile", str(self.folder / "pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
+        assert self.process is not None
         end = time.monotonic() + 60
         while not self._answers():
             assert self.process.poll() is None and time.monotonic() < end, self.log()

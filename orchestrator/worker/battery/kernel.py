@@ -78,12 +78,11 @@ async def _mounts(ground: Ground) -> str:
     of_docker = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 
     def of_the_runtime(place: str, kind: str, options: str) -> bool:
-        """crun masks files below /proc and /sys with the host's /dev/null, read-only. In a user namespace, where no
-        device can be made, the usual ones are the host's."""
-        if kind == "devtmpfs" and place in _DEVICES:
+        """crun masks files below /proc and /sys with the host's /dev/null. In a user namespace, where no device can be
+        made, the usual ones are the host's, and runc masks with them, too."""
+        if kind == "devtmpfs" and (place in _DEVICES or place.startswith(("/proc/", "/sys/"))):
             return True
-        mask = kind == "devtmpfs" and place.startswith(("/proc/", "/sys/"))
-        return (mask or place in of_docker) and "ro" in options.split(",")
+        return place in of_docker and "ro" in options.split(",")
 
     odd = [entry for entry in mounts if entry[1] not in kinds and not of_the_runtime(*entry)]
     root = [entry for entry in mounts if entry[0] == "/"]

@@ -109,6 +109,7 @@ class DockerRuntime:
         self._closing = False
         self.info: EngineInfo | None = None
         self.image_id = ""
+        self.repo_digests: tuple[str, ...] = ()
         self.image_digest = ""
         """The digest under which a registry has the image; its id when none does."""
         self.metering = ""
@@ -243,6 +244,7 @@ class DockerRuntime:
         if pin is not None and pin not in digests:
             raise failures.image_differs(image, pin, digests)
         self.image_id = found.id
+        self.repo_digests = found.repo_digests
         self.image_digest = pin or digests[-1]
 
     async def inspect_image(self) -> ImageFacts:

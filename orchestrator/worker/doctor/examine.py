@@ -7,14 +7,16 @@ import pathlib
 import platform
 from typing import Final
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import image_pin, sizes
-from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailable, engine_facts
+from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailable, engine_facts, failures
 from orchestrator.worker.docker_runtime.engine_facts import Component, EngineFacts
 from orchestrator.worker.doctor import advisories, check, engine, machine, packages, sandbox, scheduler
 from orchestrator.worker.doctor.check import Check, Examination, Status
 from orchestrator.worker.limit_settings import kernel_limits
+from orchestrator.worker.metrics_server import parse_listen
+from orchestrator.worker.provenance import verify
 
 _ENGINE_TIMEOUT_S: Final = 10.0
 
@@ -71,10 +73,14 @@ async def _docker(settings: WorkerSettings, sandboxes: int, warm: int, *, quick:
         engine.judge_engine(facts),
         *await _components(facts, settings),
         *_judge_engine(facts, settings, sandboxes, warm),
+        *await _signature(facts, settings),
     ]
     if quick:
         trial = [check.skip(name, "--quick starts no sandbox") for name in ("sandbox", "metering")]
-    elif any(one.status is Status.FAIL and one.name in ("image", "runtime", "cgroups", "limits") for one in judged):
+    elif any(
+        one.status is Status.FAIL and one.name in ("image", "image signature", "runtime", "cgroups", "limits")
+        for one in judged
+    ):
         trial = [check.skip(name, "nothing to start one of") for name in ("sandbox", "metering")]
     else:
         trial = await sandbox.examine(runtime_settings(settings))
@@ -104,6 +110,23 @@ def _judge_engine(facts: EngineFacts, settings: WorkerSettings, sandboxes: int, 
         machine.inotify(facts.info.cgroup_version, sandboxes + warm),
         _docker_disk(facts),
     ]
+
+
+async def _signature(facts: EngineFacts, settings: WorkerSettings) -> list[Check]:
+    """Asks the registry each time: what was right at the first use may be withdrawn."""
+    name, key = "image signature", settings.image_public_key
+    if facts.image is None or key is None:
+        return []
+    wanted = f"a cosign signature by the key {key}"
+    try:
+        pin = image_pin.pin_of(settings.image, settings.image_digest)
+        signed = await verify(key, facts.image.repo_digests, pin)
+    except InvalidInput as error:
+        return [check.fail(name, error.message, wanted, "Give the public key that the image was signed with.")]
+    except (OrchestratorError, TimeoutError) as error:
+        why = error.message if isinstance(error, OrchestratorError) else "its registry did not answer in time"
+        return [check.fail(name, why, wanted, failures.image_unsigned(settings.image, why).remedy)]
+    return [check.ok(name, signed, wanted)]
 
 
 async def _components(facts: EngineFacts, settings: WorkerSettings) -> list[Check]:
@@ -141,4 +164,14 @@ def _ours(settings: WorkerSettings, sandboxes: int) -> list[Check]:
         machine.keystore(settings.state_dir, settings.identity, settings.payment_address),
         *([] if damaged is None else [damaged]),
         machine.control(settings.state_dir),
+        *_ports(settings),
     ]
+
+
+def _ports(settings: WorkerSettings) -> list[Check]:
+    if settings.metrics_listen is None:
+        return []
+    try:
+        return [machine.port("metrics port", *parse_listen(settings.metrics_listen))]
+    except InvalidInput as error:
+        return [check.fail("metrics port", error.message, "host:port", "Correct metrics_listen.")]
