@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import enum
 import json
 import logging
@@ -37,7 +38,8 @@ _PROGRESS_S: Final = 0.5
 _HEARTBEAT_S: Final = 5.0
 _SHUTDOWN_S: Final = 2.0
 _LONGEST_REASON: Final = 200
-_LONGEST_PAUSE_S: Final = 366 * 86400.0
+_DAY_S: Final = 86400.0
+_LONGEST_PAUSE_S: Final = 366 * _DAY_S
 
 
 class Controlled(Protocol):
@@ -47,6 +49,8 @@ class Controlled(Protocol):
     def explain(
         self, *, job: str | None = None, slice_number: int | None = None, sandbox: int | None = None
     ) -> dict[str, Any]: ...
+    def pause(self, reason: str, *, source: str, give_back: bool) -> None: ...
+    def resume(self, *, source: str) -> None: ...
     def drain(self) -> None: ...
     def drain_progress(self) -> dict[str, Any]: ...
     def outcome(self) -> dict[str, Any]:
@@ -135,9 +139,6 @@ class ControlServer:
         yield {"event": "ended", **self._worker.outcome()}
 
     async def _pause(self, request: web.Request) -> web.StreamResponse:
-        pause: Callable[..., Any] | None = getattr(self._worker, "pause", None)
-        if pause is None:
-            raise NotOffered("this worker cannot be paused")
         given = await _body(request, {"reason": str, "give_back": bool, "for_s": (int, float)})
         for_s = given.get("for_s")
         if for_s is not None and not 0 < for_s <= _LONGEST_PAUSE_S:
@@ -145,17 +146,17 @@ class ControlServer:
         reason = given.get("reason") or "paused by a command"
         if len(reason) > _LONGEST_REASON:
             raise InvalidInput(f"reason has {len(reason)} characters: at most {_LONGEST_REASON} are kept")
-        pause(reason, source="command", give_back=given.get("give_back", False))
+        if for_s is not None:
+            end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=for_s)
+            reason += f", until {end:%H:%M}" if for_s < _DAY_S else f", until {end:%Y-%m-%d %H:%M}"
+        self._worker.pause(reason, source="command", give_back=given.get("give_back", False))
         self._resume_later(for_s)
         return _answer({"paused": True, "reason": reason, "for_s": for_s})
 
     async def _resume(self, request: web.Request) -> web.StreamResponse:
-        resume: Callable[..., Any] | None = getattr(self._worker, "resume", None)
-        if resume is None:
-            raise NotOffered("this worker cannot be paused")
         await _body(request, {})
         self._resume_later(None)
-        resume(source="command")
+        self._worker.resume(source="command")
         return _answer({"paused": False})
 
     def _resume_later(self, for_s: float | None) -> None:
@@ -164,20 +165,13 @@ class ControlServer:
             self._resuming.cancel()
             self._resuming = None
         if for_s is not None:
-            resume: Callable[..., Any] = self._worker.resume  # type: ignore[attr-defined]
-            self._resuming = asyncio.get_running_loop().call_later(for_s, lambda: resume(source="command"))
-
-
-class NotOffered(OrchestratorError):
-    """This worker has no such ability."""
-
-    code = "ENOTIMPL"
+            loop = asyncio.get_running_loop()
+            self._resuming = loop.call_later(for_s, lambda: self._worker.resume(source="command"))
 
 
 _STATUSES: Final[Mapping[type[OrchestratorError], int]] = {
     NotFound: 404,
     NotPermitted: 403,
-    NotOffered: 501,
     InvalidInput: 400,
 }
 

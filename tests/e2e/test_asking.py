@@ -104,8 +104,6 @@ async def test_a_drained_worker_has_delivered_all_that_it_held(
             await client.wait_for("begun")
             status, out, _err = await ask(tmp_path, "status")
             assert status == 0 and "working" in out and "1 busy of 1" in out
-            status, _out, err = await ask(tmp_path, "drain", "--wait", "--timeout", "0.3")
-            assert status == 1 and "still drains after 0.3 s" in err
             status, out, err = await ask(tmp_path, "drain", "--wait")
             assert status == 0, err
             assert "everything was delivered" in out and "results accepted, 0 slices returned)" in out

@@ -18,6 +18,7 @@ from textual.pilot import Pilot
 
 from orchestrator.cli.top_app import TopApp
 from orchestrator.cli.worker_top import command
+from orchestrator.errors import NotPermitted
 from orchestrator.worker.control import ControlServer
 from tests.unit.cli.snapshots import IDLE, slot, status
 
@@ -46,8 +47,6 @@ class Toy:
     def outcome(self) -> dict[str, Any]:
         return {"delivered": True}
 
-
-class Pausable(Toy):
     def pause(self, reason: str, *, source: str, give_back: bool) -> None:
         self.calls.append(f"pause: {reason}")
         self.now["state"] = "paused"
@@ -86,7 +85,8 @@ async def test_it_fits_into_80_by_24(folder, caplog):
     async with ControlServer(Toy(), folder), TopApp(folder, 0.1).run_test(size=(80, 24), notifications=True) as pilot:
         logging.getLogger("orchestrator.test_top").warning("a word", extra={"job": "j"})
         await until_shown(pilot, "a word job=j")
-        lines = await until_shown(pilot, "if you trust it")
+        await until_shown(pilot, "if you trust it")
+        lines = await until_shown(pilot, "? help")
     assert len(lines) == 24 and lines[0].startswith(" 2KQN48w2Y1e9KAkntqnKkf  working")
     beginnings = [line.split()[0] if line.split() else "" for line in lines]
     order = ["slices/s", "cpu", "memory", "pool", "earned", "why", "change", "box", "1", "-", "to", "54", "log", "q"]
@@ -104,7 +104,7 @@ async def test_many_places_leave_room_for_jobs_and_the_log(folder):
 
 
 async def test_pausing_and_resuming(folder):
-    toy = Pausable()
+    toy = Toy()
     async with ControlServer(toy, folder), TopApp(folder, 0.1).run_test(size=(80, 24), notifications=True) as pilot:
         await until_shown(pilot, "working")
         await pilot.press("p")
@@ -114,10 +114,16 @@ async def test_pausing_and_resuming(folder):
     assert toy.calls == ["pause: paused in `worker top`", "resume"]
 
 
-async def test_a_worker_that_cannot_be_paused_says_so(folder):
-    async with ControlServer(Toy(), folder), TopApp(folder, 0.1).run_test(size=(80, 24), notifications=True) as pilot:
+async def test_what_the_worker_refuses_is_shown(folder):
+    toy = Toy()
+
+    def refuse(*_reason: str, **_more: Any) -> None:
+        raise NotPermitted("not while somebody looks")
+
+    toy.pause = refuse  # type: ignore[method-assign]
+    async with ControlServer(toy, folder), TopApp(folder, 0.1).run_test(size=(80, 24), notifications=True) as pilot:
         await pilot.press("p")
-        await until_shown(pilot, "cannot be paused")
+        await until_shown(pilot, "not while somebody looks")
 
 
 async def test_a_drain_is_asked_for(folder):

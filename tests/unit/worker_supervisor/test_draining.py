@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker import task
+from orchestrator.worker.pausing import GiveBack
 
 
 def nothing() -> ev.TaskReceived:
@@ -76,3 +77,16 @@ def test_a_stop_ends_a_drain_sooner(desk):
     assert d.one(act.ReturnSlices).numbers == (1,)
     d.one(act.Finish)
     assert [one.sandbox for one in d.all(act.CloseSandbox, ever=True)] == [sandbox]
+
+
+def test_a_paused_worker_drains_too(desk):
+    d = desk(sandboxes=1, queue_s=0.0)
+    [sandbox] = d.start({"job": [1, 2]})
+    [(_, key)] = d.submitted()
+    d(nothing())
+    d(ev.PauseRequested("command", "lunch", GiveBack.UNSTARTED))
+    d(ev.DrainRequested())
+    assert d.supervisor.statistics().held == 1
+    d.complete(sandbox, key)
+    d(ev.ResultAccepted(key))
+    d.one(act.Finish)
