@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run-local test test-runtimes lint format docs image bench clean distclean
+.PHONY: help setup run-local test test-runtimes faults lint format docs image bench clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ image: ## build the Evaluator image, print tag, id and size
 	@$(PYTHON) -m sandbox_image.build $(ARGS)
 
 test: ## all tests, against real containers and the official npm client (ARGS="-k name" selects)
-	@scripts/setup.sh python docker npm compiler runtimes
+	@scripts/setup.sh python docker npm compiler faults runtimes
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest $(ARGS)
 
@@ -30,6 +30,11 @@ test-runtimes: ## only the tests of other runtimes, user namespaces and signed i
 	@scripts/setup.sh python docker runtimes
 	@$(PYTHON) -m sandbox_image.build
 	@DCP_TEST_RUNTIMES=require $(PYTHON) -m pytest tests/integration/runtimes $(ARGS)
+
+faults: ## break parts for as long as stated (ten minutes, …), instead of a tenth of it; needs root
+	@scripts/setup.sh python docker npm faults
+	@$(PYTHON) -m sandbox_image.build
+	@$(PYTHON) -m pytest tests/faults --fault-scale 1 $(ARGS)
 
 bench: ## measure quickly, one after the other (B=cold_start measures one in full; ARGS="--output json")
 	@scripts/setup.sh python docker npm

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler, runtimes.
+# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler, faults, runtimes.
 #   runtime  Python environment of the program and of the image recipe
 #   python   the same with the development tools (they share one lock file)
 #   docker   a Docker Engine that answers
 #   npm      the official packages that the tests run as clients
 #   compiler a C compiler, for the hostile programs of the tests
+#   faults   tools that cut networks and turn clocks, for the tests that do
 #   runtimes other OCI runtimes, a registry, rootless Docker: what cannot be had is told, and its tests are skipped
 set -eu
 cd "$(dirname "$0")/.."
@@ -116,6 +117,13 @@ setup_compiler() {
     command -v gcc >/dev/null || apt_install gcc libc6-dev
 }
 
+setup_faults() {
+    PATH="$PATH:/usr/sbin:/sbin"
+    for tool in ip:iproute2 iptables:iptables faketime:faketime nsenter:util-linux; do
+        command -v "${tool%%:*}" >/dev/null || apt_install "${tool##*:}"
+    done
+}
+
 setup_runtimes() {
     command -v apt-get >/dev/null || { say "no apt-get here: tests of other runtimes are skipped"; return; }
     wanted=
@@ -136,7 +144,8 @@ for part in "$@"; do
         docker) setup_docker ;;
         npm) setup_npm ;;
         compiler) setup_compiler ;;
+        faults) setup_faults ;;
         runtimes) setup_runtimes ;;
-        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, runtimes)" ;;
+        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, faults, runtimes)" ;;
     esac
 done
