@@ -215,6 +215,7 @@ dropped_events = Counter(
 
 # the worker itself
 ready = Gauge("dcp.worker.ready", unit="", description="1 while /readyz says so, else 0")
+paused = Gauge("dcp.worker.paused", unit="", description="1 for each source that holds the worker", labels=["source"])
 docker_available = Gauge("dcp.worker.docker.available", unit="", description="1 while sandboxes can be had, else 0")
 docker_losses = Counter("dcp.worker.docker.losses", unit="{loss}", description="times that the Docker Engine went away")
 slots = Gauge(

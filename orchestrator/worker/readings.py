@@ -48,6 +48,7 @@ def _tell_books(books: Statistics, now: float) -> None:
     _set_all(telemetry.jobs_rejected, "code", _tally(books.rejected_jobs.values()))
     states = dict.fromkeys(("working", "idle", "opening", "retiring", "empty"), 0)
     _set_all(telemetry.slots, "state", states | _tally(slot.state for slot in books.slots))
+    _set_all(telemetry.paused, "source", dict.fromkeys((pause.source for pause in books.pauses), 1))
     for record in books.refusals:
         if record.kind is Kind.IDLE:
             telemetry.idle_time.set_total(record.seconds, {"code": code_of(record.code)})

@@ -19,6 +19,7 @@ from orchestrator.worker.desk import Policy
 from orchestrator.worker.health import Health
 from orchestrator.worker.metrics_server import AddressInUse, MetricsServer, parse_listen
 from orchestrator.worker.observing import Observing
+from orchestrator.worker.pausing import GiveBack, Pause
 from orchestrator.worker.refusals import Kind, Record
 from orchestrator.worker.supervisor import Supervisor
 
@@ -34,7 +35,13 @@ class Watched:
         counts = {"results accepted": 4, "results refused ELATE": 2, "returned ENOMEMORY": 1, "returned oh, a text": 3}
         idle = Record(Kind.IDLE, "ENOWORK", "", 0, 0, seconds=12.5)
         self.books = dataclasses.replace(
-            books, counts=counts, earned=25 * 10**17, heard_at=90.0, refusals=(idle,), rejected_jobs={"j": "EASSIGN"}
+            books,
+            counts=counts,
+            pauses=(Pause("load", "busy", GiveBack.NOTHING, 50.0),),
+            earned=25 * 10**17,
+            heard_at=90.0,
+            refusals=(idle,),
+            rejected_jobs={"j": "EASSIGN"},
         )
 
     def statistics(self):
@@ -88,6 +95,7 @@ async def test_metrics_as_prometheus_reads_them(tmp_path):
         ("dcp_worker_idle_time_seconds_total", "ENOWORK"): 12.5,
         ("dcp_worker_jobs_rejected", "EASSIGN"): 1,
         ("dcp_worker_ready",): 1,
+        ("dcp_worker_paused", "load"): 1,
         ("dcp_worker_docker_available",): 0,
         ("dcp_worker_sandboxes_cpu_time_seconds_total",): 5,
     }.items():
@@ -116,7 +124,11 @@ async def test_every_metric_has_the_name_that_we_say(tmp_path):
         names = {name[0] for name in samples(await response.text())}
     for meter in telemetry.METERS:
         expected = prometheus_name(meter) + ("_bucket" if isinstance(meter, telemetry.Histogram) else "")
-        if meter.name not in ("dcp.worker.slots", "dcp.worker.jobs.rejected"):  # set anew at each reading
+        if meter.name not in (
+            "dcp.worker.slots",
+            "dcp.worker.jobs.rejected",
+            "dcp.worker.paused",
+        ):  # set anew at each reading
             assert expected in names
 
 
