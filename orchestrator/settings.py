@@ -261,6 +261,15 @@ class WorkerSettings(ComponentSettings):
     start_timeout_s: float = Field(30.0, gt=0, description="longest start of a sandbox, seconds")
     assign_timeout_s: float = Field(60.0, gt=0, description="longest handing of a job to a sandbox, seconds")
 
+    # receipts
+    receipts: bool = Field(
+        True,
+        description="whether to sign a receipt for every slice and keep it",
+        json_schema_extra=flag(topic="Receipts"),
+    )
+    receipts_max_mib: int = Field(256, ge=1, description="most that is kept of receipts, MiB")
+    receipts_keep_days: int = Field(90, ge=0, description="days for which receipts are kept, beside today")
+
     # fetching
     allow_origin: tuple[str, ...] = Field(
         (),

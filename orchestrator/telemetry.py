@@ -249,6 +249,10 @@ containers_reaped = Counter(
     "dcp.worker.containers.reaped", unit="{container}", description="containers without an owner that were removed"
 )
 
+# metering and receipts
+receipts_issued = Counter("dcp.worker.receipts", unit="{receipt}", description="receipts signed for results")
+receipts_lost = Counter("dcp.worker.receipts.lost", unit="{receipt}", description="receipts that the disk did not take")
+
 # the pool of sandboxes
 sandbox_hand_out_time = Histogram(
     "dcp.worker.pool.hand_out_time",

@@ -15,6 +15,7 @@ _COMMANDS = {
     "doctor": ("orchestrator.cli.doctor", "Whether this machine can be a Worker, and what to do."),
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
+    "receipts": ("orchestrator.cli.receipts", "Read and verify what a Worker signed about its slices."),
     "scheduler": ("orchestrator.cli.scheduler", "Run the Scheduler and its Bank."),
     "self-check": ("orchestrator.cli.self_check", "Attack this machine's sandboxes, and report."),
     "worker": ("orchestrator.cli.worker", "Run the Worker, and ask it."),

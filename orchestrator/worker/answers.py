@@ -18,6 +18,7 @@ from orchestrator.worker.explain import Circumstances, explain
 from orchestrator.worker.fetching.fetcher import Fetcher
 from orchestrator.worker.health import Health
 from orchestrator.worker.metering import Usage
+from orchestrator.worker.notary import Notary
 from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.scheduler_link import SchedulerLink, WorkerAccount
 from orchestrator.worker.seats import Seats
@@ -35,6 +36,8 @@ class Answers:
         self.seats: Seats | None = None
         self.link: SchedulerLink | None = None
         """None before there is a Scheduler to talk to."""
+        self.notary: Notary | None = None
+        """None when no receipts are wanted."""
         self.ready = False
         """Whether a first sandbox has described itself."""
         self.delivered = False
@@ -49,7 +52,13 @@ class Answers:
 
     def statistics(self) -> dict[str, Any]:
         """Everything about this worker, by part. Empty parts have not started."""
-        parts = {"runtime": self.runtime, "pool": self.pool, "link": self.link, "fetcher": self.fetcher}
+        parts = {
+            "runtime": self.runtime,
+            "pool": self.pool,
+            "link": self.link,
+            "fetcher": self.fetcher,
+            "receipts": self.notary,
+        }
         return {
             "worker": None if self.account is None else self.account.worker_id,
             "supervisor": self._supervisor.statistics(),

@@ -221,6 +221,7 @@ class Desk:
                 metrics,
                 held.offer.storage,
                 job.modern,
+                held.uri or "",
             )
         )
         self._drop_datum(held)

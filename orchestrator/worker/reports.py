@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.jobs import words
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import supervisor_actions as act
+from orchestrator.worker.receipts import Delivery
 from orchestrator.worker.task import Authorization
 
 _MARK_9 = '{"_serializeVerId":"v9"'
@@ -89,6 +90,25 @@ def result(
         "authorizationMessage": action.authorization,
         ("result" if isinstance(body, str) else "resultV2"): body,
     }
+
+
+def output_text(action: act.SendResult) -> str:
+    """What a slice gave, as text in the form in which the job may have it: its result, or what it threw."""
+    if action.error is not None:
+        return text_for_job(thrown_text(action.error), action.modern)
+    return text_for_job(action.result.string, action.modern)
+
+
+def delivery(action: act.SendResult) -> Delivery:
+    """What a receipt says of a result."""
+    return Delivery(
+        job=action.job_id,
+        slice=action.number,
+        input=action.datum_uri,
+        output=output_text(action),
+        threw=action.error is not None,
+        metrics=action.metrics,
+    )
 
 
 # -- status and events -----------------------------------------------------------------------------------------------

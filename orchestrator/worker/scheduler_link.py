@@ -26,6 +26,7 @@ from orchestrator.wallet.keys import PrivateKey
 from orchestrator.worker import reports, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
+from orchestrator.worker.notary import Notary
 from orchestrator.worker.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
@@ -95,12 +96,16 @@ class SchedulerLink:
         account: WorkerAccount,
         offer: Offer,
         tell: Callable[[ev.Event], None],
+        *,
+        notary: Notary | None = None,
     ) -> None:
+        """With a `notary`, every result carries a receipt of its."""
         services = ("scheduler", "services")
         self._client = client
         self._account = account
         self._offer = offer
         self._tell = tell
+        self._notary = notary
         self._groups = [(key, words.join_hash(key, secret)) for key, secret in offer.groups]
         self._distributor = client.connect(service_url(config, *services, "taskDistributor"))
         self._submitter = client.connect(service_url(config, *services, "resultSubmitter"))
@@ -237,6 +242,8 @@ class SchedulerLink:
 
     async def _send_result(self, action: act.SendResult, data: Mapping[str, Any]) -> None:
         try:
+            if self._notary is not None:
+                data = {**data, "receipt": await self._notary.receipt(reports.delivery(action))}
             await self._told(action.job_id, (action.number,))
             try:
                 answer = await self._insist(self._submitter, "result", data)

@@ -30,12 +30,16 @@ from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
+from orchestrator.worker.limits import MIB, SliceLimits
+from orchestrator.worker.notary import Notary
 from orchestrator.worker.observing import Observing
 from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.provenance import trust
+from orchestrator.worker.receipt_files import FOLDER, ReceiptFiles
+from orchestrator.worker.receipts import Terms, limits_in_force
 from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.steering import Steering
@@ -191,12 +195,17 @@ class Worker:
         self._fetcher = await stack.enter_async_context(
             Fetcher(rules, _fetch_limits(settings), trust=settings.trust_scheduler, proxy=settings.fetch_proxy)
         )
+        limits = limit_settings.slice_limits(settings, config)
+        notary = None
+        if settings.receipts:
+            notary = await stack.enter_async_context(_notary(settings, self.account, runtime, limits))
+        self._answers.notary = notary
+        offer = _offer(settings, self.capacity, runtime)
         self._link = await stack.enter_async_context(
-            SchedulerLink(client, config, self.account, _offer(settings, self.capacity, runtime), self._tell_one)
+            SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary)
         )
         self._sandbox_config = limit_settings.published_for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
-        limits = limit_settings.slice_limits(settings, config)
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits)
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
         if runtime.local and self.most > self.capacity:
@@ -520,6 +529,20 @@ def _offer(settings: WorkerSettings, capacity: int, runtime: DockerRuntime) -> O
             "image": runtime.image_digest,
         },
     )
+
+
+def _notary(settings: WorkerSettings, account: WorkerAccount, runtime: DockerRuntime, limits: SliceLimits) -> Notary:
+    terms = Terms(
+        worker=account.identity.address,
+        worker_id=account.worker_id,
+        payment_address=account.payment_address,
+        image=runtime.image_digest,
+        limits=limits_in_force(runtime.settings.limits, limits),
+    )
+    files = ReceiptFiles(
+        settings.state_dir / FOLDER, max_bytes=settings.receipts_max_mib * MIB, keep_days=settings.receipts_keep_days
+    )
+    return Notary(account.identity, terms, files)
 
 
 def _group_of(text: str) -> tuple[str, str]:

@@ -115,6 +115,7 @@ class SendResult:
     metrics: SliceMetrics
     storage: ResultStorage | None
     modern: bool
+    datum_uri: str = ""  # as it went into the sandbox
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

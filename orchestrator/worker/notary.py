@@ -1,0 +1,137 @@
+"""The notary: signs a receipt for every result, and keeps it on disk, both in batches and off the event loop.
+
+A result waits for its signature only, which shares a thread with those that came meanwhile. Writing and syncing come
+after; what a crash takes is the receipts of the last moments, never a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from orchestrator import telemetry
+from orchestrator.wallet.keys import PrivateKey
+from orchestrator.worker import receipts
+from orchestrator.worker.owned_tasks import OwnedTasks
+from orchestrator.worker.receipt_files import ReceiptFiles
+
+log = logging.getLogger(__name__)
+
+_MOST_UNWRITTEN: Final = 50_000
+_RETRY_S: Final = 5.0
+_LAST_WRITE_S: Final = 5.0
+_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+class Notary:
+    """`async with` it. Leaving writes what is signed, for five seconds at most."""
+
+    def __init__(
+        self,
+        key: PrivateKey,
+        terms: receipts.Terms,
+        files: ReceiptFiles,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._key = key
+        self._terms = terms
+        self._files = files
+        self._clock = clock
+        self._asked: list[tuple[receipts.Delivery, asyncio.Future[dict[str, Any]]]] = []
+        self._unwritten: collections.deque[str] = collections.deque()
+        self._to_sign = asyncio.Event()
+        self._to_write = asyncio.Event()
+        self._tasks = OwnedTasks()
+        self._counts: collections.Counter[str] = collections.Counter(issued=0, lost=0)
+
+    async def __aenter__(self) -> Notary:
+        await self._tasks.__aenter__()
+        self._tasks.create_task(self._sign(), name="sign-receipts")
+        self._tasks.create_task(self._write(), name="write-receipts")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._tasks.__aexit__(kind, exc, traceback)
+        finally:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(_LAST_WRITE_S):
+                    await asyncio.to_thread(self._last_write)
+
+    async def receipt(self, delivery: receipts.Delivery) -> dict[str, Any]:
+        """The signed receipt, about a millisecond later. When cancelled, it may be issued and kept all the same."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked.append((delivery, future))
+        self._to_sign.set()
+        return await future
+
+    async def _sign(self) -> None:
+        while True:
+            await self._to_sign.wait()
+            self._to_sign.clear()
+            batch, self._asked = self._asked, []
+            issued = await asyncio.to_thread(self._issue, [delivery for delivery, _future in batch])
+            self._counts["issued"] += len(issued)
+            telemetry.receipts_issued.add(len(issued))
+            for (_delivery, future), one in zip(batch, issued, strict=True):
+                if not future.done():
+                    future.set_result(one.receipt)
+            self._unwritten.extend(one.line for one in issued)
+            while len(self._unwritten) > _MOST_UNWRITTEN:
+                self._unwritten.popleft()
+                self._lose(1)
+            self._to_write.set()
+
+    def _issue(self, deliveries: Sequence[receipts.Delivery]) -> list[receipts.Issued]:
+        now_ms = round(self._clock() * 1000)
+        return [receipts.issue(self._key, self._terms, delivery, now_ms) for delivery in deliveries]
+
+    async def _write(self) -> None:
+        while True:
+            await self._to_write.wait()
+            self._to_write.clear()
+            while self._unwritten:
+                lines = self._take()
+                try:
+                    await asyncio.to_thread(self._files.append, lines, self._clock())
+                except OSError as error:
+                    # Some of them may be there: writing them again could make duplicates, which are worse than gaps.
+                    self._lose(len(lines))
+                    extra = {"error": str(error), "folder": str(self._files.folder)}
+                    log.error("receipts_not_written", extra=extra)  # noqa: TRY400
+                    self._files.close()
+                    await asyncio.sleep(_RETRY_S)
+
+    def _take(self) -> list[str]:
+        lines: list[str] = []
+        size = 0
+        while self._unwritten and size < _BATCH_BYTES:
+            lines.append(self._unwritten.popleft())
+            size += len(lines[-1])
+        return lines
+
+    def _last_write(self) -> None:
+        try:
+            while self._unwritten:
+                self._files.append(self._take(), self._clock())
+        finally:
+            self._files.close()
+
+    def _lose(self, count: int) -> None:
+        self._counts["lost"] += count
+        telemetry.receipts_lost.add(count)
+
+    def statistics(self) -> dict[str, Any]:
+        """`lost` were sent with their results, but not kept: the disk did not take them."""
+        files = self._files
+        waiting = len(self._unwritten)
+        return {**self._counts, "written": files.written, "unwritten": waiting, "files_removed": files.removed}
