@@ -101,6 +101,7 @@ class SandboxPool:
 
     async def __aenter__(self) -> SandboxPool:
         await self._tasks.__aenter__()
+        self._runtime.on_loss(self._try_at_once)
         self._refill_task = self._tasks.create_task(self._refill(), name="pool-refill")
         return self
 
@@ -147,7 +148,10 @@ class SandboxPool:
         self._changed.set()
 
     def on_availability(self, listener: Callable[[OrchestratorError | None], None]) -> None:
-        """Call `listener(failure)` when starts begin to fail, and `listener(None)` when one works again."""
+        """Call `listener(failure)` when starts begin to fail, or fail for the Engine's absence instead of by refusal,
+
+        and `listener(None)` when one works again.
+        """
         self._listeners.append(listener)
 
     async def take(self) -> Sandbox:
@@ -315,8 +319,14 @@ class SandboxPool:
         longest = min(_BACKOFF_FIRST_S * math.pow(2, min(self._failures_in_row - 1, 10)), _BACKOFF_MOST_S)
         self._not_before = time.monotonic() + longest * _jitter.uniform(0.5, 1.0)
 
+    def _try_at_once(self) -> None:
+        """The Engine is gone: pauses that it was owed for refusals are over, so that this is noticed."""
+        self._not_before, self._failures_in_row = 0.0, 0
+        self._changed.set()
+
     def _set_failure(self, failure: OrchestratorError | None) -> None:
-        changed = (failure is None) != (self.failure is None)
+        # A refusal may turn into the loss of the Engine: that is news.
+        changed = _kind_of(failure) != _kind_of(self.failure)
         self.failure = failure
         if changed:
             for listener in self._listeners:
@@ -366,6 +376,12 @@ class SandboxPool:
             "endings": dict(self._deaths),
             "failure": str(self.failure) if self.failure is not None else None,
         }
+
+
+def _kind_of(failure: OrchestratorError | None) -> str:
+    if failure is None:
+        return ""
+    return "engine" if isinstance(failure, RuntimeUnavailable) else "start"
 
 
 def percentiles(values: collections.deque[float]) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence, Set
+from collections.abc import Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -101,6 +101,7 @@ class DockerRuntime:
         self._containers: dict[str, Container] = {}
         self._available = asyncio.Event()
         self._reap_soon = asyncio.Event()
+        self._loss_listeners: list[Callable[[], None]] = []
         self._doubts = reaper.Doubts(self.settings.lease_patience_s)
         self._made_cgroups: set[str] = set()
         self._counts = _Counts()
@@ -214,6 +215,10 @@ class DockerRuntime:
     @property
     def available(self) -> bool:
         return self._available.is_set()
+
+    def on_loss(self, listener: Callable[[], None]) -> None:
+        """Call `listener()` whenever the Engine's event stream has ended."""
+        self._loss_listeners.append(listener)
 
     async def wait_until_available(self) -> None:
         """Return once the Engine answers and events flow. Never raises RuntimeUnavailable; tries with back-off."""
@@ -465,6 +470,8 @@ class DockerRuntime:
                         self._on_event(event)
             self._available.clear()
             self._counts.engine_losses += 1
+            for listener in self._loss_listeners:
+                listener()
             for container in list(self._containers.values()):
                 container.died.set()
             await self.wait_until_available()

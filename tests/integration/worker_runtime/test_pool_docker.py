@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.worker import pool as pool_module
 from orchestrator.worker import sandbox_events as ev
-from orchestrator.worker.docker_runtime import ContainerRefused
+from orchestrator.worker.docker_runtime import ContainerRefused, RuntimeUnavailable
 from orchestrator.worker.pool import PoolSettings, SandboxPool
 from orchestrator.worker.sandbox import Sandbox, State
 
@@ -167,3 +167,23 @@ async def test_starts_ahead_of_need_wait_while_slices_run_and_those_for_a_taker_
         assert pool.ready == 0
         await busy.kill()
         await until(pool, 1)
+
+
+async def test_the_loss_of_the_engine_is_told_although_it_refused_a_start_before(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Engine that is being stopped refuses at first, and is gone a moment later."""
+    real, failures = Sandbox.start, [RuntimeUnavailable("gone", "it is gone", "start it"), ContainerRefused("stopping")]
+
+    async def start(*arguments: Any, **options: Any) -> Sandbox:
+        if failures:
+            raise failures.pop()
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(Sandbox, "start", start)
+    told: list[Any] = []
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=1, warm=0, creates_at_once=1)) as pool:
+        pool.on_availability(told.append)
+        async with asyncio.timeout(20):
+            await pool.take()
+    assert [type(failure) for failure in told] == [ContainerRefused, RuntimeUnavailable, type(None)]

@@ -324,7 +324,9 @@ async def test_the_sweep_removes_what_crashed_workers_left(containers: Any, work
         assert len(containers(worker_id)) == 2
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        assert await asyncio.to_thread(sweep, "--worker", worker_id) == (0, "sweep: 2 containers removed\n")
+        status, said = await asyncio.to_thread(sweep, "--worker", worker_id)
+        # A living worker of somebody else at this Engine may have come first.
+        assert status == 0 and (said == "" or said.endswith(" removed\n"))
         assert containers(worker_id) == []
 
 
