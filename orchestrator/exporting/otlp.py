@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -21,8 +20,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from orchestrator.errors import InvalidInput
 from orchestrator.exporting.data import collected
+from orchestrator.exporting.destination import address
 
 log = logging.getLogger(__name__)
 # The library warns at every try; we say when it begins to fail, and when it works again.
@@ -31,25 +30,6 @@ logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 _INTERVAL_S: Final = 60.0
 _TIMEOUT_S: Final = 10.0
 _LAST_TIMEOUT_S: Final = 3.0
-
-
-def wanted(endpoint: str | None, signal: str) -> bool:
-    """Whether `signal` (metrics, traces) is to be sent: a setting or a standard variable says where."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    if os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip() == "none":
-        return False
-    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    return endpoint is not None or any(os.environ.get(name) for name in names)
-
-
-def _address(endpoint: str | None, signal: str) -> str | None:
-    """None leaves it to the standard variables. Raises `InvalidInput` for what is no HTTP URL."""
-    if endpoint is None:
-        return None
-    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", endpoint):
-        raise InvalidInput(f"otlp_endpoint is {endpoint!r}: it must be an HTTP URL, such as http://127.0.0.1:4318")
-    return f"{endpoint.rstrip('/')}/v1/{signal}"
 
 
 def _timeout(signal: str) -> float | None:
@@ -81,7 +61,7 @@ class MetricsSender:
     def __init__(self, who: Resource, endpoint: str | None, refresh: Callable[[], None]) -> None:
         self._who = who
         self._refresh = refresh
-        self._exporter = OTLPMetricExporter(_address(endpoint, "metrics"), timeout=_timeout("metrics"))
+        self._exporter = OTLPMetricExporter(address(endpoint, "metrics"), timeout=_timeout("metrics"))
         self._watch = _Watch("metrics")
         milliseconds = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "")
         self.interval_s = int(milliseconds) / 1000 if milliseconds.isdigit() and int(milliseconds) else _INTERVAL_S
@@ -138,6 +118,6 @@ class _WatchedSpans(SpanExporter):
 def tracer_provider(who: Resource, endpoint: str | None) -> TracerProvider:
     """Sends spans in the background, in batches; who samples has decided before. `shutdown()` sends what is left."""
     provider = TracerProvider(sampler=ALWAYS_ON, resource=who, shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(_address(endpoint, "traces"), timeout=_timeout("traces"))
+    exporter = OTLPSpanExporter(address(endpoint, "traces"), timeout=_timeout("traces"))
     provider.add_span_processor(BatchSpanProcessor(_WatchedSpans(exporter), export_timeout_millis=_TIMEOUT_S * 1000))
     return provider

@@ -17,7 +17,7 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status, StatusCode
 
-from orchestrator.exporting import data, otlp, text
+from orchestrator.exporting import data, destination, text
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import readings, traces
 from orchestrator.worker import supervisor_actions as act
@@ -75,7 +75,9 @@ class Observing:
                     ready=self._worker.readiness,
                 )
                 self.server = await stack.enter_async_context(server)
-            if otlp.wanted(settings.otlp_endpoint, "metrics"):
+            if destination.wanted(settings.otlp_endpoint, "metrics"):
+                from orchestrator.exporting import otlp  # noqa: PLC0415  (see `destination`)
+
                 sender = otlp.MetricsSender(self._who, settings.otlp_endpoint, self.refresh)
                 stack.push_async_callback(sender.last)
                 tasks = await stack.enter_async_context(OwnedTasks())
@@ -91,7 +93,9 @@ class Observing:
         await self._stack.aclose()
 
     def _open_traces(self, stack: contextlib.AsyncExitStack) -> None:
-        if self._provider is None and otlp.wanted(self._settings.otlp_endpoint, "traces"):
+        if self._provider is None and destination.wanted(self._settings.otlp_endpoint, "traces"):
+            from orchestrator.exporting import otlp  # noqa: PLC0415  (see `destination`)
+
             self._provider = otlp.tracer_provider(self._who, self._settings.otlp_endpoint)
         if self._provider is None:
             log.warning("traces_go_nowhere", extra={"remedy": "set otlp_endpoint, or trace_sample_ratio to 0"})

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from orchestrator import telemetry
 from orchestrator.errors import InvalidInput
-from orchestrator.exporting import data, otlp
+from orchestrator.exporting import data, destination, otlp
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker.observing import Observing
 from tests.unit.worker_observing.test_metrics_server import Watched
@@ -137,7 +137,7 @@ async def test_the_standard_variables_do_too(tmp_path, monkeypatch):
 def test_whether_it_is_wanted(monkeypatch, endpoint, environment, wanted):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert otlp.wanted(endpoint, "metrics") is wanted
+    assert destination.wanted(endpoint, "metrics") is wanted
 
 
 async def test_failures_are_told_once_and_so_is_their_end(caplog, monkeypatch):
