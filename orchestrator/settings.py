@@ -171,8 +171,10 @@ class WorkerSettings(ComponentSettings):
         description="OCI runtime that the Engine knows (runc, crun, runsc…); its default when not given",
         json_schema_extra=flag(metavar="NAME"),
     )
+    cores: float | None = Field(None, gt=0, le=1024, description="cores to offer; all of this machine when not given")
+    utilization: float = Field(1.0, gt=0, le=1, description="part of those cores to offer")
     sandboxes: int | None = Field(
-        None, ge=1, le=1024, description="sandboxes at work at once; one per core when not given"
+        None, ge=1, le=1024, description="sandboxes at work at once; one per offered core when not given"
     )
     warm: int | None = Field(
         None,
@@ -290,6 +292,7 @@ class WorkerSettings(ComponentSettings):
     )
     fetch_proxy: str | None = Field(
         None,
+        repr=False,
         description="HTTP proxy for what is fetched for jobs; it decides to which addresses names lead",
         json_schema_extra=flag(metavar="URL", secret=True),
     )
@@ -303,14 +306,69 @@ class WorkerSettings(ComponentSettings):
     )
     compute_groups: tuple[str, ...] = Field(
         (),
-        description="join key and secret of a group to work for",
+        repr=False,
+        description="join key and secret (or join hash, eh1-…) of a group to work for",
         json_schema_extra=flag("--compute-group", metavar="KEY,SECRET", secret=True),
     )
     public_group: bool = Field(True, description="whether to work for the public compute group")
-    minimum_wage_cpu: float = Field(0.0, ge=0, description="DCC per CPU hour, told to the Scheduler")
-    minimum_wage_gpu: float = Field(0.0, ge=0, description="DCC per GPU hour, told to the Scheduler")
-    minimum_wage_in: float = Field(0.0, ge=0, description="DCC per MB of input, told to the Scheduler")
-    minimum_wage_out: float = Field(0.0, ge=0, description="DCC per MB of output, told to the Scheduler")
+    public_group_fallback: bool = Field(
+        False, description="whether to work for the public compute group only when the others have no work"
+    )
+    job_name: tuple[str, ...] = Field(
+        (),
+        description="work for jobs whose name matches this regular expression only",
+        json_schema_extra=flag(metavar="REGEX"),
+    )
+    block_job_ids: tuple[str, ...] = Field(
+        (), description="never work for this job", json_schema_extra=flag("--block-job-id", metavar="ID")
+    )
+    block_job_name: tuple[str, ...] = Field(
+        (),
+        description="never work for jobs whose name matches this regular expression",
+        json_schema_extra=flag(metavar="REGEX"),
+    )
+    block_groups: tuple[str, ...] = Field(
+        (),
+        description="never work for jobs that come through the compute group with this id",
+        json_schema_extra=flag("--block-group", metavar="ID"),
+    )
+    worktimes: tuple[str, ...] = Field(
+        (),
+        description="offer this worktime only, such as map-basic; all that the image has when none is given",
+        json_schema_extra=flag("--worktime", metavar="NAME"),
+    )
+    minimum_wage_cpu: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="DCC per CPU hour below which jobs are refused",
+        json_schema_extra=flag(metavar="DCC"),
+    )
+    minimum_wage_gpu: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="DCC per GPU hour below which jobs are refused",
+        json_schema_extra=flag(metavar="DCC"),
+    )
+    minimum_wage_in: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="DCC per MB of input below which jobs are refused",
+        json_schema_extra=flag(metavar="DCC"),
+    )
+    minimum_wage_out: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="DCC per MB of output below which jobs are refused",
+        json_schema_extra=flag(metavar="DCC"),
+    )
+    wage_slices: int = Field(5, ge=1, description="slices after which a job is judged by what it pays")
+    wage_retry_s: float = Field(
+        600.0, gt=0, description="time after which a job that paid too little gets a new chance, seconds"
+    )
 
     prefetch_s: float = Field(
         5.0,

@@ -9,6 +9,7 @@ from orchestrator.jobs.words import PUBLIC_GROUP
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
+from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.scheduler.store.jobs import JobState
 
 PUBLIC_GROUP_ID = str(PUBLIC_GROUP["opaqueId"])
@@ -37,6 +38,8 @@ def job_message(job: Job, state: JobState) -> dict[str, Any]:
         "localExec": spec["localExec"],
         "almostDone": state.counts.total - state.counts.settled <= max(1, state.counts.total // 20),
         "metrics": job_metrics(state.estimate, state.counts),
+        # Not of the protocol: official workers overlook it, ours weighs it against its minimum wage.
+        "slicePaymentAmount": to_dcc(job.slice_price),
     }
 
 

@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.jobs.words import SliceMetrics
-from orchestrator.worker import demand
+from orchestrator.worker import demand, wages
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.holdings import FETCHING, Held, Job, Place, Ring, Sandbox
+from orchestrator.worker.job_filter import JobFilter
 from orchestrator.worker.pausing import Pauses
 from orchestrator.worker.recycling import Limits
 from orchestrator.worker.refusals import Kind, Refusals
 from orchestrator.worker.task import Authorization, JobOffer
 from orchestrator.worker.traces import sampled
+from orchestrator.worker.wages import Cost, WageBook
 
 STORIES_KEPT = 1000
 
@@ -49,7 +51,9 @@ class Policy:
     recycling: Limits = dataclasses.field(default_factory=Limits)
     data_ahead: int = 64  # datums fetched or being fetched per job beyond what sandboxes hold
     data_ahead_size: int = 256 * 1024 * 1024  # and what they and those in sandboxes may come to, per job
-    job_ids: frozenset[str] = frozenset()  # only these jobs; empty: any
+    jobs: JobFilter = dataclasses.field(default_factory=JobFilter)
+    wages: wages.Rules = dataclasses.field(default_factory=wages.Rules)
+    unwanted_s: float = 600.0  # a job that the owner does not want is not looked at again for so long
     trace_ratio: float = 0.0  # of slices, whose way is told with `Trace` when they leave
 
     @property
@@ -91,6 +95,7 @@ class Desk:
         self._reasons: dict[str, str] = {}  # why a job was rejected
         self._previous = Ring()
         self._paused: dict[str, float] = {}  # job → not wanted before this time
+        self._wages = WageBook(policy.wages)
         self._pauses = Pauses()
         self._pause_lives: collections.deque[tuple[float, str]] = collections.deque(maxlen=100)
         self._unacknowledged_size = 0
@@ -208,6 +213,9 @@ class Desk:
         held.place, held.size = Place.REPORTED, size
         job.reported += 1
         self._unacknowledged_size += size
+        if self.policy.wages.wage:
+            held.cost = Cost.of_slice(metrics)
+            self._wages.measured(job.id, held.cost)
         if job.offer.discrete:
             self._previous.add(job.id)
         self._actions.append(

@@ -12,6 +12,7 @@ from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker.quanta import Quanta
 from orchestrator.worker.recycling import Wear
 from orchestrator.worker.task import Authorization, JobOffer, SliceOffer
+from orchestrator.worker.wages import Cost
 
 # Lines of a slice's story by which `traces` knows its stages.
 RECEIVED: Final = "received"
@@ -54,6 +55,7 @@ class Held:
     asked_at: float | None = None  # when the request was made that brought it
     sandbox_id: int | None = None  # the last that had it
     metrics: SliceMetrics | None = None  # of its last run
+    cost: Cost | None = None  # all of its runs, once it is reported and if wages are asked
     story: list[tuple[float, str]] = dataclasses.field(default_factory=list)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,12 +15,25 @@ _SLICE_TIMEOUT_S: Final = 24 * 3600.0
 _PROGRESS_TIMEOUT_S: Final = 300.0
 
 
+def cores_offered(settings: WorkerSettings, machine_cores: int | None = None) -> float:
+    """Cores that sandboxes may take together. Never more than the machine has, unless sandboxes were asked for."""
+    most = machine_cores or os.cpu_count() or 1
+    if settings.sandboxes is not None and settings.cores is None:
+        most = max(most, settings.sandboxes)
+    return min(settings.cores or most, most) * settings.utilization
+
+
+def places(settings: WorkerSettings, machine_cores: int | None = None) -> int:
+    """How many sandboxes may be at work at once, as far as cores go: each gets its part of those that are offered."""
+    return settings.sandboxes or max(1, math.ceil(cores_offered(settings, machine_cores) - 1e-9))
+
+
 def kernel_limits(settings: WorkerSettings) -> SandboxLimits:
     """Raises `InvalidInput`."""
     return SandboxLimits(
         memory_bytes=settings.memory_mib * MIB,
         swap_bytes=settings.swap_mib * MIB,
-        cpus=settings.cpus,
+        cpus=min(settings.cpus, cores_offered(settings) / places(settings)),
         pids=settings.pids,
         open_files=settings.open_files,
     )

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Final
 
 from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.jobs import words
 from orchestrator.protocol import js_json, signing
 from orchestrator.protocol.client import ClientConnection, DcpClient
 from orchestrator.protocol.errors import Congested, ConnectionClosed, RemoteError
@@ -59,12 +58,16 @@ class WorkerAccount:
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """What the worker tells the Scheduler about itself with every request. `groups` are (joinKey, joinSecret)."""
+    """What the worker tells the Scheduler about itself with every request. `groups` are (join key, join hash).
+
+    With `public_fallback`, work of the public group is asked for only after these groups had none.
+    """
 
     cores: int = 1
     job_ids: tuple[str, ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
     public_group: bool = True
+    public_fallback: bool = False
     minimum_wage: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"CPU": 0.0, "GPU": 0.0, "in": 0.0, "out": 0.0}
     )
@@ -106,7 +109,7 @@ class SchedulerLink:
         self._offer = offer
         self._tell = tell
         self._notary = notary
-        self._groups = [(key, words.join_hash(key, secret)) for key, secret in offer.groups]
+        self._own_groups_had_none = False
         self._distributor = client.connect(service_url(config, *services, "taskDistributor"))
         self._submitter = client.connect(service_url(config, *services, "resultSubmitter"))
         self._router = client.connect(service_url(config, *services, "eventRouter"), on_request=self._on_request)
@@ -170,7 +173,7 @@ class SchedulerLink:
                     job_ids=self._offer.job_ids,
                     minimum_wage=self._offer.minimum_wage,
                     groups=reports.compute_groups(
-                        self._groups, self._offer.public_group, self._distributor.dcpsid or ""
+                        self._offer.groups, self._asks_public_group(), self._distributor.dcpsid or ""
                     ),
                     sequence=self._sequence,
                     return_all=self._return_all() if action.first else None,
@@ -182,7 +185,19 @@ class SchedulerLink:
                 f"the Scheduler did not answer within {_REQUEST_TIMEOUT_S:g} s", code="ETIMEDOUT", retryable=True
             ) from None
         self.requested_at = time.time()
-        return task.parse(answer)
+        parsed = task.parse(answer)
+        if not action.beacon_only:
+            self._own_groups_had_none = not parsed.count and not self._own_groups_had_none
+        return parsed
+
+    def _asks_public_group(self) -> bool:
+        offer = self._offer
+        waits = offer.public_fallback and bool(offer.groups) and not self._own_groups_had_none
+        return offer.public_group and not waits
+
+    def reoffer(self, offer: Offer) -> None:
+        """Tell this from now on."""
+        self._offer = offer
 
     def _return_all(self) -> str:
         """The signed statement that gives back everything this worker id held before."""

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator import telemetry
-from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
+from orchestrator.errors import NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, image_pin, limit_settings, machine, reports, sizes
+from orchestrator.worker import artifacts, image_pin, limit_settings, machine, offers, reports, sizes
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
@@ -82,7 +82,8 @@ class Worker:
                 queue_s=settings.queue_s,
                 prefetch_s=settings.prefetch_s,
                 patience=Patience(idle_max_s=settings.idle_poll_s),
-                job_ids=frozenset(settings.job_ids),
+                jobs=offers.job_filter_of(settings),
+                wages=offers.wage_rules(settings),
                 trace_ratio=settings.trace_sample_ratio,
             )
         )
@@ -96,6 +97,7 @@ class Worker:
         self._delivering: asyncio.Timeout | None = None  # the last of that waiting
         self._answers = Answers(settings, self.supervisor, clock)
         self._steering = Steering(self, settings, clock)
+        offers.offer(settings, self.capacity, {})  # raises now what it would raise later
         self._requesting: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._artifacts: dict[str, artifacts.Artifacts] = {}
@@ -200,7 +202,7 @@ class Worker:
         if settings.receipts:
             notary = await stack.enter_async_context(_notary(settings, self.account, runtime, limits))
         self._answers.notary = notary
-        offer = _offer(settings, self.capacity, runtime)
+        offer = self._offer()
         self._link = await stack.enter_async_context(
             SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary)
         )
@@ -233,6 +235,16 @@ class Worker:
         )
         log.info("image_trusted", extra={"image": name, "signed_with": str(settings.image_public_key)})
 
+    def _offer(self) -> Offer:
+        runtime = self._answers.runtime
+        assert runtime is not None
+        isolation = {
+            "level": str(runtime.isolation),
+            "runtime": runtime.oci_runtime,
+            "image": runtime.image_digest,
+        }
+        return offers.offer(self.settings, self.capacity, isolation)
+
     async def _find_scheduler(self) -> dict[str, Any] | None:
         """The Scheduler's configuration, however long it takes; None when a stop comes first."""
         attempt = 0
@@ -255,7 +267,7 @@ class Worker:
             sandbox = await self._pool.take()
             await sandbox.kill()
         described = await self._pool.describe()
-        self._worktimes = reports.worktimes_of(described.worktimes)
+        self._worktimes = offers.worktimes(self.settings, reports.worktimes_of(described.worktimes))
         self._capabilities = reports.capabilities_of(described.capabilities)
         self._depth = described.pipeline_depth
         self._link.describe(self._capabilities, self._worktimes)
@@ -510,27 +522,6 @@ def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
     )
 
 
-def _offer(settings: WorkerSettings, capacity: int, runtime: DockerRuntime) -> Offer:
-    return Offer(
-        cores=capacity,
-        job_ids=settings.job_ids,
-        groups=tuple(_group_of(text) for text in settings.compute_groups),
-        public_group=settings.public_group,
-        minimum_wage={
-            "CPU": settings.minimum_wage_cpu,
-            "GPU": settings.minimum_wage_gpu,
-            "in": settings.minimum_wage_in,
-            "out": settings.minimum_wage_out,
-        },
-        send_begin=settings.send_begin,
-        isolation={
-            "level": str(runtime.isolation),
-            "runtime": runtime.oci_runtime,
-            "image": runtime.image_digest,
-        },
-    )
-
-
 def _notary(settings: WorkerSettings, account: WorkerAccount, runtime: DockerRuntime, limits: SliceLimits) -> Notary:
     terms = Terms(
         worker=account.identity.address,
@@ -543,10 +534,3 @@ def _notary(settings: WorkerSettings, account: WorkerAccount, runtime: DockerRun
         settings.state_dir / FOLDER, max_bytes=settings.receipts_max_mib * MIB, keep_days=settings.receipts_keep_days
     )
     return Notary(account.identity, terms, files)
-
-
-def _group_of(text: str) -> tuple[str, str]:
-    key, comma, secret = text.partition(",")
-    if not comma or not key:
-        raise InvalidInput(f"compute group {text!r} is not joinKey,joinSecret")
-    return key, secret

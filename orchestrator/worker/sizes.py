@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Final
 
 from orchestrator.errors import InvalidInput
@@ -22,7 +21,7 @@ def sandboxes(settings: WorkerSettings) -> tuple[int, int]:
     """How many sandboxes may keep cores busy, and how many there may be at once."""
     memory = machine.memory()
     sandbox_bytes, reserve = settings.memory_mib * MIB, settings.memory_reserve_mib * MIB
-    capacity, most = default_sizes(settings.sandboxes or os.cpu_count() or 1, memory, sandbox_bytes, reserve)
+    capacity, most = default_sizes(limit_settings.places(settings), memory, sandbox_bytes, reserve)
     if settings.sandboxes is not None:
         if memory is not None and settings.sandboxes * sandbox_bytes + reserve > memory.total:
             log.warning(

@@ -90,6 +90,8 @@ class Supervisor(Auditor):
             refusal = self._why_not(task.jobs[job_id], now)
             if refusal is not None:
                 self._give_back(job_id, tuple(offer.number for offer in offers), task.authorization, refusal)
+                if refusal in _UNWANTED and job_id in self._jobs:
+                    self._return_unstarted(self._jobs[job_id], refusal, now)
             elif offers:
                 useful += self._keep(task, self._known(task.jobs[job_id], now), offers, now)
         self._demand.answered(useful, now, task.retry_after_s)
@@ -113,8 +115,12 @@ class Supervisor(Auditor):
             return "ENOSANDBOX"
         if offer.job_id in self._rejected:
             return self._reasons.get(offer.job_id, "EWORKREJECT")
-        if self.policy.job_ids and offer.job_id not in self.policy.job_ids:
-            return "EJOBNOTWANTED"
+        unwanted = self.policy.jobs.refusal(offer) or self._underpaid(offer, now)
+        if unwanted is not None:
+            code, detail = unwanted
+            self._refuse_for_a_while(offer.job_id, now)
+            self._note_why(offer.job_id, code, detail)
+            return code
         if offer.worktime[0] not in self._worktimes:
             self._reject_job(offer.job_id, "EWORKTIME")
             have = ", ".join(sorted(self._worktimes))
@@ -128,6 +134,15 @@ class Supervisor(Auditor):
         if self._paused.get(offer.job_id, 0.0) > now:
             return "EJOBFETCH"
         return None
+
+    def _underpaid(self, offer: JobOffer, now: float) -> tuple[str, str] | None:
+        why = self._wages.refusal(offer.job_id, offer.slice_price, offer.slice_cost, now)
+        return None if why is None else ("EWAGE", why)
+
+    def _refuse_for_a_while(self, job_id: str, now: float) -> None:
+        """The Scheduler hears of it with every request, and does not send slices of it: others may want them."""
+        until = self._wages.refused_until(job_id)
+        self._paused[job_id] = now + self.policy.unwanted_s if until is None else until
 
     def _known(self, offer: JobOffer, now: float) -> Job:
         job = self._jobs.get(offer.job_id)
@@ -432,15 +447,30 @@ class Supervisor(Auditor):
         if held is not None:
             self._counts["results accepted"] += 1
             held.job.completed += 1
-            self._pay(held.job, event.answer)
+            self._pay(held, event.answer)
             self._let_go(held, now, ACCEPTED)
+            self._look_at_wage(held.job, now)
 
-    def _pay(self, job: Job, answer: Any) -> None:
+    def _pay(self, held: Held, answer: Any) -> None:
         amount = answer.get("slicePaymentAmount") if isinstance(answer, Mapping) else None
         if amount is not None:
             paid = _units(str(amount))
             self._earned += paid
-            job.earned += paid
+            held.job.earned += paid
+            if held.cost is not None:
+                self._wages.paid(held.job.id, held.cost, paid)
+
+    def _look_at_wage(self, job: Job, now: float) -> None:
+        """A job that turns out to pay too little: what sandboxes have is finished, the rest goes back."""
+        unwanted = self._underpaid(job.offer, now) if self.policy.wages.wage else None
+        if unwanted is None or self._stopping:
+            return
+        code, detail = unwanted
+        self._refuse_for_a_while(job.id, now)
+        self._note_why(job.id, code, detail)
+        if job.unstarted():
+            self._tell_job(job, now, f"refused for a while: {detail}")
+            self._return_unstarted(job, code, now)
 
     def _on_refused(self, event: ev.ResultRefused, now: float) -> None:
         held = self._reported(event)
@@ -522,6 +552,9 @@ class Supervisor(Auditor):
             self._thin_out(now)
             self._deal = True
         self._look_at_space = True
+
+
+_UNWANTED = frozenset({"EWAGE", "EJOBFILTER", "EJOBNOTWANTED"})
 
 
 @functools.lru_cache(maxsize=256)  # slices of a job are mostly paid alike

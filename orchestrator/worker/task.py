@@ -16,7 +16,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.errors import Fault, OrchestratorError
+from orchestrator.bank.amounts import parse_amount
+from orchestrator.errors import Fault, InvalidInput, OrchestratorError
+from orchestrator.worker.wages import Cost
 
 Authorization = Mapping[str, Any]
 
@@ -54,6 +56,8 @@ class JobOffer:
     almost_done: bool
     local_exec: bool  # it runs on its deployer's own machine, and may read files there
     known_slice_s: float | None  # mean wall time per slice that the Scheduler has measured
+    slice_price: int | None = None  # units of 10^-18 DCC, if the Scheduler says what a slice pays
+    slice_cost: Cost | None = None  # mean cost of a slice that the Scheduler has measured
 
     @property
     def name(self) -> str:
@@ -187,6 +191,8 @@ def parse_job(job_id: Any, job: Any) -> JobOffer:
         almost_done=bool(job.get("almostDone")),
         local_exec=job.get("localExec") is True,
         known_slice_s=_known_slice_time(job.get("metrics")),
+        slice_price=_price(job.get("slicePaymentAmount")),
+        slice_cost=_known_slice_cost(job.get("metrics")),
     )
 
 
@@ -265,6 +271,22 @@ def _known_slice_time(metrics: Any) -> float | None:
     if cpu_ms is None or cpu_ms < 0:
         return None
     return cpu_ms / 1000 / min(1.0, max(density or 1.0, 0.01))
+
+
+def _known_slice_cost(metrics: Any) -> Cost | None:
+    if not isinstance(metrics, Mapping) or not (_number(metrics.get("measuredSlices")) or 0) > 0:
+        return None
+    names = ("sliceCPUTime", "sliceGPUTime", "sliceInDataSize", "sliceOutDataSize")
+    cpu_ms, gpu_ms, size_in, size_out = (min(max(_number(metrics.get(name)) or 0.0, 0.0), 1e15) for name in names)
+    return Cost(round(cpu_ms * 1e6), round(gpu_ms * 1e6), round(size_in), round(size_out))
+
+
+def _price(amount: Any) -> int | None:
+    """Units of 10^-18 DCC; what is no amount was not told."""
+    try:
+        return None if amount is None else parse_amount(amount, round_down=True)
+    except InvalidInput:
+        return None
 
 
 def _number(value: Any) -> float | None:

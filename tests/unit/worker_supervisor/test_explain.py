@@ -12,6 +12,7 @@ from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker import task
 from orchestrator.worker.explain import Circumstances, explain
+from orchestrator.worker.job_filter import JobFilter
 from orchestrator.worker.refusals import Kind, Refusals
 
 URL = "https://scheduler.example/"
@@ -184,7 +185,7 @@ def test_what_sandboxes_lack(desk, job, code, words):
 
 
 def test_jobs_that_were_not_asked_for(desk):
-    d = idle(desk, job_ids=frozenset({"mine"}))
+    d = idle(desk, jobs=JobFilter(frozenset({"mine"})))
     d.task({"other": [1]})
     finding = findings(d, job_ids=("mine",))[0]
     assert finding.code == "EJOBNOTWANTED" and "--job-id" in finding.remedy

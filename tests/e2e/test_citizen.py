@@ -1,0 +1,63 @@
+"""A worker with a minimum wage and a job filter, against the real Scheduler and the official client."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from orchestrator.worker.control_client import ControlClient
+from tests.e2e import harness
+
+pytestmark = [pytest.mark.docker, pytest.mark.npm]
+
+#: At 3600 DCC per CPU hour a slice of 50 ms has to bring 0.05 DCC.
+PROGRAM = """
+    const work = (x) => { progress(); const end = Date.now() + 50; while (Date.now() < end); return x; };
+    const poor = compute.for(1, 40, work);
+    poor.public.name = 'poor';
+    let computed = 0;
+    poor.on('result', () => { computed++; });
+    const ended = poor.exec(0.001).catch((error) => say('cancelled', error.code));
+    const unwanted = compute.for(1, 4, work);
+    unwanted.public.name = 'miner';
+    const ended2 = unwanted.exec(1).catch((error) => say('cancelled', error.code));
+    const good = compute.for(1, 12, work);
+    good.public.name = 'good';
+    say('good', Array.from(await good.exec(1)).length);
+    say('poor', computed);
+    say('ids', { poor: poor.id, unwanted: unwanted.id });
+    await poor.cancel('enough');
+    await unwanted.cancel('enough');
+    await ended; await ended2;
+"""
+
+
+async def test_jobs_that_pay_too_little_and_jobs_that_are_not_wanted_are_left_to_others(
+    wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    scheduler = await harness.Command.start(
+        "scheduler", "run", "--port", "0", "--state", str(tmp_path / "scheduler"), "--initial-credit", "1000",
+        log=tmp_path / "scheduler.log",
+    )  # fmt: skip
+    url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
+    worker = await harness.Command.start(
+        "worker", "run", "--scheduler", url, "--state", str(tmp_path / "worker"), "--sandboxes", "1",
+        "--minimum-wage-cpu", "3600", "--wage-slices", "2", "--block-job-name", "^miner$",
+        log=tmp_path / "worker.log",
+    )  # fmt: skip
+    try:
+        async with harness.client(PROGRAM, scheduler=url, wallet=wallet, node=node, npm_modules=npm_modules) as client:
+            await client.wait_for("ids")
+            async with ControlClient(tmp_path / "worker") as asked:
+                told = await asked.explain()
+            outcome = (await client.finish()).ok()
+        assert outcome.one("good") == 12 and outcome.one("poor") < 40
+        ids = outcome.one("ids")
+        reasons = {(one["job"], one["code"]) for one in told["refusals"] if one["count"]}
+        assert {(ids["poor"], "EWAGE"), (ids["unwanted"], "EJOBFILTER")} <= reasons
+        assert {"EWAGE", "EJOBFILTER"} <= {one["code"] for one in told["findings"]}
+        assert await worker.stop() == 0
+    finally:
+        await worker.kill()
+        await scheduler.kill()
