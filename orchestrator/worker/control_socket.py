@@ -106,7 +106,10 @@ def listening(path: pathlib.Path) -> Iterator[socket.socket]:
             sock.listen(_BACKLOG)
             ours = path.stat().st_ino
         except OSError as error:
-            raise InvalidInput(f"the control socket {path} cannot be made: {error.strerror}") from None
+            raise InvalidInput(
+                f"the control socket {path} cannot be made: {error.strerror}; the state folder (--state) must be on a "
+                "file system that takes sockets"
+            ) from None
         try:
             yield sock
         finally:
@@ -121,5 +124,6 @@ def _refuse_open_folder(folder: pathlib.Path) -> None:
         mode = folder.stat().st_mode
     except OSError as error:
         raise InvalidInput(f"the state folder {folder} cannot be used: {error.strerror}") from None
-    if mode & (stat.S_IWOTH | stat.S_IWGRP) and not mode & stat.S_ISVTX:
-        raise InvalidInput(f"others may write into the state folder {folder}: chmod 700 {folder}")
+    # A group may have been given the folder on purpose, as Kubernetes does with volumes.
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise InvalidInput(f"every user may write into the state folder {folder}: chmod o-w {folder}")

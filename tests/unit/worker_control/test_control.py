@@ -115,10 +115,13 @@ async def test_without_proc_a_long_path_is_an_error_that_names_the_flag(folder, 
 
 
 async def test_a_folder_that_others_may_write_is_refused(folder):
-    folder.chmod(0o770)
-    with pytest.raises(InvalidInput, match="chmod 700"):
+    folder.chmod(0o707)
+    with pytest.raises(InvalidInput, match="chmod o-w"):
         async with ControlServer(Toy(), folder):
             pass
+    folder.chmod(0o2770)  # a group may have it, as on a volume of Kubernetes
+    async with served(folder, Toy()) as client:
+        assert (await client.status())["state"] == "idle"
 
 
 def test_one_worker_per_state_folder(tmp_path):

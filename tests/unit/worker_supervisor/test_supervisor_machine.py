@@ -53,6 +53,7 @@ class World(stateful.RuleBasedStateMachine):
         self.ran: collections.Counter[int] = collections.Counter()
         self.finished = False
         self.stopping = False
+        self.draining = False
         self.pauses: dict[str, GiveBack] = {}
         self.tell(ev.RuntimeReady(81, 8))
 
@@ -72,6 +73,7 @@ class World(stateful.RuleBasedStateMachine):
             case act.RequestTask():
                 assert not self.asked and not self.stopping
                 assert action.beacon_only or not self.pauses, "a paused worker asks for no work"
+                assert action.beacon_only or not self.draining, "a draining worker asks for no work"
                 self.asked = True
             case act.FetchJob(offer):
                 assert offer.job_id not in self.fetching_jobs
@@ -96,6 +98,7 @@ class World(stateful.RuleBasedStateMachine):
             case act.Begin(job_id, numbers, authorization):
                 assert all(self.lease_of(job_id, number, authorization) in self.leased for number in numbers)
             case act.ReturnSlices(job_id, numbers, authorization):
+                assert not self.draining, "a drain finishes what is held"
                 for number in numbers:
                     self.leased.remove(self.lease_of(job_id, number, authorization))
             case act.SendResult():
@@ -105,7 +108,7 @@ class World(stateful.RuleBasedStateMachine):
             case act.Emit():
                 assert (action.job_id, action.number) in {lease[:2] for lease in self.leased}
             case act.Finish():
-                assert self.stopping and not self.sent
+                assert (self.stopping or self.draining) and not self.sent
                 self.finished = True
 
     # -- the Scheduler -----------------------------------------------------------------------------------------
@@ -280,9 +283,50 @@ class World(stateful.RuleBasedStateMachine):
                 assert queue or not statistics.jobs[job_id].unstarted or self.fetching_data
 
     def teardown(self) -> None:
-        """However it went: a stop accounts for every slice."""
+        """However it went: a stop or a drain accounts for every slice."""
         if not hasattr(self, "supervisor"):
             return
+        if self.leases % 2:
+            self.drain()
+        else:
+            self.stop()
+        self.supervisor.validate()
+        assert self.finished and not self.leased and not self.open and not self.opening
+
+    def drain(self) -> None:
+        """Everybody does what is asked of him: then all that is held is computed and delivered."""
+        for source in list(self.pauses):
+            del self.pauses[source]
+            self.tell(ev.ResumeRequested(source))
+        self.draining = True
+        self.tell(ev.DrainRequested())
+        for _ in range(2000):
+            if self.finished:
+                return
+            self.do_what_is_asked()
+            self.tell(ev.Tick(), after=1.0)
+        raise AssertionError(f"a drain that does not end: {self.supervisor.statistics()}")
+
+    def do_what_is_asked(self) -> None:
+        if self.asked:
+            self.asked = False
+            self.tell(ev.TaskReceived(task.parse({"body": {}})))
+        while self.fetching_jobs:
+            self.tell(ev.JobFetched(self.fetching_jobs.pop()))
+        while self.fetching_data:
+            self.tell(ev.DatumFetched(self.fetching_data.pop(), "data:,1"))
+        while self.opening:
+            sandbox, job_id = self.opening.popitem()
+            self.open[sandbox] = (job_id, [])
+            self.tell(ev.SandboxOpened(sandbox))
+        for sandbox, (_job, queue) in list(self.open.items()):
+            if queue:
+                self.tell(ev.SliceCompleted(sandbox, queue.pop(0), "r", 1, _metrics(0.1), True))
+        for key in list(self.sent):
+            self.leased.remove(self.sent.pop(key))
+            self.tell(ev.ResultAccepted(key))
+
+    def stop(self) -> None:
         self.stopping = True
         self.tell(ev.StopRequested(hard=False))
         if self.asked:
@@ -296,8 +340,6 @@ class World(stateful.RuleBasedStateMachine):
         for key in list(self.sent):
             self.leased.remove(self.sent.pop(key))
             self.tell(ev.ResultAccepted(key))
-        self.supervisor.validate()
-        assert self.finished and not self.leased and not self.open and not self.opening
 
 
 TestWorld = World.TestCase
