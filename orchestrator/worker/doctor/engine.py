@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from orchestrator.worker import image_pin
-from orchestrator.worker.docker_runtime.engine import API_FLOOR
+from orchestrator.worker.docker_runtime.engine import API_FLOOR, NEEDED_LIMITS
 from orchestrator.worker.docker_runtime.engine_facts import EngineFacts
 from orchestrator.worker.docker_runtime.failures import RuntimeUnavailable
 from orchestrator.worker.doctor import check
 from orchestrator.worker.doctor.check import Check
+from orchestrator.worker.effective_limits import EffectiveLimit
 from orchestrator.worker.isolation import Isolation, isolation_of, option_names
 from orchestrator.worker.limits import MIB
 
 ENGINE: Final = "docker engine"
 #: Everything of this module but ENGINE, in order: what cannot be judged when no Engine answers.
 DEPENDENT: Final = (
-    "runtime", "runc", "containerd", "cgroups", "limits", "seccomp", "lsm", "user namespaces", "image", "memory",
+    "runtime", "runc", "containerd", "cgroups", "limits", "figures", "seccomp", "lsm", "user namespaces", "image",
+    "memory",
     "cores",
 )  # fmt: skip
+_LIMITS: Final = (*NEEDED_LIMITS, "swap")
 _SEE: Final = "see docs/isolation.md"
 
 
@@ -97,27 +100,36 @@ def judge_cgroups(facts: EngineFacts, *, required: bool = True) -> Check:
     return check.ok("cgroups", f"version {version}, driver {driver}", "version 1 or 2")
 
 
-def judge_limits(facts: EngineFacts, *, swap_in_use: bool | None, required: bool = True) -> Check:
-    """`required`: whether the Worker refuses an Engine that cannot.
-
-    `swap_in_use`: whether the Engine's machine has swap at all; None when it cannot be known.
-    """
+def judge_limits(found: Sequence[EffectiveLimit], *, required: bool = True) -> Check:
+    """`required`: whether the Worker refuses an Engine that cannot limit memory, CPU and processes."""
     name, wanted = "limits", "memory, cpu and pids limits in force; swap, too, where there is any"
-    absent = [limit for limit in ("memory", "cpu", "pids") if not facts.info.limits.get(limit)]
-    if absent:
-        return (check.fail if required else check.warn)(
-            name, f"the Engine cannot limit {', '.join(absent)}", wanted,
-            "Enable the cgroup controllers (kernel parameters cgroup_enable=memory, or a rootless Engine with "
-            f"delegated controllers); {_SEE}.",
-        )  # fmt: skip
-    if not facts.info.limits.get("swap"):
-        if swap_in_use is False:
-            return check.ok(name, "memory, cpu, pids (no swap here to be limited)", wanted)
-        return check.warn(
-            name, "memory, cpu, pids; not swap", wanted,
-            "A sandbox could swap beyond its memory: turn swap off (`swapoff -a`), or boot with swapaccount=1.",
-        )  # fmt: skip
-    return check.ok(name, "memory, swap, cpu, pids", wanted)
+    absent = [one for one in found if one.name in _LIMITS and not one.effective]
+    if not absent:
+        return check.ok(name, ", ".join(one.name for one in found if one.name in _LIMITS), wanted)
+    grave = required and any(one.name in NEEDED_LIMITS for one in absent)
+    return (check.fail if grave else check.warn)(
+        name, "not in force: " + _told(absent, _LIMITS), wanted, f"{_remedies(absent)}; {_SEE}."
+    )
+
+
+def judge_figures(found: Sequence[EffectiveLimit]) -> Check:
+    """What is read of a sandbox, and how exact it is."""
+    name, wanted = "figures", "CPU time and peak memory, exact for each slice and to the end"
+    others = [one for one in found if one.name not in _LIMITS]
+    absent = [one for one in others if not one.effective]
+    if not absent:
+        return check.ok(name, ", ".join(one.name for one in others), wanted)
+    names = {one.name for one in absent}
+    return check.warn(name, "not to be had: " + _told(absent, names), wanted, f"{_remedies(absent)}; {_SEE}.")
+
+
+def _told(limits: Sequence[EffectiveLimit], names: Collection[str]) -> str:
+    return "; ".join(f"{one.name} ({one.how})" for one in limits if one.name in names)
+
+
+def _remedies(limits: Sequence[EffectiveLimit]) -> str:
+    text = "; ".join(dict.fromkeys(one.remedy for one in limits if one.remedy))
+    return text[:1].upper() + text[1:]
 
 
 def judge_seccomp(facts: EngineFacts) -> Check:

@@ -14,6 +14,7 @@ from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailab
 from orchestrator.worker.docker_runtime.engine_facts import Component, EngineFacts
 from orchestrator.worker.doctor import advisories, check, engine, machine, packages, sandbox, scheduler
 from orchestrator.worker.doctor.check import Check, Examination, Status
+from orchestrator.worker.effective_limits import effective_limits
 from orchestrator.worker.limit_settings import kernel_limits
 from orchestrator.worker.metrics_server import parse_listen
 from orchestrator.worker.provenance import verify
@@ -89,6 +90,7 @@ async def _docker(settings: WorkerSettings, sandboxes: int, warm: int, *, quick:
 
 def _judge_engine(facts: EngineFacts, settings: WorkerSettings, sandboxes: int, warm: int) -> list[Check]:
     level = engine.level_of(facts, settings.oci_runtime)
+    limits = effective_limits(facts)
     try:
         image = engine.judge_image(facts, settings.image, image_pin.pin_of(settings.image, settings.image_digest))
     except InvalidInput as error:
@@ -98,9 +100,8 @@ def _judge_engine(facts: EngineFacts, settings: WorkerSettings, sandboxes: int, 
     return [
         engine.judge_runtime(facts, settings.oci_runtime),
         engine.judge_cgroups(facts, required=settings.require_limits),
-        engine.judge_limits(
-            facts, swap_in_use=machine.swap_in_use() if facts.local else None, required=settings.require_limits
-        ),
+        engine.judge_limits(limits, required=settings.require_limits),
+        engine.judge_figures(limits),
         engine.judge_seccomp(facts),
         engine.judge_lsm(facts),
         engine.judge_user_namespaces(facts, level),

@@ -69,13 +69,6 @@ def inotify(cgroup_version: str, sandboxes: int) -> Check:
     return judge_inotify(instances, cgroup_version, sandboxes)
 
 
-def swap_in_use() -> bool | None:
-    try:
-        return len(pathlib.Path("/proc/swaps").read_text().splitlines()) > 1
-    except OSError:
-        return None
-
-
 # -- disk --------------------------------------------------------------------------------------------------------------
 
 

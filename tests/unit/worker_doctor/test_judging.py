@@ -15,6 +15,7 @@ from orchestrator.worker.docker_runtime import failures
 from orchestrator.worker.docker_runtime.engine_facts import EngineFacts, ImageFacts, parse_facts
 from orchestrator.worker.doctor import engine, machine, sandbox, scheduler
 from orchestrator.worker.doctor.check import Check, Examination, Status
+from orchestrator.worker.effective_limits import EffectiveLimit
 from orchestrator.worker.isolation import Isolation, isolation_of
 
 ID = "sha256:" + "1" * 64
@@ -57,7 +58,7 @@ def test_a_sound_engine_is_told_so() -> None:
     level = engine.level_of(good, None)
     assert level is Isolation.HARDENED
     for check in (
-        engine.judge_engine(good), engine.judge_cgroups(good), engine.judge_limits(good, swap_in_use=None),
+        engine.judge_engine(good), engine.judge_cgroups(good),
         engine.judge_seccomp(good), engine.judge_lsm(good), engine.judge_image(good, "e", None),
     ):  # fmt: skip
         is_told(check, Status.OK)
@@ -73,16 +74,24 @@ def test_without_cgroups_nothing_is_limited() -> None:
     is_told(engine.judge_cgroups(facts(CgroupDriver="none")), Status.FAIL, "Delegate")
 
 
-@pytest.mark.parametrize(("field", "word"), [("MemoryLimit", "memory"), ("CpuCfsQuota", "cpu"), ("PidsLimit", "pids")])
-def test_a_limit_that_does_not_hold_fails(field: str, word: str) -> None:
-    is_told(engine.judge_limits(facts(**{field: False}), swap_in_use=False), Status.FAIL, word)
+def limits(absent: str = "", remedy: str = "do this") -> list[EffectiveLimit]:
+    names = ("memory", "swap", "cpu", "pids", "own cgroup", "peak memory")
+    return [EffectiveLimit(name, name != absent, "how", "" if name != absent else remedy) for name in names]
 
 
-def test_swap_matters_where_there_is_swap() -> None:
-    without = facts(SwapLimit=False)
-    is_told(engine.judge_limits(without, swap_in_use=False), Status.OK, "no swap")
-    is_told(engine.judge_limits(without, swap_in_use=True), Status.WARN, "swapoff")
-    is_told(engine.judge_limits(without, swap_in_use=None), Status.WARN)
+def test_limits_in_force() -> None:
+    is_told(engine.judge_limits(limits()), Status.OK, "memory, swap, cpu, pids")
+    for name in ("memory", "cpu", "pids"):
+        is_told(engine.judge_limits(limits(name)), Status.FAIL, f"{name} (how)", "Do this")
+        is_told(engine.judge_limits(limits(name), required=False), Status.WARN, name)
+    is_told(engine.judge_limits(limits("swap")), Status.WARN, "swap")
+    is_told(engine.judge_limits(limits("own cgroup")), Status.OK)
+
+
+def test_figures_to_be_had() -> None:
+    is_told(engine.judge_figures(limits()), Status.OK, "own cgroup")
+    is_told(engine.judge_figures(limits("own cgroup")), Status.WARN, "own cgroup (how)", "Do this")
+    is_told(engine.judge_figures(limits("memory")), Status.OK)
 
 
 def test_seccomp_and_the_security_modules() -> None:
