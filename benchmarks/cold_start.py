@@ -14,6 +14,7 @@ Ratios compare medians within one round; their median over the rounds is reporte
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import pathlib
@@ -94,9 +95,10 @@ class ByHand:
     def __init__(self, runtime: DockerRuntime) -> None:
         self._runtime = runtime
         self._api = docker.APIClient(version="auto", num_pools=64)
+        self._threads = concurrent.futures.ThreadPoolExecutor(max(CONCURRENCIES))
 
     async def start(self) -> float:
-        return await asyncio.to_thread(self._start)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._start)
 
     def _start(self) -> float:
         """Milliseconds from `create` to the first line. The container is removed afterwards."""
@@ -126,6 +128,7 @@ class ByHand:
             self._api.remove_container(container, force=True)
 
     def close(self) -> None:
+        self._threads.shutdown()
         self._api.close()
 
 
