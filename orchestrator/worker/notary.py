@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -102,7 +103,7 @@ class Notary:
             while self._unwritten:
                 lines = self._take()
                 try:
-                    await asyncio.to_thread(self._files.append, lines, self._clock())
+                    await _to_its_end(functools.partial(self._files.append, lines, self._clock()))
                 except OSError as error:
                     # Some of them may be there: writing them again could make duplicates, which are worse than gaps.
                     self._lose(len(lines))
@@ -135,3 +136,15 @@ class Notary:
         files = self._files
         waiting = len(self._unwritten)
         return {**self._counts, "written": files.written, "unwritten": waiting, "files_removed": files.removed}
+
+
+async def _to_its_end(write: Callable[[], None]) -> None:
+    """In a thread. Being cancelled waits for it: lines that were taken must be written before the last ones are."""
+    writing = asyncio.get_running_loop().run_in_executor(None, write)
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing], timeout=_LAST_WRITE_S)
+        if writing.done():
+            writing.exception()  # there is nobody left to tell; the log of the disk's failure is not worth the stop
+        raise

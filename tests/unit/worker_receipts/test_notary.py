@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import pathlib
+import threading
 
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.wallet.keys import PrivateKey
@@ -58,3 +60,17 @@ async def test_who_is_cancelled_spoils_nobody_else(tmp_path: pathlib.Path) -> No
             await asyncio.sleep(0)
             impatient.cancel()
         assert patient.result()["slice"] == 2
+
+
+async def test_what_waits_for_a_thread_at_the_end_is_kept(tmp_path: pathlib.Path) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+    busy = threading.Event()
+    async with notary(tmp_path) as made:
+        await made.receipt(delivery(1))
+        blocked = loop.run_in_executor(None, busy.wait, 20)
+        for _ in range(5):
+            await asyncio.sleep(0)  # the write stands in line now
+        loop.call_later(0.05, busy.set)
+    assert await blocked and made.statistics()["written"] == 1
+    assert sum(len(path.read_bytes().splitlines()) for path in list_files(tmp_path)) == 1
