@@ -388,10 +388,14 @@ class WorkerSettings(ComponentSettings):
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
 
     # being a good citizen: when the machine is needed
+    enable: bool = Field(
+        False,
+        description="whether to start although the Scheduler has disabled this worker",
+        json_schema_extra=flag(topic="Pausing"),
+    )
     pause_give_back: Literal["nothing", "unstarted", "everything"] = Field(
         "unstarted",
         description="what goes back to the Scheduler when quiet hours or load pause the worker; the rest is finished",
-        json_schema_extra=flag(topic="Pausing"),
     )
     quiet_hours: tuple[str, ...] = Field(
         (),
@@ -408,7 +412,10 @@ class WorkerSettings(ComponentSettings):
         None, gt=0, le=1, description="part of the machine's cores that others use above which the worker is paused"
     )
     busy_memory_mib: int | None = Field(
-        None, ge=1, description="available memory below which the worker is paused, MiB"
+        None,
+        ge=1,
+        description="available memory below which the worker is paused, MiB",
+        json_schema_extra=flag("--busy-memory"),
     )
     busy_memory_pressure: float | None = Field(
         None,

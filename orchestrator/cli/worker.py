@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import pathlib
 import signal
 from typing import Any
@@ -13,8 +14,11 @@ import click
 from orchestrator.cli import logs
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
+from orchestrator.configuration.loading import Loaded
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import WorkerSettings, load
+
+log = logging.getLogger(__name__)
 
 _ASKING = "orchestrator.cli.worker_control"
 _COMMANDS = {
@@ -47,18 +51,20 @@ def run(*, output: str, config: pathlib.Path | None, show_config: bool, **flags:
 
     \b
     The first signal finishes the slices in work, submits them and returns the rest; the second returns
-    everything that is not finished; the third ends at once.
+    everything that is not finished; the third ends at once. SIGHUP reads the settings again.
+    Exit status: 0 after a signal or a drain, 75 when the Scheduler wants the worker started again, 77 when it
+    has disabled it (see --enable), 1 for an error.
     """
     loaded = load(WorkerSettings, given(flags), config)
     if show_config:
         show(loaded, output)
         return
     logs.configure(loaded.settings.log_level, loaded.settings.log_format or output)
-    asyncio.run(serve(loaded.settings, output))
+    asyncio.run(serve(loaded.settings, output, loaded))
 
 
-async def serve(settings: WorkerSettings, output: str = "text") -> None:
-    """Run a Worker until signals stop it. Raises what `Worker.run` raises."""
+async def serve(settings: WorkerSettings, output: str = "text", loaded: Loaded[WorkerSettings] | None = None) -> None:
+    """Run a Worker until signals stop it. Raises what `Worker.run` raises. SIGHUP reads `loaded` again."""
     from orchestrator.worker.service import Worker  # noqa: PLC0415  (a second of imports that --help does without)
 
     signals = 0
@@ -82,12 +88,32 @@ async def serve(settings: WorkerSettings, output: str = "text") -> None:
     running = loop.create_task(worker.run(), name="worker")
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+
+    def on_hangup() -> None:
+        """A mistake in the file changes nothing. The file is small: the loop waits for the disk."""
+        nonlocal loaded
+        assert loaded is not None
+        try:
+            again = loaded.again()
+            changes = worker.reconfigure(again.settings)
+        except OrchestratorError as error:
+            log.error("settings_not_read_again: %s", error)  # noqa: TRY400  (the message says all)
+            return
+        loaded = again
+        logs.configure(worker.settings.log_level, worker.settings.log_format or output)
+        if changes.need_restart:
+            log.warning("settings_need_a_restart", extra={"settings": changes.need_restart})
+
+    if loaded is not None:
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
         await running
     except asyncio.CancelledError:
         raise SystemExit(130) from None
     except BaseExceptionGroup as errors:
         raise _one_of(errors) from errors
+    if worker.exit_status:
+        raise SystemExit(worker.exit_status)
 
 
 def _one_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -50,6 +50,9 @@ class Answers:
         self._started_at = time.time()
         self._began = clock()
 
+    def reconfigure(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+
     def statistics(self) -> dict[str, Any]:
         """Everything about this worker, by part. Empty parts have not started."""
         parts = {

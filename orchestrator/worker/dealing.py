@@ -149,7 +149,7 @@ class Dealer(Desk):
         jobs = [self._jobs[job_id] for job_id in self._order]
         densities = [self._density(job) for job in jobs]
         wanted = [self._wanted(job) for job in jobs]
-        given = allotment.overlapping(wanted, densities, self.policy.sandboxes, self.policy.most)
+        given = self._shares(jobs, wanted, densities)
         missing: list[Job] = []
         for job, share in zip(jobs, given, strict=True):
             active = [sandbox for sandbox in job.sandboxes.values() if not sandbox.retiring]
@@ -162,6 +162,18 @@ class Dealer(Desk):
         blocked = self._open_what_fits(missing, now)
         if blocked and self._make_room(jobs, given, blocked, now):
             self._open_what_fits(blocked, now)
+
+    def _shares(self, jobs: Sequence[Job], wanted: Sequence[int], densities: Sequence[float]) -> list[int]:
+        """Jobs that the Scheduler wants first get all that they can use, the others share the rest."""
+        cores, most = float(self.policy.sandboxes), self.policy.most
+        first = [want if job.id in self._first else 0 for job, want in zip(jobs, wanted, strict=True)]
+        if not any(first):
+            return allotment.overlapping(wanted, densities, cores, most)
+        given = allotment.overlapping(first, densities, cores, most)
+        busy = sum(share * density for share, density in zip(given, densities, strict=True))
+        others = [0 if job.id in self._first else want for job, want in zip(jobs, wanted, strict=True)]
+        rest = allotment.overlapping(others, densities, max(cores - busy, 0.0), most - sum(given))
+        return [one + other for one, other in zip(given, rest, strict=True)]
 
     def _density(self, job: Job) -> float:
         """Of all jobs 1 where nothing is gained by knowing better: every sandbox has a core of its own."""

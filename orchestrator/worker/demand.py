@@ -58,7 +58,7 @@ class Demand:
     """Remembers how the last requests went, and says whether the next one is due."""
 
     def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+        self.patience = patience
         self.in_flight = False
         self.ask_at = 0.0
         self.failures = 0
@@ -81,7 +81,7 @@ class Demand:
             self.ask_at = now
         else:
             self.empty_answers += 1
-            self._idle_s = min(max(self._idle_s * 2, self._patience.idle_min_s), self._patience.idle_max_s)
+            self._idle_s = min(max(self._idle_s * 2, self.patience.idle_min_s), self.patience.idle_max_s)
             self.ask_at = now + self._idle_s
         if retry_after_s is not None:
             self.ask_at = max(self.ask_at, now + retry_after_s)
@@ -89,7 +89,7 @@ class Demand:
     def failed(self, now: float, retry_after_s: float | None) -> None:
         self.in_flight = False
         self._answered_at = now
-        pause = min(self._patience.failure_min_s * 2.0**self.failures, self._patience.failure_max_s)
+        pause = min(self.patience.failure_min_s * 2.0**self.failures, self.patience.failure_max_s)
         self.failures = min(self.failures + 1, 30)
         self.ask_at = now + max(pause, retry_after_s or 0.0)
 
@@ -97,4 +97,4 @@ class Demand:
         """A slice was completed: an empty answer from before says little about now."""
         if self._idle_s and not self.failures:
             self._idle_s = 0.0
-            self.ask_at = min(self.ask_at, self._answered_at + self._patience.soonest_s)
+            self.ask_at = min(self.ask_at, self._answered_at + self.patience.soonest_s)

@@ -96,6 +96,7 @@ class Desk:
         self._previous = Ring()
         self._paused: dict[str, float] = {}  # job → not wanted before this time
         self._wages = WageBook(policy.wages)
+        self._first = Ring(100)  # jobs that the Scheduler wants computed before others
         self._pauses = Pauses()
         self._pause_lives: collections.deque[tuple[float, str]] = collections.deque(maxlen=100)
         self._unacknowledged_size = 0

@@ -130,6 +130,9 @@ class Ring:
         if len(self._items) > self._size:
             del self._items[next(iter(self._items))]
 
+    def discard(self, item: str) -> None:
+        self._items.pop(item, None)
+
     def __contains__(self, item: str) -> bool:
         return item in self._items
 

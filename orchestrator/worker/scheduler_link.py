@@ -40,6 +40,9 @@ _REMOTE_TRIES: Final = 4
 _MOST_EMITS: Final = 10_000
 _MOST_STATUS_ENTRIES: Final = 500
 _SEEN_EVENTS: Final = 1000
+_MOST_COMMANDS: Final = 60
+_COMMANDS_WITHIN_S: Final = 60.0
+_COMMANDS: Final = frozenset({"kill", "remove", "announce", "restart", "reload", "addPriorityJob", "removePriorityJob"})
 
 #: Answers that mean: the slice is not ours any more (or never was), so there is nothing to return.
 _LEASE_IS_LOST: Final = frozenset({"ENOENT", "EPERM", "ELEASE", "ELATE", "EDUP"})
@@ -110,6 +113,9 @@ class SchedulerLink:
         self._tell = tell
         self._notary = notary
         self._own_groups_had_none = False
+        self._commanded: collections.deque[float] = collections.deque(maxlen=_MOST_COMMANDS)
+        self.on_order: Callable[[str], None] = lambda _order: None
+        """Told when the Scheduler says that the worker is to end: kill, disable or restart."""
         self._distributor = client.connect(service_url(config, *services, "taskDistributor"))
         self._submitter = client.connect(service_url(config, *services, "resultSubmitter"))
         self._router = client.connect(service_url(config, *services, "eventRouter"), on_request=self._on_request)
@@ -470,12 +476,27 @@ class SchedulerLink:
         return "success"
 
     def _command(self, command: Any, payload: Mapping[str, Any]) -> None:
-        self._counts[f"command {str(command)[:20]}"] += 1
+        now = time.monotonic()
+        while self._commanded and now - self._commanded[0] >= _COMMANDS_WITHIN_S:
+            self._commanded.popleft()
+        if len(self._commanded) >= _MOST_COMMANDS and command != "kill":
+            self._counts["commands too many"] += 1
+            return
+        self._commanded.append(now)
+        known = command if command in _COMMANDS else "unknown"
+        self._counts[f"command {known}"] += 1
         job_id = payload.get("jobId")
         match command:
             case "kill":
-                log.warning("scheduler_says_kill", extra={"temporary": bool(payload.get("temporary"))})
-                self._tell(ev.StopRequested(hard=True))
+                temporary = bool(payload.get("temporary"))
+                log.warning("scheduler_says_kill", extra={"temporary": temporary})
+                self.on_order("kill" if temporary else "disable")
+            case "restart" | "reload":
+                log.warning("scheduler_says_restart", extra={"command": command})
+                self.on_order("restart")
+            case "addPriorityJob" | "removePriorityJob" if isinstance(job_id, str):
+                first = command == "addPriorityJob"
+                self._tell(ev.PriorityChanged(job_id[:128], first, first and payload.get("immediate") is True))
             case "remove" if isinstance(job_id, str):
                 self._tell(ev.JobRemoved(job_id))
             case "announce":

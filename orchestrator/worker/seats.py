@@ -78,6 +78,10 @@ class Seats:
         self._limits = limits
         self._seats: dict[int, _Seat] = {}
 
+    def limit(self, limits: SliceLimits) -> None:
+        """For jobs that are assigned from now on."""
+        self._limits = limits
+
     def open(self, number: int, job_id: str, artifacts: Artifacts, errand: Errand) -> None:
         seat = self._seats[number] = _Seat(number, job_id, artifacts, errand)
         seat.task = self._tasks.create_task(self._occupy(seat), name=f"sandbox-{number}")

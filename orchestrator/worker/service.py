@@ -17,7 +17,17 @@ from orchestrator import telemetry
 from orchestrator.errors import NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker import artifacts, image_pin, limit_settings, machine, offers, reports, sizes
+from orchestrator.worker import (
+    artifacts,
+    image_pin,
+    limit_settings,
+    machine,
+    offers,
+    ordered_end,
+    reconfiguring,
+    reports,
+    sizes,
+)
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import load_account
@@ -40,6 +50,7 @@ from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.provenance import trust
 from orchestrator.worker.receipt_files import FOLDER, ReceiptFiles
 from orchestrator.worker.receipts import Terms, limits_in_force
+from orchestrator.worker.reconfiguring import Changes
 from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.steering import Steering
@@ -74,20 +85,10 @@ class Worker:
         self.rules = OriginRules.parse(settings.scheduler_url, settings.allow_origin)
         self.ready = asyncio.Event()
         """Set once sandboxes can be had and the Scheduler's configuration is known."""
-        self.supervisor = Supervisor(
-            Policy(
-                sandboxes=self.capacity,
-                max_sandboxes=self.most,
-                recycling=sizes.recycling_limits(settings),
-                queue_s=settings.queue_s,
-                prefetch_s=settings.prefetch_s,
-                patience=Patience(idle_max_s=settings.idle_poll_s),
-                jobs=offers.job_filter_of(settings),
-                wages=offers.wage_rules(settings),
-                trace_ratio=settings.trace_sample_ratio,
-            )
-        )
+        self.supervisor = Supervisor(self._policy(settings))
         self.account: WorkerAccount | None = None
+        self.exit_status = 0
+        """What the process should end with; not 0 when the Scheduler ended it (see `ordered_end`)."""
         self._clock = clock
         self._events: list[ev.Event] = []
         self._wake = asyncio.Event()
@@ -106,6 +107,19 @@ class Worker:
         self._depth = 1
         self._on_ready = on_ready
         self._crowd = machine.Crowd()
+
+    def _policy(self, settings: WorkerSettings) -> Policy:
+        return Policy(
+            sandboxes=self.capacity,
+            max_sandboxes=self.most,
+            recycling=sizes.recycling_limits(settings),
+            queue_s=settings.queue_s,
+            prefetch_s=settings.prefetch_s,
+            patience=Patience(idle_max_s=settings.idle_poll_s),
+            jobs=offers.job_filter_of(settings),
+            wages=offers.wage_rules(settings),
+            trace_ratio=settings.trace_sample_ratio,
+        )
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -152,6 +166,32 @@ class Worker:
         log.info("worker_resumed", extra={"source": source})
         self._tell_one(ev.ResumeRequested(source))
 
+    def reconfigure(self, settings: WorkerSettings) -> Changes:
+        """Take new settings while running: what can hold at once does, the rest is named and waits for a restart.
+
+        Raises `InvalidInput` for what makes no sense; then nothing has changed.
+        """
+        changes = reconfiguring.compare(self.settings, settings)
+        now = changes.settings
+        offers.offer(now, self.capacity, {})
+        policy = self._policy(now)
+        self._steering.reconfigure(now)
+        self.settings = now
+        self._answers.reconfigure(now)
+        self._tell_one(ev.PolicyChanged(policy))
+        if self._answers.link is not None:
+            self._link.reoffer(self._offer())
+            self._seats.limit(limit_settings.slice_limits(now, self._config))
+        log.info("settings_read_again", extra={"at_once": changes.at_once, "need_restart": changes.need_restart})
+        return changes
+
+    def _on_order(self, order: str) -> None:
+        """The Scheduler says that this worker is to end."""
+        if order == "disable":
+            ordered_end.disable(self.settings.state_dir, self.settings.scheduler_url)
+        self.exit_status = ordered_end.STATUSES[order]
+        self.stop(hard=order != "restart")
+
     @property
     def paused_since(self) -> float | None:
         """On the worker's clock; None while nobody holds it."""
@@ -162,6 +202,7 @@ class Worker:
         async with contextlib.AsyncExitStack() as stack:
             settings = self.settings
             stack.enter_context(StateLock(settings.state_dir))
+            ordered_end.check(settings.state_dir, enable=settings.enable)
             self.account = await asyncio.to_thread(
                 load_account, settings.state_dir, settings.identity, settings.payment_address
             )
@@ -206,6 +247,8 @@ class Worker:
         self._link = await stack.enter_async_context(
             SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary)
         )
+        self._config = config
+        self._link.on_order = self._on_order
         self._sandbox_config = limit_settings.published_for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits)

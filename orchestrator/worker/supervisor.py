@@ -60,6 +60,8 @@ class Supervisor(Auditor):
             ev.StopRequested: self._on_stop,
             ev.DrainRequested: self._on_drain,
             ev.PauseRequested: self._on_pause,
+            ev.PriorityChanged: self._on_priority,
+            ev.PolicyChanged: self._on_policy,
             ev.ResumeRequested: self._on_resume,
         }
 
@@ -528,6 +530,31 @@ class Supervisor(Auditor):
         if not self._pauses:
             self._demand.ask_at = min(self._demand.ask_at, now)
             self._deal = self._look_at_space = True
+
+    def _on_priority(self, event: ev.PriorityChanged, now: float) -> None:
+        if event.first:
+            self._first.add(event.job_id)
+        else:
+            self._first.discard(event.job_id)
+        self._deal = True
+        if event.immediate and not self._demand.failures:
+            self._demand.ask_at = min(self._demand.ask_at, now)
+            self._look_at_space = True
+
+    def _on_policy(self, event: ev.PolicyChanged, now: float) -> None:
+        old, kept = self.policy, ("sandboxes", "max_sandboxes")
+        self.policy = dataclasses.replace(event.policy, **{name: getattr(old, name) for name in kept})
+        self._wages.reconfigure(self.policy.wages)
+        self._demand.patience = self.policy.patience
+        if (old.jobs, old.wages) != (self.policy.jobs, self.policy.wages):
+            self._paused.clear()  # what was not wanted may be wanted now; what cannot be fetched is soon found out
+            for job in list(self._jobs.values()):
+                unwanted = self.policy.jobs.refusal(job.offer) or self._underpaid(job.offer, now)
+                if unwanted is not None and job.unstarted() and not self._stopping:
+                    self._refuse_for_a_while(job.id, now)
+                    self._note_why(job.id, *unwanted)
+                    self._return_unstarted(job, unwanted[0], now)
+        self._deal = self._look_at_space = True
 
     def _on_tick(self, event: ev.Tick, now: float) -> None:
         self._note_idle(now)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.jobs.words import SliceMetrics
+from orchestrator.worker.desk import Policy
 from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.task import Task
 
@@ -230,6 +231,22 @@ class ResumeRequested:
     source: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PriorityChanged:
+    """The Scheduler wants the job computed before others, or no longer so. `immediate`: ask for its slices now."""
+
+    job_id: str
+    first: bool
+    immediate: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """Other settings. Numbers of sandboxes stay as they were at the start."""
+
+    policy: Policy
+
+
 Event = (
     Tick
     | RuntimeReady
@@ -254,5 +271,7 @@ Event = (
     | StopRequested
     | DrainRequested
     | PauseRequested
+    | PriorityChanged
+    | PolicyChanged
     | ResumeRequested
 )
