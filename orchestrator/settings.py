@@ -171,7 +171,13 @@ class WorkerSettings(ComponentSettings):
         description="OCI runtime that the Engine knows (runc, crun, runsc…); its default when not given",
         json_schema_extra=flag(metavar="NAME"),
     )
-    cores: float | None = Field(None, gt=0, le=1024, description="cores to offer; all of this machine when not given")
+    cores: float | None = Field(
+        None,
+        gt=0,
+        le=1024,
+        description="cores to offer; all of this machine when not given",
+        json_schema_extra=flag(topic="How many sandboxes"),
+    )
     utilization: float = Field(1.0, gt=0, le=1, description="part of those cores to offer")
     sandboxes: int | None = Field(
         None, ge=1, le=1024, description="sandboxes at work at once; one per offered core when not given"
@@ -216,7 +222,12 @@ class WorkerSettings(ComponentSettings):
         0.25, gt=0, le=1, description="share of the cores that starts ahead of need may take while slices run"
     )
     memory_reserve_mib: int = Field(512, ge=0, description="memory of the machine not planned for sandboxes, MiB")
-    memory_mib: int = Field(512, ge=16, description="memory of a sandbox, MiB", json_schema_extra=flag("--memory"))
+    memory_mib: int = Field(
+        512,
+        ge=16,
+        description="memory of a sandbox, MiB",
+        json_schema_extra=flag("--memory", topic="Limits of a sandbox"),
+    )
     cpus: float = Field(1.0, ge=0.01, description="cores of a sandbox")
     # limits of sandboxes
     swap_mib: int = Field(

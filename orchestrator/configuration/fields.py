@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 _SECRET_TYPES: Final = (SecretStr, SecretBytes)
 _METAVARS: Final = {int: "N", float: "NUMBER", pathlib.Path: "PATH"}
 _UNIT_METAVARS: Final = {"_s": "SECONDS", "_mib": "MIB", "_bytes": "BYTES"}
+_RATE: Final = "_per_s"
 _FIRST_TOPIC: Final = "Settings"
 _URL_PASSWORD: Final = re.compile(r"(://[^/?#@:]*:)[^/?#@]*@")
 
@@ -127,11 +128,11 @@ def _field(name: str, info: FieldInfo, extra: Mapping[str, Any], prefix: str, to
         metadata += inner
     choices = _choices(kind)
     low, low_open, high, high_open = _range(metadata)
-    unit = next((unit for unit in _UNIT_METAVARS if name.endswith(unit)), "")
+    unit = next((unit for unit in _UNIT_METAVARS if name.endswith(unit) and not name.endswith(_RATE)), "")
     usual = "DCC" if extra.get("amount") else _UNIT_METAVARS.get(unit) or _METAVARS.get(kind, "TEXT")
     return SettingField(
         name=name,
-        flag=str(extra.get("flag") or "--" + name.removesuffix("_s").replace("_", "-")),
+        flag=str(extra.get("flag") or _usual_flag(name)),
         env=prefix + name.upper(),
         kind=kind,
         multiple=multiple,
@@ -148,6 +149,11 @@ def _field(name: str, info: FieldInfo, extra: Mapping[str, Any], prefix: str, to
         at_least_open=low_open,
         at_most_open=high_open,
     )
+
+
+def _usual_flag(name: str) -> str:
+    """The name without `_s`: times are in seconds. A rate keeps it."""
+    return "--" + (name if name.endswith(_RATE) else name.removesuffix("_s")).replace("_", "-")
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:

@@ -20,6 +20,7 @@ from orchestrator.settings import LocalSettings, SchedulerSettings, WorkerSettin
 class Example(BaseSettings):
     url: str = Field("http://x/", description="where it is", json_schema_extra=flag("--at", metavar="URL"))
     wait_s: float = Field(2.5, gt=0, description="longest wait, seconds", json_schema_extra=flag(topic="Times"))
+    lines_per_s: float = Field(9.0, gt=0, description="lines per second")
     tries: int | None = Field(None, ge=1, le=9, description="tries; for ever when not given")
     gentle: bool = Field(True, description="whether to be gentle")
     names: tuple[str, ...] = Field((), description="a name", json_schema_extra=flag("--name", topic="Names"))
@@ -87,6 +88,7 @@ def test_help_tells_everything_by_topic() -> None:
     for part in (
         "Settings: --at URL Where it is. [default: http://x/]",
         "Times: --wait SECONDS Longest wait, seconds. [default: 2.5; > 0]",
+        "--lines-per-s NUMBER Lines per second. [default: 9; > 0]",
         "--tries N Tries; for ever when not given. [1 to 9]",
         "--gentle / --no-gentle Whether to be gentle. [default: yes]",
         "Names: --name TEXT A name. May be repeated.",
