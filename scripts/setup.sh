@@ -5,7 +5,7 @@
 #   docker   a Docker Engine that answers
 #   npm      the official packages that the tests run as clients
 #   compiler a C compiler, for the hostile programs of the tests
-#   faults   tools that cut networks and turn clocks, for the tests that do
+#   faults   tools that cut networks, turn clocks and certify servers, for the tests that do
 #   runtimes other OCI runtimes, a registry, rootless Docker: what cannot be had is told, and its tests are skipped
 set -eu
 cd "$(dirname "$0")/.."
@@ -119,7 +119,7 @@ setup_compiler() {
 
 setup_faults() {
     PATH="$PATH:/usr/sbin:/sbin"
-    for tool in ip:iproute2 iptables:iptables faketime:faketime nsenter:util-linux; do
+    for tool in ip:iproute2 iptables:iptables faketime:faketime nsenter:util-linux openssl:openssl; do
         command -v "${tool%%:*}" >/dev/null || apt_install "${tool##*:}"
     done
 }

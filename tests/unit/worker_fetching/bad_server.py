@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import pathlib
 import ssl
+import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-#: Key and certificate of 127.0.0.1, signed by nobody else; good for these tests and nothing else.
-CERTIFICATE = pathlib.Path(__file__).parent / "test_server.pem"
+_OPENSSL = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+
+
+@functools.cache
+def certificate() -> pathlib.Path:
+    """Key and certificate of 127.0.0.1, made anew and signed by nobody else."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="dcp-tls-")) / "server.pem"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", path, "-out", path.with_suffix(".crt")]
+    subprocess.run([*_OPENSSL.split(), *names], check=True, capture_output=True)
+    with path.open("a") as file:
+        file.write(path.with_suffix(".crt").read_text())
+    return path
 
 
 class Site:
@@ -161,7 +174,7 @@ def _encoded(body: bytes, encoding: str) -> web.Response:
 
 @contextlib.asynccontextmanager
 async def serving(ports: int = 1, *, secure: int = 0) -> AsyncIterator[tuple[Site, list[str]]]:
-    """The server, and as many origins that lead to it, the last ones by https (with `CERTIFICATE`)."""
+    """The server, and as many origins that lead to it, the last ones by https (with `certificate`)."""
     site = Site()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", site.handle)
@@ -171,9 +184,9 @@ async def serving(ports: int = 1, *, secure: int = 0) -> AsyncIterator[tuple[Sit
         for _ in range(ports):
             await web.TCPSite(runner, "127.0.0.1", 0).start()
         origins = [f"http://127.0.0.1:{address[1]}" for address in runner.addresses]
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(CERTIFICATE)
         for _ in range(secure):
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate())
             await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
         origins += [f"https://127.0.0.1:{address[1]}" for address in runner.addresses[ports:]]
         site.origin = origins[0]

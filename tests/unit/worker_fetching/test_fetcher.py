@@ -11,7 +11,7 @@ import pytest
 from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.fetcher import Errand
 from orchestrator.worker.origins import OriginForbidden, Purpose
-from tests.unit.worker_fetching.bad_server import CERTIFICATE, serving
+from tests.unit.worker_fetching.bad_server import certificate, serving
 
 LOCAL = Errand(local=True)
 
@@ -160,7 +160,7 @@ async def test_redirects_do_not_carry_credentials_to_another_origin(fetcher, sit
 async def test_https_leads_to_https_only_and_to_servers_that_are_believed(fetcher):
     async with serving(1, secure=2) as (site, [clear, *secure]):
         one, other = secure
-        believing = ssl.create_default_context(cafile=CERTIFICATE)
+        believing = ssl.create_default_context(cafile=certificate())
         async with fetcher(clear, *secure, tls=believing) as f:
             assert await f.datum(f"{one}/moved?to={other}/code.txt") == "data:,n%20=%3E%20n"
             assert await f.datum(f"{clear}/moved?to={one}/code.txt") == "data:,n%20=%3E%20n"
