@@ -15,6 +15,7 @@ from orchestrator.worker.holdings import QUEUED, Held, Job, Place, Sandbox
 from orchestrator.worker.pausing import GiveBack
 
 _SPACE_EVERY_S = 0.01
+_WORTH_S = 1.0  # work that a sandbox beyond the cores must find: its start takes a fifth of a second
 
 
 class Dealer(Desk):
@@ -184,14 +185,19 @@ class Dealer(Desk):
         return sum(self._density(job) * len(job.sandboxes) for job in self._jobs.values())
 
     def _wanted(self, job: Job) -> int:
-        """How many sandboxes the job could use at this moment. Beyond the cores it has to prove itself by doubling."""
+        """How many sandboxes the job could use at this moment.
+
+        Beyond the cores each must be worth its start, and the job has to prove itself by doubling.
+        """
         if not job.fetched:
             return 0
         opened = busy = 0
         for sandbox in job.sandboxes.values():
             opened += sandbox.open
             busy += bool(sandbox.queue)
-        return min(busy + len(job.ready), self.policy.most, max(self.policy.sandboxes, 2 * opened))
+        cores = self.policy.sandboxes
+        worth = max(cores, busy) + int(len(job.ready) * (job.quanta.slice_s() or 0.0) / _WORTH_S)
+        return min(busy + len(job.ready), self.policy.most, max(cores, 2 * opened), worth)
 
     def _open_what_fits(self, missing: Sequence[Job], now: float) -> list[Job]:
         """Open a sandbox for each of these jobs; those for which there is no room are returned."""

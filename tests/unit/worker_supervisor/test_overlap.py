@@ -154,3 +154,10 @@ def test_without_more_sandboxes_than_cores_density_does_not_matter(desk, made):
     d.start({"job": list(range(1, 301))})
     assert run(d, wall_s=0.2, cpu_s=0.001, made=made, rounds=5) == 2
     assert d.all(act.OpenSandbox, ever=True)[-1].job_id == "job"
+
+
+def test_a_few_short_slices_are_not_worth_another_sandbox(desk, made):
+    d = desk(sandboxes=1, max_sandboxes=8, queue_s=0.0)
+    d.start({"job": list(range(1, 21))})
+    d(ev.Tick(1.0))
+    assert run(d, wall_s=0.01, cpu_s=0.0001, made=made, rounds=6) == 1
