@@ -250,6 +250,17 @@ containers_reaped = Counter(
 )
 
 # metering and receipts
+sandbox_overhead = Counter(
+    "dcp.worker.sandboxes.overhead",
+    unit="s",
+    description="CPU time of ended sandboxes that no slice was charged for: start, assign, idle, unanswered",
+    labels=["phase"],
+)
+metering_errors = Counter(
+    "dcp.worker.metering.errors",
+    unit="{sandbox}",
+    description="ended sandboxes whose slices and overhead do not sum to what the kernel charged",
+)
 receipts_issued = Counter("dcp.worker.receipts", unit="{receipt}", description="receipts signed for results")
 receipts_lost = Counter("dcp.worker.receipts.lost", unit="{receipt}", description="receipts that the disk did not take")
 

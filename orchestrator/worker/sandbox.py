@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from orchestrator import kvin
+from orchestrator import kvin, telemetry
 from orchestrator.worker import evaluator_messages as said
 from orchestrator.worker import line_protocol as lines
 from orchestrator.worker import sandbox_events as ev
@@ -31,7 +31,7 @@ from orchestrator.worker.docker_runtime import (
 )
 from orchestrator.worker.docker_runtime.container import FALSE_EXIT, ContainerState
 from orchestrator.worker.limits import KIB, OutputLimits, SandboxLimits, SliceLimits, StartLimits
-from orchestrator.worker.metering import Answer, MeterTotals, SliceMeter, Usage
+from orchestrator.worker.metering import Answer, MeterTotals, Phase, Reconciliation, SliceMeter, Usage, reconcile
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind, SandboxDied, SandboxRefused
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,11 @@ class Sandbox:
         self._stderr_bytes = 0
         self._stderr_frames = lines.Bucket(self.settings.output.frames_per_s, self.settings.output.frames_burst)
         self._meter = SliceMeter()
+        self._phase = Phase.START
+        self._paid_ns = 0
+        self._exited = False
+        self.books: Reconciliation | None = None
+        """Once it has ended: its slices and overhead against what the kernel charged."""
         self._ids = itertools.count(1)
         self._running: collections.deque[_Slice] = collections.deque()
         self._waiting: collections.deque[_Slice] = collections.deque()
@@ -192,6 +197,7 @@ class Sandbox:
             self._begin_end(cause)
             raise SandboxDied(cause)
         self._mark()
+        self._phase = Phase.IDLE
         self.state = State.READY
         self._tell("ready")
 
@@ -204,6 +210,8 @@ class Sandbox:
         if self.state is not State.READY:
             raise SandboxDied(self._cause or DeathCause(DeathKind.KILLED, f"it is {self.state}"))
         self.state = State.ASSIGNING
+        self._mark()
+        self._phase = Phase.ASSIGN
         self._slice_limits = limits or self._slice_limits
         worktime = {"name": assignment.worktime_name, "version": assignment.worktime_version}
         requirements = {"request": "applyRequirements", **assignment.requirements, "worktime": worktime["name"]}
@@ -226,6 +234,7 @@ class Sandbox:
             self._begin_end(DeathCause(DeathKind.KILLED, "it refused the job", code="EASSIGN"))
             raise SandboxRefused(reply.error)
         self._mark()
+        self._phase = Phase.IDLE
         self.state = State.WORKING
         self._tell(f"assigned to job {assignment.job_id}")
 
@@ -387,6 +396,7 @@ class Sandbox:
         assert self._container is not None
         metered = self._meter.answered(answers, self._container.usage.read(now), now)
         for (item, message), metrics in zip(answered, metered, strict=True):
+            self._paid_ns += round(metrics.cpu_time_s * 1e9)
             event: ev.SandboxEvent
             if isinstance(message, said.Completed):
                 result = ev.ResultText(message.string, message.method, message.mime)
@@ -442,7 +452,7 @@ class Sandbox:
     def _mark(self) -> None:
         if self._container is not None:
             now = self._loop.time()
-            self._meter.mark(self._container.usage.read(now), now)
+            self._meter.mark(self._container.usage.read(now), now, self._phase)
 
     # -- events
 
@@ -616,6 +626,7 @@ class Sandbox:
             async with asyncio.timeout(_EXIT_PATIENCE_S):
                 await container.died.wait()
         state = await container.state()
+        self._exited = not state.running
         return replace(cause, exit_code=state.exit_code, oom_killed=state.oom_killed)
 
     async def _end_theirs(self, container: Container) -> DeathCause:
@@ -627,6 +638,7 @@ class Sandbox:
         if state.running:
             cause = DeathCause(DeathKind.PROTOCOL, "it closed its output and went on", code="ECLOSEDOUTPUT")
             return await self._end_ours(container, cause)
+        self._exited = True
         return self._explain(state)
 
     def _explain(self, state: ContainerState) -> DeathCause:
@@ -657,14 +669,35 @@ class Sandbox:
         metrics = None
         if self._running and self._container is not None:
             now = self._loop.time()
-            partial = Answer(self._running[0].bytes_in, self._head_bytes_out, said.NO_MEASUREMENT)
-            metrics = self._meter.answered([partial], self._container.usage.read(now), now)[0]
+            usage = self._container.usage.read(now)
+            metrics = self._meter.unanswered(self._running[0].bytes_in, self._head_bytes_out, usage, now)
         elif self._container is not None:
             self._mark()
         self._running.clear()
         self._waiting.clear()
         self._events.append(ev.SandboxEnded(cause, unfinished, metrics))
         self._wake.set()
+        if self._container is not None:
+            self._close_books(self._container)
+
+    def _close_books(self, container: Container) -> None:
+        """The last thing done with its figures: what was told of them against the kernel's own."""
+        kernel_ns = container.usage.read(self._loop.time()).cpu_ns
+        checked = self._exited and container.usage.exact
+        self.books = reconcile(self._meter.totals(), self._paid_ns, kernel_ns, checked=checked)
+        for phase, used_ns in self.books.overhead.items():
+            telemetry.sandbox_overhead.add(used_ns / 1e9, {"phase": str(phase)})
+        if not self._runtime.accounts.close(self.books):
+            telemetry.metering_errors.add(1)
+            log.error(
+                "metering_mismatch",
+                extra={
+                    "sandbox": self.id,
+                    "kernel_ns": self.books.kernel_ns,
+                    "slices_ns": self.books.paid_ns,
+                    "overhead_ns": self.books.overhead_ns,
+                },
+            )
 
     def _close(self) -> None:
         self.state = State.ENDED

@@ -37,6 +37,7 @@ from orchestrator.worker.docker_runtime.process_usage import ProcessUsage
 from orchestrator.worker.isolation import Isolation, isolation_of
 from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
+from orchestrator.worker.metering import Accounts
 from orchestrator.worker.pool_sizing import Memory
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class DockerRuntime:
         self._doubts = reaper.Doubts(self.settings.lease_patience_s)
         self._made_cgroups: set[str] = set()
         self._counts = _Counts()
+        self.accounts = Accounts()
+        """What ended sandboxes used, and for what."""
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._cleanups: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -566,4 +569,5 @@ class DockerRuntime:
             "own_cgroups": self._tree is not None,
             "containers": len(self._containers),
             **vars(self._counts),
+            "accounts": self.accounts.statistics(),
         }

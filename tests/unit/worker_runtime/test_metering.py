@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.worker.evaluator_messages import NO_MEASUREMENT, Measurement
-from orchestrator.worker.metering import Answer, SliceMeter, Usage, share
+from orchestrator.worker.metering import Accounts, Answer, Phase, Reconciliation, SliceMeter, Usage, reconcile, share
 
 
 def answer(cpu: float = 0.0, total: float = 0.0, bytes_in: int = 1, bytes_out: int = 2) -> Answer:
@@ -111,3 +111,90 @@ def test_no_measurement_is_no_weight() -> None:
     metered = meter.answered([Answer(0, 0, NO_MEASUREMENT)] * 4, Usage(400, 7), 0.0)
     assert [metrics.cpu_time_s for metrics in metered] == [100e-9] * 4
     assert {metrics.peak_memory_bytes for metrics in metered} == {7}
+
+
+# -- overhead and reconciliation
+
+
+def test_overhead_is_told_by_phase() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(100, 0), 1.0, Phase.START)
+    meter.mark(Usage(107, 0), 2.0)
+    meter.mark(Usage(150, 0), 3.0, Phase.ASSIGN)
+    meter.answered([answer()], Usage(1150, 0), 4.0)
+    metrics = meter.unanswered(5, 6, Usage(1450, 9), 6.0)
+    totals = meter.totals()
+    assert totals.overhead_by_phase == {Phase.START: 100, Phase.IDLE: 7, Phase.ASSIGN: 43, Phase.UNANSWERED: 300}
+    assert (totals.overhead_cpu_ns, totals.slices_cpu_ns, totals.slices) == (450, 1000, 1)
+    assert (metrics.cpu_time_s, metrics.wall_time_s, metrics.peak_memory_bytes) == (300e-9, 2.0, 9)
+    assert (metrics.bytes_in, metrics.bytes_out) == (5, 6)
+
+
+def books(kernel: int, paid: int, *, checked: bool = True) -> Reconciliation:
+    meter = SliceMeter()
+    meter.mark(Usage(400, 0), 0.0, Phase.START)
+    meter.answered([answer(), answer()], Usage(1000, 0), 1.0)
+    return reconcile(meter.totals(), paid, kernel, checked=checked)
+
+
+def test_books_balance() -> None:
+    assert books(1000, 600).balanced
+    assert books(1000, 600).difference_ns == 0
+    assert books(1000, 602).balanced, "each figure may be a nanosecond off by its rounding"
+    assert books(1000 + 100_000_000, 600).balanced, "the kernel's own work of ending it"
+
+
+@pytest.mark.parametrize(("kernel", "paid"), [(1000, 603), (997, 600), (1001 + 100_000_000, 600), (0, 600)])
+def test_books_that_do_not_balance(kernel: int, paid: int) -> None:
+    assert not books(kernel, paid).balanced
+    assert books(kernel, paid, checked=False).balanced, "there is nothing to compare with"
+    accounts = Accounts()
+    assert not accounts.close(books(kernel, paid))
+    assert accounts.close(books(1000, 600))
+    told = accounts.statistics()
+    assert (told["sandboxes"], told["mismatches"], told["slices"]) == (2, 1, 4)
+    assert told["largest_mismatch_s"] == pytest.approx(abs(kernel - paid - 400) / 1e9)
+
+
+life = st.lists(
+    st.tuples(st.sampled_from([*Phase, None]), st.integers(-5, 10**10), st.lists(st.floats(0, 1e6), max_size=5)),
+    max_size=30,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(life)
+def test_every_life_can_be_reconciled(history: list[tuple[Phase | None, int, list[float]]]) -> None:
+    """Whatever happens in whatever order, paid and overhead sum to the counter, to the rounding of a float."""
+    meter, counter, now, paid = SliceMeter(), 0, 0.0, 0
+    for phase, grown, answers in history:
+        counter += max(grown, 0)
+        now += 1.0
+        if phase is Phase.UNANSWERED:
+            meter.unanswered(0, 0, Usage(counter, 0), now)
+        elif phase is not None:
+            meter.mark(Usage(counter, 0), now, phase)
+        elif answers:
+            metered = meter.answered([answer(one, one) for one in answers], Usage(counter, 0), now)
+            paid += sum(round(metrics.cpu_time_s * 1e9) for metrics in metered)
+        else:
+            meter.mark(Usage(counter, 0), now)
+    now += 1.0
+    meter.mark(Usage(counter, 0), now)
+    books = reconcile(meter.totals(), paid, counter, checked=True)
+    assert books.balanced
+    assert books.paid_ns <= books.kernel_ns + books.slices
+    assert sum(books.overhead.values()) == meter.totals().overhead_cpu_ns
+    accounts = Accounts()
+    assert accounts.close(books)
+    told = accounts.statistics()
+    assert told["cpu_s"] == pytest.approx(told["slices_cpu_s"] + sum(told["overhead_s"].values()), abs=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(3, 10**9))
+def test_handing_out_more_than_was_used_never_balances(overhead: int, used: int, more: int) -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(overhead, 0), 0.0, Phase.START)
+    meter.answered([answer(), answer()], Usage(overhead + used, 0), 1.0)
+    assert not reconcile(meter.totals(), used + more, overhead + used, checked=True).balanced
