@@ -81,8 +81,8 @@ class Answers:
             "now": time.time(),
             "clock": self._clock(),
             "earned_dcc": format_amount(books.earned),
-            "usage": self.usage(),
             "slots": self._slots(books),
+            "usage": self.usage(),  # after the slots: what these used is within it
             **self.statistics(),
         }
 
