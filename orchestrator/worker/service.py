@@ -175,15 +175,20 @@ class Worker:
         now = changes.settings
         offers.offer(now, self.capacity, {})
         policy = self._policy(now)
+        rules = OriginRules.parse(now.scheduler_url, now.allow_origin)
         self._steering.reconfigure(now)
-        self.settings = now
+        self.settings, self.rules = now, rules
         self._answers.reconfigure(now)
         self._tell_one(ev.PolicyChanged(policy))
         if self._answers.link is not None:
             self._link.reoffer(self._offer())
+            self._fetcher.allow(self._with_modules(rules))
             self._seats.limit(limit_settings.slice_limits(now, self._config))
         log.info("settings_read_again", extra={"at_once": changes.at_once, "need_restart": changes.need_restart})
         return changes
+
+    def _with_modules(self, rules: OriginRules) -> OriginRules:
+        return rules.lending({Purpose.MODULES: [service_url(self._config, "packageManager")]})
 
     def _on_order(self, order: str) -> None:
         """The Scheduler says that this worker is to end."""
@@ -234,7 +239,8 @@ class Worker:
             DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
         )
         # Modules may come from the package manager that the Scheduler names: the worker asks it about them anyway.
-        rules = self.rules.lending({Purpose.MODULES: [service_url(config, "packageManager")]})
+        self._config = config
+        rules = self._with_modules(self.rules)
         self._fetcher = await stack.enter_async_context(
             Fetcher(rules, _fetch_limits(settings), trust=settings.trust_scheduler, proxy=settings.fetch_proxy)
         )
@@ -247,7 +253,6 @@ class Worker:
         self._link = await stack.enter_async_context(
             SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary)
         )
-        self._config = config
         self._link.on_order = self._on_order
         self._sandbox_config = limit_settings.published_for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())

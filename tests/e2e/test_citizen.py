@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
+import signal
 
 import pytest
 
 from orchestrator.worker.control_client import ControlClient
 from tests.e2e import harness
 
-pytestmark = [pytest.mark.docker, pytest.mark.npm]
+pytestmark = pytest.mark.docker
 
 #: At 3600 DCC per CPU hour a slice of 50 ms has to bring 0.05 DCC.
 PROGRAM = """
@@ -33,6 +35,38 @@ PROGRAM = """
 """
 
 
+async def test_sighup_reads_the_file_again(tmp_path: pathlib.Path) -> None:
+    scheduler = await harness.Command.start(
+        "scheduler", "run", "--port", "0", "--state", str(tmp_path / "scheduler"), log=tmp_path / "scheduler.log"
+    )
+    url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
+    file = tmp_path / "config.toml"
+    file.write_text("[worker]\n")
+    file.chmod(0o600)
+    worker = await harness.Command.start(
+        "worker", "run", "--scheduler", url, "--state", str(tmp_path / "worker"), "--sandboxes", "1",
+        "--config", str(file), log=tmp_path / "worker.log",
+    )  # fmt: skip
+
+    async def after(text: str, line: str, state: str) -> None:
+        file.write_text(text)
+        worker.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(20), ControlClient(tmp_path / "worker") as asked:
+            while line not in worker.log.read_text() or (await asked.status())["state"] != state:
+                await asyncio.sleep(0.05)
+
+    try:
+        await worker.wait_for_line("ready ")
+        await after('[worker]\nquiet_hours = ["00:00-24:00"]\n', "worker_paused", "paused")
+        await after('[worker]\nquiet_hours = ["late"]\n', "settings_not_read_again", "paused")
+        await after('[worker]\nimage = "other:1"\n', "settings_need_a_restart", "idle")
+        assert await worker.stop() == 0
+    finally:
+        await worker.kill()
+        await scheduler.kill()
+
+
+@pytest.mark.npm
 async def test_jobs_that_pay_too_little_and_jobs_that_are_not_wanted_are_left_to_others(
     wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

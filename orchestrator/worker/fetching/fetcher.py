@@ -130,6 +130,11 @@ class Fetcher:
         finally:
             await self._web.__aexit__(kind, exc, traceback)
 
+    def allow(self, rules: OriginRules) -> None:
+        """Other rules of the owner from now on; what the Scheduler lent comes again with its next answer."""
+        self.rules = rules
+        self._groups.clear()
+
     def lend(self, groups: Mapping[str, Mapping[str, list[str]]]) -> None:
         """What the Scheduler lets jobs of its compute groups fetch; without effect unless it is trusted."""
         for group, origins in groups.items() if self._trust else ():
