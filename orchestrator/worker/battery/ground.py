@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from orchestrator.worker import sandbox_events as ev
-from orchestrator.worker.battery.case import expect
+from orchestrator.worker.battery.case import NotApplicable, expect
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeSettings
 from orchestrator.worker.limits import MIB, SandboxLimits, SliceLimits
@@ -19,6 +20,7 @@ from orchestrator.worker.sandbox import Sandbox, SandboxSettings
 #: Enough for Node, little enough for a bomb to go off soon.
 SMALL: Final = SandboxLimits(memory_bytes=192 * MIB)
 _CASE_S: Final = 90.0
+_OWN_KERNEL: Final = ("runsc", "kata")
 
 Events = list[Any]
 
@@ -33,16 +35,16 @@ class Ground:
         self.settings = settings or RuntimeSettings()
         self.worker_id = f"battery-{secrets.token_hex(6)}"
 
+    def need_the_hosts_kernel(self) -> None:
+        """Raise `NotApplicable` when sandboxes run on a kernel of their own, which has files and processes of its own."""
+        runtime = self.settings.runtime
+        if runtime is not None and runtime.startswith(_OWN_KERNEL):
+            raise NotApplicable(f"{runtime} runs sandboxes on a kernel of their own")
+
     @contextlib.asynccontextmanager
     async def runtime(self, limits: SandboxLimits = SMALL) -> AsyncIterator[DockerRuntime]:
         """A runtime for one case; whatever the case leaves behind is a failure of the case."""
-        settings = RuntimeSettings(
-            image=self.settings.image,
-            docker_host=self.settings.docker_host,
-            runtime=self.settings.runtime,
-            limits=limits,
-            call_timeout_s=self.settings.call_timeout_s,
-        )
+        settings = dataclasses.replace(self.settings, limits=limits)
         worker_id = f"{self.worker_id}-{secrets.token_hex(4)}"
         async with asyncio.timeout(_CASE_S), DockerRuntime(worker_id, settings) as runtime:
             yield runtime

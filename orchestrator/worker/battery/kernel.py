@@ -177,19 +177,29 @@ async def _fork_bomb(ground: Ground) -> str:
     return "500 of 500 forks refused"
 
 
+def _here(run: Callable[[Ground], Awaitable[str]]) -> Callable[[Ground], Awaitable[str]]:
+    """A case about files of the host's kernel: gVisor shows its guests others, which are the sandbox's own."""
+
+    async def on_the_hosts_kernel(ground: Ground) -> str:
+        ground.need_the_hosts_kernel()
+        return await run(ground)
+
+    return on_the_hosts_kernel
+
+
 def _case(name: str, tries: str, wall: str, run: Any) -> Case:
     return Case(Area.KERNEL, name, tries, wall, run)
 
 
 CASES = (
     _case("writing anywhere", "writes files in every likely place", "read-only root, no mounts",
-          _all_refused({place: f"fs.writeFileSync({place!r}, 'x')" for place in _PLACES.split()},
-                       ["EROFS", "EACCES", "ENOENT", "EPERM", "ETXTBSY"])),
+          _here(_all_refused({place: f"fs.writeFileSync({place!r}, 'x')" for place in _PLACES.split()},
+                             ["EROFS", "EACCES", "ENOENT", "EPERM", "ETXTBSY"]))),
     _case("kernel switches", "writes to the kernel's control files", "masked and read-only paths, no capability",
-          _all_refused({place: f"fs.writeFileSync({place!r}, '-1000')" for place in _SWITCHES.split()})),
-    _case("host information", "reads what the kernel tells of the host", "masked paths", _host_information),
+          _here(_all_refused({place: f"fs.writeFileSync({place!r}, '-1000')" for place in _SWITCHES.split()}))),
+    _case("host information", "reads what the kernel tells of the host", "masked paths", _here(_host_information)),
     _case("files of the host", "reads secrets, devices and sockets of the host", "an image from scratch, no devices",
-          _files_of_the_host),
+          _here(_files_of_the_host)),
     _case("environment", "reads the environment for secrets", "an empty environment", _environment),
     _case("mounts", "looks for a file system of the host", "no mount but the kernel's own", _mounts),
     *(_case(f"network: {name}", expression, "no network, no socket calls", _no_socket(expression))
