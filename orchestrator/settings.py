@@ -310,6 +310,13 @@ class WorkerSettings(ComponentSettings):
     result_store_patience_s: float = Field(
         120.0, ge=0, description="how long a result is kept that its job's storage does not take, seconds"
     )
+    # finished results
+    outbox_bytes: int = Field(
+        1024 * 1024 * 1024,
+        ge=0,
+        description="disk for results that the Scheduler has not acknowledged, bytes; 0 keeps them in memory only",
+        json_schema_extra=flag(topic="Results"),
+    )
     job_ids: tuple[str, ...] = Field(
         (),
         description="work for this job only; for all when none is given",

@@ -18,17 +18,30 @@ REMEMBERED_S = 86_400.0
 """how long an ended lease is kept, so that a late repetition of a report is recognised"""
 
 
+COME_BACK_S = 45.0
+"""how long workers may take to come back after the Scheduler itself was away; clients try every 30 s at the latest"""
+
+
 class Reconciler:
-    """Leases that expired give their slices back; leases long ended are dropped."""
+    """Leases that expired give their slices back; leases long ended are dropped.
+
+    At the start no lease is overdue: nobody could be heard before.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     async def run(self) -> None:
+        await self._pardon()
         while True:
             while await self.expire():
                 pass
             await asyncio.sleep(await self._pause())
+
+    async def _pardon(self) -> None:
+        patience = min(COME_BACK_S, self._core.settings.lease_s)
+        async with self._core.database.transaction() as tx:
+            await leases.renew_all(tx, self._core.clock() + patience)
 
     async def _pause(self) -> float:
         """Seconds until the next lease may expire. New leases never expire before `lease_s` from now."""

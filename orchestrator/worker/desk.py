@@ -100,6 +100,7 @@ class Desk:
         self._pauses = Pauses()
         self._pause_lives: collections.deque[tuple[float, str]] = collections.deque(maxlen=100)
         self._unacknowledged_size = 0
+        self._room = policy.max_unacknowledged_size  # for it
         self._beacon_s = policy.beacon_s
         self._beacon_at = math.inf
         self._rotated_at = 0.0
@@ -314,7 +315,7 @@ class Desk:
     @property
     def _backlogged(self) -> bool:
         """Results pile up unacknowledged: no new slices are started until the Scheduler takes some."""
-        return self._unacknowledged_size > self.policy.max_unacknowledged_size
+        return self._unacknowledged_size > self._room
 
     def _stir(self, job: Job) -> None:
         """Something of this job became ready, or may be fetched."""

@@ -20,6 +20,8 @@ from orchestrator.worker.task import Authorization
 _MARK_9 = '{"_serializeVerId":"v9"'
 _MARK_8 = '{"_serializeVerId":"v8"'
 
+_RESULT_FRAME = 1000  # a `result` without its text: mostly the authorizationMessage
+
 NORMAL, BEACON, START_UP, RETURN_ALL = 1, 2, 4, 16
 """Bits of `fetchState`."""
 
@@ -109,6 +111,13 @@ def delivery(action: act.SendResult) -> Delivery:
         threw=action.error is not None,
         metrics=action.metrics,
     )
+
+
+def size_of(body: Mapping[str, Any] | str) -> int:
+    """About how many bytes a `result` of it has."""
+    if not isinstance(body, str):
+        body = body["what"]["raw"]["string"]
+    return len(body) + _RESULT_FRAME
 
 
 # -- status and events -----------------------------------------------------------------------------------------------

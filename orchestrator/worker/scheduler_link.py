@@ -1,14 +1,16 @@
 """The worker's end of the Scheduler: asks for work, and delivers what the supervisor decided until it is acknowledged.
 
-Results and returned slices are kept until the Scheduler has answered, across lost transports and lost sessions; the
-Scheduler takes each once, so sending again is safe. Requests that are made at the same time share one signed message
-(see `protocol`). `status` is self-clocking: one request is under way, and what comes up meanwhile shares the next.
+Results and returned slices are kept until the Scheduler has answered, across lost transports and lost sessions; results
+also across the worker's own death (see `outbox`). The Scheduler takes each once, so sending again is safe. Requests
+that are made at the same time share one signed message (see `protocol`). `status` is self-clocking: one request is
+under way, and what comes up meanwhile shares the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import logging
 import random
@@ -26,6 +28,8 @@ from orchestrator.worker import reports, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.notary import Notary
+from orchestrator.worker.outbox import Entry, Outbox
+from orchestrator.worker.outbox_store import StoreUnusable
 from orchestrator.worker.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,9 @@ _GOODBYE_TIMEOUT_S: Final = 5.0
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 30.0
 _REMOTE_TRIES: Final = 4
+_RESULT_TRIES: Final = 12
+_LEFTOVERS_S: Final = 120.0
+_LEFTOVERS_AT_ONCE: Final = 200
 _MOST_EMITS: Final = 10_000
 _MOST_STATUS_ENTRIES: Final = 500
 _SEEN_EVENTS: Final = 1000
@@ -89,10 +96,18 @@ def service_url(config: Mapping[str, Any], *path: str) -> str:
     return node
 
 
+def check_services(config: Mapping[str, Any]) -> None:
+    """Raises `InvalidInput` when a configuration lacks a service that a worker needs."""
+    for name in ("taskDistributor", "resultSubmitter", "eventRouter"):
+        service_url(config, "scheduler", "services", name)
+    service_url(config, "packageManager")
+
+
 class SchedulerLink:
     """`async with` it, inside its `DcpClient`. Events for the supervisor go to `tell`, from the event loop.
 
-    Leaving does not wait for answers (`flush` does): what is unacknowledged then is lost with the process.
+    Leaving does not wait for answers (`flush` does): results that are unacknowledged then stay in the `outbox`, which
+    must live longer; returns are lost with the process.
     """
 
     def __init__(
@@ -103,6 +118,7 @@ class SchedulerLink:
         offer: Offer,
         tell: Callable[[ev.Event], None],
         *,
+        outbox: Outbox,
         notary: Notary | None = None,
     ) -> None:
         """With a `notary`, every result carries a receipt of its."""
@@ -110,6 +126,7 @@ class SchedulerLink:
         self._client = client
         self._account = account
         self._offer = offer
+        self._outbox = outbox
         self._tell = tell
         self._notary = notary
         self._own_groups_had_none = False
@@ -125,6 +142,10 @@ class SchedulerLink:
         self._capabilities = 0
         self._worktimes: Sequence[Mapping[str, str]] = ()
         self._results = 0
+        self._sending: dict[int, Entry] = {}  # by the supervisor's key
+        self._renewed: dict[int, task.Authorization] = {}  # by the entry's id
+        self._leftovers = len(outbox.left)
+        self._leftovers_settled = asyncio.Event()
         self._returns: collections.deque[dict[str, Any]] = collections.deque()
         self._begins: collections.deque[dict[str, Any]] = collections.deque()
         self._status_due = asyncio.Event()
@@ -145,6 +166,7 @@ class SchedulerLink:
         self._router.on_session_end(lambda _error: self._session_ended.set())
         self._tasks.create_task(self._report_statuses(), name="report-statuses")
         self._tasks.create_task(self._listen(), name="listen-to-scheduler")
+        self._tasks.create_task(self._deliver_leftovers(), name="deliver-leftovers")
         return self
 
     async def __aexit__(
@@ -164,6 +186,10 @@ class SchedulerLink:
         When cancelled, slices may have been leased that nobody knows of: they come back when their lease ends, or with
         `goodbye`.
         """
+        if action.first:  # it gives back all that is leased to this worker: results would be late after it
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEFTOVERS_S):
+                    await self._leftovers_settled.wait()
         self._sequence += 1
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
@@ -210,7 +236,13 @@ class SchedulerLink:
         return signing.seal(self._account.identity, js_json.dumps({"id": self._account.worker_id}))
 
     async def goodbye(self) -> None:
-        """Tell the Scheduler that nothing is held any more. Failures are logged: leases end by themselves."""
+        """Tell the Scheduler that nothing is held any more. Failures are logged: leases end by themselves.
+
+        Not said while results are kept for the next start: it would make them late.
+        """
+        if self._outbox.unacknowledged:
+            log.warning("results_kept", extra={"count": self._outbox.unacknowledged})
+            return
         data = {
             "coreStats": {"worker": self._account.worker_id},
             "paymentAddress": self._account.payment_address,
@@ -258,29 +290,105 @@ class SchedulerLink:
     def send_result(self, action: act.SendResult, body: Mapping[str, Any] | str) -> None:
         """Deliver a result; `ResultAccepted` or `ResultRefused` follows, however long it takes."""
         data = reports.result(action, self._account.worker_id, self._account.payment_address, body)
+        entry = self._outbox.add(data, reports.size_of(body))
         self._results += 1
-        self._tasks.create_task(self._send_result(action, data))
+        self._sending[action.key] = entry
+        if self._notary is None:  # what follows may wait long: the action, with its text, may go
+            self._tasks.create_task(self._send_result(action.key, entry))
+        else:
+            self._tasks.create_task(self._send_with_receipt(self._notary, action, entry, data))
 
-    async def _send_result(self, action: act.SendResult, data: Mapping[str, Any]) -> None:
+    def renew_result(self, action: act.RenewResult) -> None:
+        """A result on its way may be reported under a newer authorization, should the older one not count any more."""
+        entry = self._sending.get(action.key)
+        if entry is not None:
+            self._renewed[entry.id] = action.authorization
+
+    async def _send_with_receipt(
+        self, notary: Notary, action: act.SendResult, entry: Entry, data: Mapping[str, Any]
+    ) -> None:
+        self._outbox.renew(entry, {**data, "receipt": await notary.receipt(reports.delivery(action))})
+        self._tasks.create_task(self._send_result(action.key, entry))
+
+    async def _send_result(self, key: int, entry: Entry) -> None:
         try:
-            if self._notary is not None:
-                data = {**data, "receipt": await self._notary.receipt(reports.delivery(action))}
-            await self._told(action.job_id, (action.number,))
+            await self._told(entry.job, (entry.slice,))
             try:
-                answer = await self._insist(self._submitter, "result", data)
+                answer = await self._deliver(entry)
             except OrchestratorError as error:
-                self._counts["results refused"] += 1
-                log.warning("result_refused", extra={"job": action.job_id, "slice": action.number, "error": str(error)})
                 lost = error.code in _LEASE_IS_LOST
-                self._tell(ev.ResultRefused(action.key, error.code, error.message, lost=lost))
+                self._tell(ev.ResultRefused(key, error.code, error.message, lost=lost))
             else:
-                self._counts["results"] += 1
-                self._tell(ev.ResultAccepted(action.key, answer))
+                self._tell(ev.ResultAccepted(key, answer))
         finally:
             self._results -= 1
+            self._sending.pop(key, None)
             self._check_settled()
 
-    async def _insist(self, connection: ClientConnection, operation: str, data: Mapping[str, Any]) -> Any:
+    async def _deliver(self, entry: Entry) -> Any:
+        """The Scheduler's answer to a result. Raises its refusal, which is recorded."""
+        try:
+            while True:
+                report = await self._report_of(entry)
+                try:
+                    answer = await self._insist(self._submitter, "result", report, tries=_RESULT_TRIES)
+                    _raise_if_late(answer)
+                except OrchestratorError as error:
+                    renewed = self._renewed.pop(entry.id, None)
+                    if renewed is None or error.code not in _LEASE_IS_LOST:
+                        raise
+                    self._outbox.renew(entry, {**report, "authorizationMessage": renewed})
+                else:
+                    break
+        except OrchestratorError as error:
+            self._counts["results refused"] += 1
+            self._outbox.refused(entry, error.code, error.message)
+            self._outbox.done(entry)
+            raise
+        self._counts["results"] += 1
+        self._outbox.done(entry)
+        self._renewed.pop(entry.id, None)
+        return answer
+
+    async def _report_of(self, entry: Entry) -> Mapping[str, Any]:
+        attempt = 0
+        while True:
+            try:
+                report = await self._outbox.take(entry)
+            except StoreUnusable as error:
+                log.warning("outbox_not_read", extra={"error": error.message})
+                attempt += 1
+                await _pause(attempt)
+            else:
+                if report is None:
+                    raise OrchestratorError("its text is gone from the disk", code="ESTORE")
+                return report
+
+    async def _deliver_leftovers(self) -> None:
+        """What earlier processes did not get acknowledged, before anything is asked for."""
+        queue = iter(self._outbox.left)
+
+        async def deliver() -> None:
+            for entry in queue:
+                try:
+                    await self._deliver(entry)
+                    self._counts["results of earlier processes"] += 1
+                except OrchestratorError:
+                    pass  # it is recorded
+                self._leftovers -= 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_LEFTOVERS_AT_ONCE, self._leftovers)):
+                group.create_task(deliver())
+        if self._outbox.left:
+            log.info("leftovers_settled", extra={"count": len(self._outbox.left)})
+            self._outbox.left.clear()
+        self._leftovers_settled.set()
+        self._check_settled()
+
+    async def _insist(
+        self, connection: ClientConnection, operation: str, data: Mapping[str, Any], *, tries: int = _REMOTE_TRIES
+    ) -> Any:
         """Ask until there is an answer; raises the Scheduler's refusal once it is not just its own trouble."""
         attempt = refusals = 0
         while True:
@@ -288,7 +396,7 @@ class SchedulerLink:
                 return await connection.request(operation, data)
             except RemoteError as error:
                 refusals += 1
-                if error.code not in _TRY_AGAIN or refusals >= _REMOTE_TRIES:
+                if error.code not in _TRY_AGAIN or refusals >= tries:
                     raise
             except (ConnectionClosed, Congested):
                 self._counts["sent again"] += 1
@@ -413,7 +521,7 @@ class SchedulerLink:
     def outstanding(self) -> int:
         """Results, returns and events that are not acknowledged yet."""
         busy = len(self._returns) + len(self._begins) + int(self._status_busy)
-        return self._results + self._emitting + busy
+        return self._results + self._leftovers + self._emitting + busy
 
     def _check_settled(self) -> None:
         if not self.outstanding:
@@ -518,12 +626,19 @@ class SchedulerLink:
             "events": self._emitting,
             "requested_at": self.requested_at,
             "counts": dict(self._counts),
+            "outbox": self._outbox.statistics(),
             "connections": [one.statistics() for one in (self._distributor, self._submitter, self._router)],
         }
 
 
 def _package_error(message: str, code: str) -> OrchestratorError:
     return OrchestratorError(message, code=code, info={"cause": "package-manager"})
+
+
+def _raise_if_late(answer: Any) -> None:
+    """A result that is not wanted any more is answered politely, as a success that pays nothing."""
+    if isinstance(answer, Mapping) and answer.get("accepted") is False and answer.get("verdict") == "late":
+        raise OrchestratorError("the Scheduler does not want it any more: the lease or its job has ended", code="ELATE")
 
 
 def _tokens(answer: Any) -> set[str]:

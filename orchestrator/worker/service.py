@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from yarl import URL
+
 from orchestrator import telemetry
-from orchestrator.errors import NetworkFailure, OrchestratorError
+from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import (
@@ -44,6 +46,7 @@ from orchestrator.worker.limits import MIB, SliceLimits
 from orchestrator.worker.notary import Notary
 from orchestrator.worker.observing import Observing
 from orchestrator.worker.origins import OriginRules, Purpose
+from orchestrator.worker.outbox import MEMORY_BYTES, Outbox
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.pool import SandboxPool
@@ -51,7 +54,7 @@ from orchestrator.worker.provenance import trust
 from orchestrator.worker.receipt_files import FOLDER, ReceiptFiles
 from orchestrator.worker.receipts import Terms, limits_in_force
 from orchestrator.worker.reconfiguring import Changes
-from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, service_url
+from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, check_services, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.steering import Steering
 from orchestrator.worker.supervisor import Supervisor
@@ -119,6 +122,7 @@ class Worker:
             jobs=offers.job_filter_of(settings),
             wages=offers.wage_rules(settings),
             trace_ratio=settings.trace_sample_ratio,
+            max_unacknowledged_size=max(settings.outbox_bytes, MEMORY_BYTES),
         )
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -244,6 +248,13 @@ class Worker:
         self._fetcher = await stack.enter_async_context(
             Fetcher(rules, _fetch_limits(settings), trust=settings.trust_scheduler, proxy=settings.fetch_proxy)
         )
+        outbox = Outbox(
+            settings.state_dir,
+            str(URL(settings.scheduler_url).origin()),
+            settings.outbox_bytes,
+            on_room=lambda size: self._tell_one(ev.RoomChanged(size)),
+        )
+        self._outbox = await stack.enter_async_context(outbox)
         limits = limit_settings.slice_limits(settings, config)
         notary = None
         if settings.receipts:
@@ -251,7 +262,7 @@ class Worker:
         self._answers.notary = notary
         offer = self._offer()
         self._link = await stack.enter_async_context(
-            SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary)
+            SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary, outbox=outbox)
         )
         self._link.on_order = self._on_order
         self._sandbox_config = limit_settings.published_for_sandboxes(config)
@@ -298,8 +309,10 @@ class Worker:
         attempt = 0
         while not self._stop_wanted.is_set():
             try:
-                return await fetch_config(self.settings.scheduler_url)
-            except NetworkFailure as error:
+                config = await fetch_config(self.settings.scheduler_url)
+                check_services(config)
+                return config
+            except (NetworkFailure, InvalidInput) as error:  # what answers now need not answer for ever
                 level = logging.WARNING if attempt in (0, 5) else logging.DEBUG
                 log.log(level, "scheduler_unreachable", extra={"code": error.code, "error": error.message})
             pause = _CONFIG_RETRY_S[min(attempt, len(_CONFIG_RETRY_S) - 1)]
@@ -386,7 +399,8 @@ class Worker:
             async with asyncio.timeout(left + _GOODBYE_S) as self._delivering:
                 delivered = self.supervisor.finished and await self._link.flush(left)
                 if not delivered:
-                    log.error("reports_lost", extra={"count": self._link.outstanding})
+                    kept, outstanding = self._outbox.unacknowledged, self._link.outstanding
+                    log.error("reports_unacknowledged", extra={"count": outstanding, "results_kept": kept})
                 self._answers.delivered = delivered
                 await self._link.goodbye()
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
@@ -397,6 +411,8 @@ class Worker:
         match action:
             case act.SendResult():
                 self._send_result(action)
+            case act.RenewResult():
+                self._link.renew_result(action)
             case act.Submit(sandbox, slices):
                 self._seats.submit(sandbox, slices)
             case act.Begin():

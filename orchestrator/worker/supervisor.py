@@ -59,6 +59,7 @@ class Supervisor(Auditor):
             ev.JobRemoved: self._on_job_removed,
             ev.StopRequested: self._on_stop,
             ev.DrainRequested: self._on_drain,
+            ev.RoomChanged: self._on_room,
             ev.PauseRequested: self._on_pause,
             ev.PriorityChanged: self._on_priority,
             ev.PolicyChanged: self._on_policy,
@@ -160,16 +161,17 @@ class Supervisor(Auditor):
         return job
 
     def _keep(self, task: Task, job: Job, offers: Sequence[SliceOffer], now: float) -> int:
-        duplicates: list[int] = []
         kept = 0
         for offer in offers:
             old = job.held.get(offer.number)
             if old is not None:
+                # Its lease was renewed, or ended while the Scheduler was away: what is or was computed counts under the
+                # newer one.
+                old.authorization = task.authorization
+                old.story.append((now, "offered again; the newer authorization counts"))
                 if old.place is Place.REPORTED:
-                    duplicates.append(offer.number)
-                else:  # the lease was renewed while we are at work: report under the newer one
-                    old.authorization = task.authorization
-                    old.story.append((now, "offered again; the newer authorization counts"))
+                    self._counts["results offered again"] += 1
+                    self._actions.append(act.RenewResult(old.key, task.authorization))
                 continue
             held = Held(
                 next(self._keys), job, offer, task.authorization, story=[(now, RECEIVED)], asked_at=self._asked_at
@@ -179,8 +181,6 @@ class Supervisor(Auditor):
             self._place(held, now)
             kept += 1
         self._counts["slices received"] += kept
-        if duplicates:
-            self._give_back(job.id, tuple(duplicates), task.authorization, "return duplicate slice")
         if kept:
             job.active_at = now
             if self._beacon_at == math.inf:
@@ -555,6 +555,12 @@ class Supervisor(Auditor):
                     self._note_why(job.id, *unwanted)
                     self._return_unstarted(job, unwanted[0], now)
         self._deal = self._look_at_space = True
+
+    def _on_room(self, event: ev.RoomChanged, now: float) -> None:
+        full = self._backlogged
+        self._room = event.size
+        if full and not self._backlogged:
+            self._touched.update(self._sandboxes)
 
     def _on_tick(self, event: ev.Tick, now: float) -> None:
         self._note_idle(now)

@@ -119,6 +119,15 @@ class SendResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RenewResult:
+    """A slice whose result is on its way was leased again, to us: should the older lease not count any more, the result
+    is to be reported under the newer one."""
+
+    key: int
+    authorization: Authorization
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Emit:
     """Send an event of a slice to the job's owner: console, custom, error or noProgress."""
 
@@ -163,6 +172,7 @@ Action = (
     | Begin
     | ReturnSlices
     | SendResult
+    | RenewResult
     | Emit
     | Trace
     | Finish

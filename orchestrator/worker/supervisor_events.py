@@ -198,6 +198,13 @@ class ResultRefused:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RoomChanged:
+    """How much may wait unacknowledged from now on, bytes: the disk takes results, or only memory is left."""
+
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobRemoved:
     """The Scheduler says that the job is over or cancelled."""
 
@@ -267,6 +274,7 @@ Event = (
     | SliceSpoke
     | ResultAccepted
     | ResultRefused
+    | RoomChanged
     | JobRemoved
     | StopRequested
     | DrainRequested

@@ -65,6 +65,12 @@ async def renew(tx: AsyncConnection, ids: Iterable[int], expires_at: float) -> N
     await tx.execute(sa.update(leases).where(*where).values(expires_at=expires_at))
 
 
+async def renew_all(tx: AsyncConnection, expires_at: float) -> None:
+    """Every lease that has not ended lives at least until then."""
+    where = (leases.c.ended.is_(False), leases.c.expires_at < expires_at)
+    await tx.execute(sa.update(leases).where(*where).values(expires_at=expires_at))
+
+
 async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:
     query = sa.select(leases).where(leases.c.ended.is_(False), leases.c.expires_at <= now).limit(limit)
     return [_lease(row) for row in (await tx.execute(query.order_by(leases.c.expires_at))).mappings()]

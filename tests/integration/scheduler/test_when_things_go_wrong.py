@@ -365,3 +365,32 @@ async def test_an_answer_without_slices_says_why_jobs_are_not_for_the_worker(app
         assert (await worker.take(workerComputeGroups=[]))["body"]["noWork"] == {"ECOMPUTEGROUP": 2}
         answer = await worker.take()
         assert answer["body"]["task"] and "noWork" not in answer["body"]
+
+
+async def test_leases_that_ran_out_while_the_scheduler_was_away_wait_for_their_workers(
+    settings: SchedulerSettings,
+) -> None:
+    """It was the Scheduler that did not listen: nobody else gets the slices before their workers could come back."""
+
+    def echo(datum: Any, _: int) -> Any:
+        return datum
+
+    key, clock = PrivateKey.generate(), Clock()
+    account = PrivateKey.generate()
+    async with (
+        SchedulerApp(settings, clock=clock) as app,
+        DcpClient(key) as one,
+        DcpClient(PrivateKey.generate()) as two,
+    ):
+        worker, client = FakeWorker(one, app.url, echo), Deployer(two, app.url, account)
+        job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1}, estimationSlices=0)
+        held = await worker.take()
+        assert numbers(held, job) == [1, 2]
+    clock.ahead += 600
+    async with SchedulerApp(settings, clock=clock) as app, DcpClient(key, clock=clock) as one:
+        again = FakeWorker(one, app.url, echo)
+        again.id = worker.id
+        async with DcpClient(PrivateKey.generate(), clock=clock) as three:
+            assert numbers(await FakeWorker(three, app.url, echo).take(), job) == []
+        answers = [await again.result(job, number, number, authorization_of(held)) for number in (1, 2)]
+        assert [answer["verdict"] for answer in answers] == ["accepted"] * 2

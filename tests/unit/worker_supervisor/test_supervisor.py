@@ -300,7 +300,7 @@ def test_a_range_gives_the_data_of_slices_that_carry_none(desk):
     assert d.one(act.Submit).slices[0][1] == "data:,30"
 
 
-def test_a_lease_renewed_while_at_work_counts_and_a_reported_duplicate_goes_back(desk):
+def test_a_lease_renewed_while_at_work_counts_and_so_does_one_renewed_after_the_result(desk):
     d = desk(sandboxes=1)
     [sandbox] = d.start({"job": [1]}, token="old")
     [(_, key)] = d.submitted()
@@ -309,8 +309,20 @@ def test_a_lease_renewed_while_at_work_counts_and_a_reported_duplicate_goes_back
     d.complete(sandbox, key)
     assert d.one(act.SendResult).authorization["auth"] == {"token": "new"}
     d.task({"job": [1]}, token="newest")
-    returned = d.one(act.ReturnSlices)
-    assert (returned.reason, returned.authorization["auth"]) == ("return duplicate slice", {"token": "newest"})
+    renewal = d.one(act.RenewResult)
+    assert (renewal.key, renewal.authorization["auth"]) == (key, {"token": "newest"})
+    assert d.all(act.ReturnSlices) == []
+
+
+def test_how_much_may_wait_unacknowledged_follows_the_disk(desk):
+    d = desk(sandboxes=1, max_unacknowledged_size=10_000)
+    [sandbox] = d.start({"job": [1, 2, 3]})
+    [(_, key)] = d.submitted()
+    d(ev.RoomChanged(0))
+    d.complete(sandbox, key)
+    assert d.all(act.Submit) == [], "the disk takes nothing and memory is full: nothing new is begun"
+    d(ev.RoomChanged(10_000))
+    assert d.one(act.Submit)
 
 
 def test_jobs_share_sandboxes_and_idle_ones_make_room_at_once(desk):
