@@ -320,7 +320,9 @@ _LOSSES = frozenset(
     }
 )
 # As plain text EWORKREJECT comes with the siblings of a rejected slice: their job was put down, they did nothing.
-_NOBODYS_FAULT = frozenset({"EWORKERSTOPPING", "EJOBNOTWANTED", "ENOSANDBOX", "EWORKREJECT"})
+_NOBODYS_FAULT = frozenset(
+    {"EWORKERSTOPPING", "EJOBNOTWANTED", "EJOBFILTER", "EWAGE", "EPAUSED", "ENOSANDBOX", "EWORKREJECT"}
+)
 
 
 def ending_of_return(code: str) -> Ending:
