@@ -168,7 +168,7 @@ class TopApp(App[None]):
                     await worker.resume()
                 else:
                     await worker.pause(reason="paused in `worker top`")
-                self.notify("resumed" if paused else "paused: it starts no more slices until p is pressed again")
+                self.notify("resumed" if paused else "paused: no new work until p is pressed again")
 
     @work(group="keys")
     async def action_drain(self) -> None:

@@ -24,7 +24,7 @@ _ASKING = "orchestrator.cli.worker_control"
 _COMMANDS = {
     "drain": (_ASKING + ":drain", "Let a running worker finish what it holds, then end."),
     "explain": ("orchestrator.cli.worker_explain", "Why a running worker has no work, and what would help."),
-    "pause": (_ASKING + ":pause", "Let a running worker start no more slices for a while."),
+    "pause": (_ASKING + ":pause", "Let a running worker take no new work for a while."),
     "resume": (_ASKING + ":resume", "Let a paused worker go on."),
     "status": (_ASKING + ":status", "What a running worker is at."),
     "top": ("orchestrator.cli.worker_top", "Watch a running worker in the terminal."),

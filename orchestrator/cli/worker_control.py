@@ -128,7 +128,7 @@ def _printer(output: str) -> Callable[[Mapping[str, Any] | None], None]:
 @click.option("--for", "duration", metavar="TIME", help="Go on by itself after this: 90s, 15m, 2h, 1d.")
 @output_option
 def pause(*, state_dir: pathlib.Path, reason: str | None, give_back: bool, duration: str | None, output: str) -> None:
-    """Let the worker start no more slices until `worker resume`."""
+    """Let the worker take no new work until `worker resume`. What it holds is finished and submitted."""
     for_s = None if duration is None else seconds(duration)
 
     async def ask() -> dict[str, Any]:

@@ -379,7 +379,8 @@ def _memory(books: Statistics, about: Circumstances) -> Iterator[Finding]:
 
 
 def _fine(books: Statistics) -> Finding:
-    what = f"all {books.capacity} places are at work" if books.capacity > 1 else "its one place is at work"
+    places = len(books.slots)
+    what = f"all {places} places are at work" if places > 1 else "its one place is at work"
     return Finding("EOK", what, _NO_CHANGE, books.sandboxes_busy)
 
 
