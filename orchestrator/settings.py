@@ -124,6 +124,12 @@ class WorkerSettings(ComponentSettings):
         description="origin of the Scheduler",
         json_schema_extra=flag("--scheduler", metavar="URL", topic="Scheduler and identity"),
     )
+    # the Scheduler's key
+    accept_scheduler_key: tuple[str, ...] = Field(
+        (),
+        description="take the Scheduler at its word though its key has changed, if it has this address now",
+        json_schema_extra=flag(metavar="ADDRESS"),
+    )
     state_dir: pathlib.Path = Field(
         pathlib.Path(".local/worker"),
         description="folder of identity keystore and worker id",

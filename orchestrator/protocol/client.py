@@ -80,6 +80,8 @@ class DcpClient:
         self.clock = clock or SteadyClock()
         self.stamps = Stamps()
         self.sequence = itertools.count(1)
+        self.accepted: frozenset[str] = frozenset()
+        """Addresses that services may have from now on, though they had others before."""
         self._connections: list[ClientConnection] = []
         self._scope = TaskScope()
 
@@ -111,6 +113,17 @@ class DcpClient:
         if connection in self._connections:
             self._connections.remove(connection)
 
+    def expected(self, url: str) -> str | None:
+        """The address that a service must have; None when whoever answers is believed.
+
+        A service that was never seen is a stranger while others at its origin have changed their key: it must have
+        theirs of before, or one that is accepted.
+        """
+        known, origin = self.cache.lookup(url), URL(url).origin()
+        others = (one for one in self._connections if one.url != url and URL(one.url).origin() == origin)
+        changes = (one.peer_changed for one in others)
+        return known or next((change.info["before"] for change in changes if change is not None), None)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work that ends with the client."""
         return self._scope.spawn(work)
@@ -132,6 +145,7 @@ class ClientConnection:
         self._retry_now = asyncio.Event()
         self._session_count = 0
         self._trouble = ""
+        self._peer_changed: PeerChanged | None = None
         self._on_session_end: list[Callable[[ConnectionClosed], None]] = []
 
     @property
@@ -143,6 +157,11 @@ class ClientConnection:
     def peer(self) -> str | None:
         """The service's address; None before it has answered."""
         return self._link.session.peer if self._link is not None else self._client.cache.lookup(self.url)
+
+    @property
+    def peer_changed(self) -> PeerChanged | None:
+        """Why nothing is sent to whoever answers there now; None while the right one does, or nobody."""
+        return self._peer_changed
 
     @property
     def is_connected(self) -> bool:
@@ -200,7 +219,8 @@ class ClientConnection:
         """`trouble` is why the last attempt to connect failed, while there is no connection."""
         session = self._link.session.statistics() if self._link is not None else {"state": "closed"}
         connected = self.is_connected
-        trouble = "" if connected else self._trouble
+        changed = self._peer_changed
+        trouble = "" if connected else self._trouble if changed is None else changed.message
         return {"url": self.url, "connected": connected, "trouble": trouble, "sessions": self._session_count, **session}
 
     # --- sessions
@@ -215,7 +235,8 @@ class ClientConnection:
             now=client.clock(),
             sequence=next(client.sequence),
             limits=client.limits.session,
-            expected_peer=client.cache.lookup(self.url),
+            expected_peer=client.expected(self.url),
+            accepted_peers=client.accepted,
         )
         self._session_count += 1
         link = self._link = Link(session, self, client.clock)
@@ -310,8 +331,13 @@ class ClientConnection:
     # --- what the session tells
 
     def opened(self, link: Link) -> None:
-        if link.session.peer is not None:
-            self._client.cache.learn(self.url, link.session.peer)
+        self._peer_changed = None
+        peer, before = link.session.peer, self._client.cache.lookup(self.url)
+        if peer is None:
+            return
+        if before not in (None, peer):
+            log.warning("%s was %s and is %s now: accepted", self.url, before, peer, extra={"action": "key-accepted"})
+        self._client.cache.learn(self.url, peer)
 
     def requested(self, link: Link, requests: Sequence[IncomingRequest]) -> None:
         for request in requests:
@@ -333,12 +359,14 @@ class ClientConnection:
 
     def failure(self, error: ConnectionClosed) -> ConnectionClosed:
         kind = type(error) if self._is_closed or isinstance(error, PeerChanged) else ConnectionLost
-        return kind(error.message, code=error.code)
+        return kind(error.message, code=error.code, info=error.info)
 
     def closed(self, link: Link, error: ConnectionClosed) -> None:
         self._retry_now.set()
         if link is self._link:
             self._link = None
+        if isinstance(error, PeerChanged):
+            self._peer_changed = error
         if not self._is_closed:
             log.info("the session with %s ended: %s", self.url, error, extra={"action": "session-lost"})
         for callback in self._on_session_end:

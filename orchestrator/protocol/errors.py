@@ -44,7 +44,10 @@ class ConnectionLost(ConnectionClosed):
 
 
 class PeerChanged(ConnectionClosed):
-    """The service signs with another key than it did before: somebody else answers at this address."""
+    """The service signs with another key than it did before: somebody else answers at this address.
+
+    `info` holds both addresses: {before, now}.
+    """
 
     code = "EADDRCHANGE"
     retryable = False

@@ -14,7 +14,7 @@ Facts about the reference's behaviour were observed with dcp-client 5.6.1 and 4.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from orchestrator.errors import InvalidInput, OrchestratorError
@@ -75,9 +75,11 @@ class Session:
         sequence: int = 1,
         limits: SessionLimits | None = None,
         expected_peer: str | None = None,
+        accepted_peers: Collection[str] = (),
         remembered: Remembered | None = None,
     ) -> None:
-        """`expected_peer`: the address that must answer, when it is known. `sequence` shows in message ids only.
+        """`expected_peer`: the address that must answer, when it is known; or one of `accepted_peers`, in its place.
+        `sequence` shows in message ids only.
 
         `remembered`: the session of an earlier process that this one brings to its end. It takes what the peer still
         has to say and answers keepalives, so that nothing of the peer waits for an ack when the session is closed.
@@ -92,6 +94,7 @@ class Session:
         self._stamps = stamps
         self._sequence = sequence
         self._expected_peer = expected_peer
+        self._accepted_peers = frozenset(accepted_peers)
         self._counter = 0
         self._sid = ""
         self._connect_id = ""
@@ -150,11 +153,13 @@ class Session:
     def _received(self, event: Received, now: float) -> list[Action]:
         envelope = event.envelope
         if self.peer is None:
-            if self._expected_peer not in (None, envelope.owner):
+            expected = self._expected_peer
+            if expected is not None and envelope.owner not in (expected, *self._accepted_peers):
                 return self._fail_with(
                     PeerChanged(
-                        f"the service was {self._expected_peer} before and signs as {envelope.owner} now; if that is "
-                        "meant, remove its entry from the identity cache"
+                        f"the service was {expected} before and signs as {envelope.owner} now; accept that only if its "
+                        "operator confirms the new address",
+                        info={"before": expected, "now": envelope.owner},
                     )
                 )
             self.peer = envelope.owner

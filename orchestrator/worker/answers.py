@@ -23,6 +23,7 @@ from orchestrator.worker.pool import SandboxPool
 from orchestrator.worker.scheduler_link import SchedulerLink, WorkerAccount
 from orchestrator.worker.seats import Seats
 from orchestrator.worker.supervisor import Supervisor
+from orchestrator.worker.trusting import KeyChange
 
 
 class Answers:
@@ -100,7 +101,11 @@ class Answers:
             now=self._clock(),
             most_s=self._settings.ready_max_age_s,
             began=self._began,
+            key_change=self._key_change(),
         )
+
+    def _key_change(self) -> KeyChange | None:
+        return None if self.link is None else self.link.key_change
 
     def liveness(self) -> Health:
         """Whether it looks after its work at all."""
@@ -181,6 +186,7 @@ class Answers:
             connected=self.link is not None,
             ready=self.ready,
             trouble="" if self.link is None else self.link.trouble,
+            key_change=self._key_change(),
             pool={} if self.pool is None else self.pool.statistics(),
             docker=docker,
         )

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from orchestrator.worker.audit import Statistics
 from orchestrator.worker.refusals import Kind, Record
+from orchestrator.worker.trusting import KeyChange
 
 _FRESH_S: Final = 900.0
 _FLAG: Final = re.compile(r"--allow-origin \S+")
@@ -62,6 +63,8 @@ class Circumstances:
     """whether a first sandbox has described itself"""
     trouble: str = ""
     """why the connection to the Scheduler cannot be made again; "" while there is one"""
+    key_change: KeyChange | None = None
+    """that somebody answers for the Scheduler whose key is not the one that it had"""
     pool: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     docker: Mapping[str, str] | None = None
     """{reason, message, remedy} while the container engine cannot be used"""
@@ -150,6 +153,14 @@ def _scheduler(books: Statistics, about: Circumstances) -> Iterator[Finding]:
             f"no Scheduler answers at {where}",
             "start it, or name the right one with --scheduler",
             blocking=True,
+        )
+    elif about.key_change is not None:
+        yield Finding(
+            "ESCHEDULERKEY",
+            about.key_change.what,
+            about.key_change.remedy,
+            max(books.request_failures, 1),
+            blocking=not books.sandboxes_busy,
         )
     elif books.request_failures or about.trouble:
         last = max(

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, Final
 
 from orchestrator.worker.audit import Statistics
+from orchestrator.worker.trusting import KeyChange
 
 STUCK_AFTER_S: Final = 60.0
 """The supervisor looks about once a second."""
@@ -41,7 +42,15 @@ class Health:
 
 
 def readiness(
-    books: Statistics, state: str, *, connected: bool, docker: str, now: float, most_s: float, began: float
+    books: Statistics,
+    state: str,
+    *,
+    connected: bool,
+    docker: str,
+    now: float,
+    most_s: float,
+    began: float,
+    key_change: KeyChange | None = None,
 ) -> Health:
     """`state` is `status.state_of`'s word, `docker` why sandboxes cannot be had ("" when they can).
 
@@ -51,7 +60,9 @@ def readiness(
     checks = {
         "accepting": _accepting(state),
         "docker": Check(not docker, docker),
-        "scheduler": _scheduler(age, connected=connected, waited_s=now - began, most_s=most_s),
+        "scheduler": _scheduler(age, connected=connected, waited_s=now - began, most_s=most_s)
+        if key_change is None
+        else Check(False, f"{key_change.what}; {key_change.remedy}"),
     }
     wrong = [check.reason for check in checks.values() if not check.ok]
     detail: dict[str, Any] = {name: dataclasses.asdict(check) for name, check in checks.items()}

@@ -16,6 +16,7 @@ AT_ONCE: Final = frozenset(
         "busy_memory_pressure", "busy_after_s", "calm_after_s", "paused_keep_warm_s", "prefetch_s", "queue_s",
         "idle_poll_s", "send_begin", "slice_timeout_s", "progress_timeout_s", "stop_timeout_s", "sandbox_max_slices",
         "sandbox_max_age_s", "sandbox_max_growth_mib", "log_level", "log_format", "allow_origin",
+        "accept_scheduler_key",
     }
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol import js_json, signing
 from orchestrator.protocol.client import ClientConnection, DcpClient
-from orchestrator.protocol.errors import Congested, ConnectionClosed, RemoteError
+from orchestrator.protocol.errors import Congested, ConnectionClosed, PeerChanged, RemoteError
 from orchestrator.wallet.keys import PrivateKey
 from orchestrator.worker import reports, task
 from orchestrator.worker import supervisor_actions as act
@@ -31,6 +31,7 @@ from orchestrator.worker.notary import Notary
 from orchestrator.worker.outbox import Entry, Outbox
 from orchestrator.worker.outbox_store import StoreUnusable
 from orchestrator.worker.owned_tasks import OwnedTasks
+from orchestrator.worker.trusting import KeyChange
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,7 @@ class SchedulerLink:
         self._tokens: set[str] = set()
         self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._tasks = OwnedTasks()
+        self._complained: KeyChange | None = None
         self._counts: collections.Counter[str] = collections.Counter()
         self.requested_at: float | None = None
         """When the Scheduler last answered a request for work (`time.time()`)."""
@@ -164,6 +166,8 @@ class SchedulerLink:
     async def __aenter__(self) -> SchedulerLink:
         await self._tasks.__aenter__()
         self._router.on_session_end(lambda _error: self._session_ended.set())
+        for connection in self._connections():
+            connection.on_session_end(self._look_at_key)
         self._tasks.create_task(self._report_statuses(), name="report-statuses")
         self._tasks.create_task(self._listen(), name="listen-to-scheduler")
         self._tasks.create_task(self._deliver_leftovers(), name="deliver-leftovers")
@@ -258,6 +262,8 @@ class SchedulerLink:
                     return
             except (OrchestratorError, TimeoutError) as error:
                 log.warning("goodbye_failed", extra={"attempt": attempt + 1, "error": str(error) or "time-out"})
+                if isinstance(error, PeerChanged):
+                    return
 
     async def module_urls(self, modules: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """{package: {file: URL}} from the package manager.
@@ -612,6 +618,34 @@ class SchedulerLink:
             case _:
                 log.info("scheduler_command_ignored", extra={"command": str(command)[:100]})
 
+    def _connections(self) -> tuple[ClientConnection, ...]:
+        return (self._distributor, self._submitter, self._router)
+
+    @property
+    def key_change(self) -> KeyChange | None:
+        """That another key answers than did before, which nobody has accepted."""
+        for connection in self._connections():
+            if connection.peer_changed is not None:
+                return KeyChange(url=connection.url, **connection.peer_changed.info)
+        return None
+
+    def _look_at_key(self, error: ConnectionClosed) -> None:
+        change = self.key_change
+        if not isinstance(error, PeerChanged) or change is None:
+            return
+        known, self._complained = self._complained, change
+        if known is None or (known.before, known.now) != (change.before, change.now):
+            log.error(
+                "scheduler_key_changed",
+                extra={**dataclasses.asdict(change), "error": change.what, "remedy": change.remedy},
+            )
+
+    def accept_keys(self, keys: frozenset[str]) -> None:
+        """A Scheduler that has one of these addresses is believed, whichever it had before."""
+        self._client.accepted = keys
+        for connection in self._connections():
+            connection.wake()
+
     @property
     def trouble(self) -> str:
         """Why the Scheduler cannot be reached at the moment; "" when it can, or when nothing failed yet."""
@@ -627,7 +661,7 @@ class SchedulerLink:
             "requested_at": self.requested_at,
             "counts": dict(self._counts),
             "outbox": self._outbox.statistics(),
-            "connections": [one.statistics() for one in (self._distributor, self._submitter, self._router)],
+            "connections": [one.statistics() for one in self._connections()],
         }
 
 

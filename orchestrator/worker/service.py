@@ -29,6 +29,7 @@ from orchestrator.worker import (
     reconfiguring,
     reports,
     sizes,
+    trusting,
 )
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
@@ -102,6 +103,7 @@ class Worker:
         self._answers = Answers(settings, self.supervisor, clock)
         self._steering = Steering(self, settings, clock)
         offers.offer(settings, self.capacity, {})  # raises now what it would raise later
+        trusting.accepted_keys(settings.accept_scheduler_key)
         self._requesting: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._artifacts: dict[str, artifacts.Artifacts] = {}
@@ -178,6 +180,7 @@ class Worker:
         changes = reconfiguring.compare(self.settings, settings)
         now = changes.settings
         offers.offer(now, self.capacity, {})
+        keys = trusting.accepted_keys(now.accept_scheduler_key)
         policy = self._policy(now)
         rules = OriginRules.parse(now.scheduler_url, now.allow_origin)
         self._steering.reconfigure(now)
@@ -186,6 +189,7 @@ class Worker:
         self._tell_one(ev.PolicyChanged(policy))
         if self._answers.link is not None:
             self._link.reoffer(self._offer())
+            self._link.accept_keys(keys)
             self._fetcher.allow(self._with_modules(rules))
             self._seats.limit(limit_settings.slice_limits(now, self._config))
         log.info("settings_read_again", extra={"at_once": changes.at_once, "need_restart": changes.need_restart})
@@ -242,6 +246,7 @@ class Worker:
         client = await stack.enter_async_context(
             DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
         )
+        client.accepted = trusting.accepted_keys(settings.accept_scheduler_key)
         # Modules may come from the package manager that the Scheduler names: the worker asks it about them anyway.
         self._config = config
         rules = self._with_modules(self.rules)

@@ -243,7 +243,23 @@ async def test_a_server_with_another_key_is_refused(setup: Setup, tmp_path: path
     setup.server.identity = PrivateKey.generate()
     async with setup.client(cache=cache) as client:
         connection = client.connect(setup.url("echo"))
-        with pytest.raises(PeerChanged, match="identity cache"):
+        client.accepted = frozenset({PrivateKey.generate().address})  # somebody else was meant
+        with pytest.raises(PeerChanged, match="operator") as caught:
+            await connection.request("op", 1)
+        assert caught.value.info == {"before": setup.identity.address, "now": setup.server.identity.address}
+        assert connection.peer_changed is not None and connection.peer_changed.info == caught.value.info
+        with pytest.raises(PeerChanged):  # nor is it believed for a service that was never asked before
+            await client.connect(setup.url("batches")).request("op", 13)
+        assert json.loads(cache.read_text()) == {setup.url("echo"): setup.identity.address}
+        client.accepted = frozenset({setup.server.identity.address})
+        assert await connection.request("op", 1) == 1
+        assert connection.peer_changed is None
+    assert json.loads(cache.read_text()) == {setup.url("echo"): setup.server.identity.address}
+    setup.server.identity = setup.identity
+    async with setup.client(cache=cache) as client:
+        client.accepted = frozenset({PrivateKey.generate().address})
+        connection = client.connect(setup.url("echo"))
+        with pytest.raises(PeerChanged, match="operator"):  # the key of before is a stranger's now
             await connection.request("op", 1)
         client.cache.forget(connection.url)
         assert await connection.request("op", 1) == 1

@@ -9,12 +9,13 @@ import pytest
 from orchestrator.worker import health
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.supervisor import Supervisor
+from orchestrator.worker.trusting import KeyChange
 
 
-def judged(state="working", heard_at=95.0, docker="", connected=True, now=100.0, most_s=30.0):
+def judged(state="working", heard_at=95.0, docker="", connected=True, now=100.0, most_s=30.0, **given):
     books = dataclasses.replace(Supervisor(Policy()).statistics(), heard_at=heard_at)
     return health.readiness(
-        books, state, connected=connected, docker=docker, now=now, most_s=most_s, began=40.0
+        books, state, connected=connected, docker=docker, now=now, most_s=most_s, began=40.0, **given
     )  # fmt: skip
 
 
@@ -30,6 +31,8 @@ def test_ready():
         ({"heard_at": 60.0}, "the Scheduler last answered 40 s ago; more than 30 s is too long"),
         ({"heard_at": None}, "the Scheduler has not answered a request for work yet (60 s since the start)"),
         ({"heard_at": None, "connected": False, "state": "working"}, "the Scheduler cannot be reached"),
+        ({"key_change": KeyChange("http://s/", "0x01", "0x02")}, "http://s/ was 0x01, now it is 0x02"),
+        ({"key_change": KeyChange("http://s/", "0x01", "0x02")}, "--accept-scheduler-key 0x02"),
         ({"docker": "no such socket"}, "no such socket"),
         ({"state": "draining"}, "it drains"),
         ({"state": "stopping"}, "it stops"),

@@ -8,12 +8,14 @@ import re
 import pytest
 
 from orchestrator.cli.worker import run
+from orchestrator.errors import InvalidInput
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker import task
 from orchestrator.worker.explain import Circumstances, explain
 from orchestrator.worker.job_filter import JobFilter
 from orchestrator.worker.refusals import Kind, Refusals
+from orchestrator.worker.trusting import KeyChange, accepted_keys
 
 URL = "https://scheduler.example/"
 FORBIDDEN = (
@@ -414,3 +416,20 @@ def test_every_flag_that_is_named_exists():
     known = {flag for parameter in run.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     named = set(re.findall(r"--[a-z]+(?:-[a-z]+)*", pathlib.Path(explain.__globals__["__file__"]).read_text()))
     assert named - {"--rm"} <= known and "--memory" in named
+
+
+def test_a_scheduler_with_another_key_is_named_with_both_addresses_and_the_flag(desk):
+    change = KeyChange(URL, "0x" + "1" * 40, "0x" + "2" * 40)
+    d = idle(desk)
+    d(ev.TaskFailed("EADDRCHANGE", "the service was … before"))
+    finding, *others = findings(d, key_change=change, trouble="whatever")
+    assert finding.code == "ESCHEDULERKEY" and finding.blocking
+    assert change.before in finding.what and change.now in finding.what
+    assert finding.remedy.endswith(f"--accept-scheduler-key {change.now}")
+    assert "ENOSCHEDULER" not in [one.code for one in others]
+
+
+def test_an_accepted_key_that_is_no_address_is_named():
+    assert accepted_keys(["0x" + "a" * 40]) == {"0x" + "aAaAaAaaAaAaAaaAaAAAAAAAAaaaAaAaAaaAaaAa"}
+    with pytest.raises(InvalidInput, match="accept_scheduler_key is '0x12'"):
+        accepted_keys(["0x12"])
