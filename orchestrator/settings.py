@@ -277,8 +277,12 @@ class WorkerSettings(ComponentSettings):
         description="most that a sandbox may write to standard error in its life, bytes",
         json_schema_extra=flag("--stderr"),
     )
-    start_timeout_s: float = Field(30.0, gt=0, description="longest start of a sandbox, seconds")
-    assign_timeout_s: float = Field(60.0, gt=0, description="longest handing of a job to a sandbox, seconds")
+    start_timeout_s: float | None = Field(
+        None, gt=0, description="longest start of a sandbox, seconds; the Scheduler's when not given, or 30"
+    )
+    assign_timeout_s: float | None = Field(
+        None, gt=0, description="longest handing of a job to a sandbox, seconds; the Scheduler's when not given, or 60"
+    )
 
     # receipts
     receipts: bool = Field(
@@ -394,14 +398,18 @@ class WorkerSettings(ComponentSettings):
         600.0, gt=0, description="time after which a job that paid too little gets a new chance, seconds"
     )
 
-    prefetch_s: float = Field(
-        5.0,
+    prefetch_s: float | None = Field(
+        None,
         gt=0.1,
-        description="cores must have work for so long ahead, seconds",
+        description="cores must have work for so long ahead, seconds; the Scheduler's when not given, or 5",
         json_schema_extra=flag(topic="Times"),
     )
     queue_s: float = Field(0.1, ge=0, description="work queued inside a sandbox, seconds")
-    idle_poll_s: float = Field(1.0, gt=0, description="longest pause between requests when there is no work, seconds")
+    idle_poll_s: float | None = Field(
+        None,
+        gt=0,
+        description="longest pause between requests without work, seconds; the Scheduler's when not given, or 1",
+    )
     send_begin: bool = Field(True, description="whether to tell the Scheduler of each slice that begins")
     slice_timeout_s: float | None = Field(
         None, gt=0, description="longest run of a slice, seconds; the Scheduler's when not given"

@@ -334,10 +334,15 @@ class Dealer(Desk):
 
     def _overdue(self, now: float) -> dict[str, list[int]] | None:
         late: dict[str, list[int]] = {}
-        for sandbox in self._sandboxes.values():
-            limit = self.policy.overdue_base_s + 1.5 * (sandbox.job.quanta.slice_s() or 0.0)
-            if sandbox.queue and now - sandbox.head_since > limit:
-                late.setdefault(sandbox.job.id, []).append(next(iter(sandbox.queue.values())).number)
+        for sandbox in self._sandboxes.values() if self._lifetimes.reported else ():
+            job = sandbox.job
+            if not sandbox.open or not sandbox.queue or job.estimating:
+                continue
+            running = next(iter(sandbox.queue.values()))
+            quanta = job.quanta
+            limit = self._lifetimes.threshold_s(quanta.slice_s() or 0.0, quanta.deviation_s(), running.offer.cotasks)
+            if now - sandbox.head_since > limit:
+                late.setdefault(job.id, []).append(running.number)
         return late or None
 
     def _rotate(self, now: float) -> None:

@@ -19,6 +19,7 @@ from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.holdings import FETCHING, Held, Job, Place, Ring, Sandbox
 from orchestrator.worker.job_filter import JobFilter
 from orchestrator.worker.pausing import Pauses
+from orchestrator.worker.published import Lifetimes
 from orchestrator.worker.recycling import Limits
 from orchestrator.worker.refusals import Kind, Refusals
 from orchestrator.worker.task import Authorization, JobOffer
@@ -42,7 +43,6 @@ class Policy:
     job_linger_s: float = 60.0
     rotation_s: float = 10.0  # a job without any sandbox gets its turn after so long
     beacon_s: float = 60.0
-    overdue_base_s: float = 120.0
     assign_tries: int = 3
     death_tries: int = 3  # how often a slice may lose its sandbox without fault before it is returned
     max_held: int = 20_000
@@ -103,6 +103,7 @@ class Desk:
         self._room = policy.max_unacknowledged_size  # for it
         self._beacon_s = policy.beacon_s
         self._beacon_at = math.inf
+        self._lifetimes = Lifetimes()
         self._rotated_at = 0.0
         self._touched: dict[int, Sandbox] = {}  # sandboxes to top up
         self._deal = False

@@ -101,6 +101,7 @@ class Job:
     earned: int = 0  # units of 10^-18 DCC
     sandboxes: dict[int, Sandbox] = dataclasses.field(default_factory=dict)
     assign_failures: int = 0
+    estimating: bool = True  # until a slice came that is there for more than to measure the job
     alone: bool = False  # its sandboxes get one slice at a time
     active_at: float = 0.0
 

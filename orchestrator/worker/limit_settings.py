@@ -1,18 +1,14 @@
-"""Pure: the worker's settings, and what the Scheduler publishes, as the limits that sandboxes are held to."""
+"""Pure: the worker's settings as the limits that sandboxes are held to; see `published` for times."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from typing import Any, Final
 
 from orchestrator.settings import WorkerSettings
-from orchestrator.worker.limits import MIB, OutputLimits, SandboxLimits, SliceLimits, StartLimits
+from orchestrator.worker import published
+from orchestrator.worker.limits import MIB, OutputLimits, SandboxLimits
 from orchestrator.worker.sandbox import SandboxSettings
-
-_SLICE_TIMEOUT_S: Final = 24 * 3600.0
-_PROGRESS_TIMEOUT_S: Final = 300.0
 
 
 def cores_offered(settings: WorkerSettings, machine_cores: int | None = None) -> float:
@@ -40,7 +36,7 @@ def kernel_limits(settings: WorkerSettings) -> SandboxLimits:
 
 
 def sandbox_settings(settings: WorkerSettings) -> SandboxSettings:
-    """What one sandbox may write, and how long its start may take."""
+    """What one sandbox may write, and how long its start may take as far as no Scheduler was asked."""
     output = OutputLimits(
         line_bytes=settings.output_line_bytes,
         slice_bytes=settings.output_slice_bytes,
@@ -51,34 +47,4 @@ def sandbox_settings(settings: WorkerSettings) -> SandboxSettings:
         message_bytes_per_s=settings.log_bytes_per_s,
         message_bytes_burst=settings.log_bytes_burst,
     )
-    return SandboxSettings(
-        output=output, start=StartLimits(describe_s=settings.start_timeout_s, assign_s=settings.assign_timeout_s)
-    )
-
-
-def published_for_sandboxes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The Scheduler's settings for sandboxes (`supervisor.sandbox` of its configuration), as a sandbox gets them."""
-    supervisor = config.get("supervisor")
-    sandbox = supervisor.get("sandbox") if isinstance(supervisor, Mapping) else None
-    return dict(sandbox) if isinstance(sandbox, Mapping) else {}
-
-
-def slice_limits(settings: WorkerSettings, config: Mapping[str, Any]) -> SliceLimits:
-    """Our own time limits, else the Scheduler's, else those of the official worker.
-
-    These two are all that the protocol says of limits; a job's own description carries none.
-    """
-    published = published_for_sandboxes(config)
-
-    def limit(own: float | None, name: str, usual: float) -> float:
-        milliseconds = published.get(name)
-        if own is not None:
-            return own
-        if isinstance(milliseconds, int | float) and milliseconds > 0:
-            return milliseconds / 1000
-        return usual
-
-    return SliceLimits(
-        slice_timeout_s=limit(settings.slice_timeout_s, "sliceTimeoutMs", _SLICE_TIMEOUT_S),
-        progress_timeout_s=limit(settings.progress_timeout_s, "progressTimeoutMs", _PROGRESS_TIMEOUT_S),
-    )
+    return SandboxSettings(output=output, start=published.rules(settings, {}).start)

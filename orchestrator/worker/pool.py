@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.worker import pool_sizing as sizing
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.evaluator_messages import Described
+from orchestrator.worker.limits import StartLimits
 from orchestrator.worker.metering import Usage
 from orchestrator.worker.sandbox import Sandbox, SandboxSettings
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind
@@ -137,6 +139,12 @@ class SandboxPool:
     async def describe(self) -> Described:
         """What the evaluator says it can do, once the first sandbox has started."""
         return await asyncio.shield(self._described)
+
+    def limit(self, start: StartLimits) -> None:
+        """For sandboxes that are started from now on."""
+        self.settings = dataclasses.replace(
+            self.settings, sandbox=dataclasses.replace(self.settings.sandbox, start=start)
+        )
 
     def rest(self, resting: bool) -> None:
         """Keep none ready while resting, and give up those that are: the memory is wanted. `take` works as ever."""

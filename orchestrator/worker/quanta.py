@@ -22,11 +22,14 @@ class Quanta:
     count: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    variance: float = 0.0  # of the wall time, seconds squared
 
     def add(self, wall_s: float, cpu_s: float) -> None:
         self.count += 1
         weight = max(1.0 / self.count, _FLOOR)
-        self.wall_s += weight * (max(wall_s, 0.0) - self.wall_s)
+        step = max(wall_s, 0.0) - self.wall_s
+        self.wall_s += weight * step
+        self.variance = (1.0 - weight) * (self.variance + weight * step * step)
         self.cpu_s += weight * (max(cpu_s, 0.0) - self.cpu_s)
 
     def slice_s(self) -> float | None:
@@ -34,6 +37,10 @@ class Quanta:
         if self.count:
             return max(self.wall_s, _SHORTEST_S)
         return None if self.hint_s is None else max(self.hint_s, _SHORTEST_S)
+
+    def deviation_s(self) -> float:
+        """By how much slices differ in wall time, one standard deviation; 0 while too few are measured."""
+        return math.sqrt(self.variance)
 
     def density(self, crowding: float | None) -> float:
         """Which part of a core the job keeps busy while a slice runs, 0.05 to 1; 1 while it is not known.

@@ -201,8 +201,10 @@ class Sandbox:
         self.state = State.READY
         self._tell("ready")
 
-    async def assign(self, assignment: ev.Assignment, limits: SliceLimits | None = None) -> None:
-        """Bind it to a job. `limits` hold for every slice that does not bring its own.
+    async def assign(
+        self, assignment: ev.Assignment, limits: SliceLimits | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Bind it to a job. `limits` hold for every slice that does not bring its own; `timeout_s` for this alone.
 
         Raises SandboxRefused (with the job's error; the sandbox is then being removed) or SandboxDied. When
         cancelled, the sandbox is in no useful state: kill it.
@@ -229,7 +231,7 @@ class Sandbox:
         request = {"request": "assign", "job": job, "sandboxConfig": dict(assignment.sandbox_config)}
         # Both at once: the evaluator takes them in order, and one round trip is saved.
         text = lines.request_line(requirements) + lines.request_line(request)
-        reply = await self._ask(text, self.settings.start.assign_s, "EASSIGNTIMEOUT")
+        reply = await self._ask(text, timeout_s or self.settings.start.assign_s, "EASSIGNTIMEOUT")
         if isinstance(reply, said.Refused):
             self._begin_end(DeathCause(DeathKind.KILLED, "it refused the job", code="EASSIGN"))
             raise SandboxRefused(reply.error)

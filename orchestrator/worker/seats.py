@@ -70,17 +70,20 @@ class Seats:
         tasks: OwnedTasks,
         tell: Callable[[Sequence[ev.Event]], None],
         limits: SliceLimits,
+        *,
+        assign_s: float | None = None,
     ) -> None:
         self._pool = pool
         self._fetcher = fetcher
         self._tasks = tasks
         self._tell = tell
         self._limits = limits
+        self._assign_s = assign_s
         self._seats: dict[int, _Seat] = {}
 
-    def limit(self, limits: SliceLimits) -> None:
+    def limit(self, limits: SliceLimits, assign_s: float) -> None:
         """For jobs that are assigned from now on."""
-        self._limits = limits
+        self._limits, self._assign_s = limits, assign_s
 
     def open(self, number: int, job_id: str, artifacts: Artifacts, errand: Errand) -> None:
         seat = self._seats[number] = _Seat(number, job_id, artifacts, errand)
@@ -120,7 +123,7 @@ class Seats:
 
     async def _assign(self, seat: _Seat, sandbox: Sandbox) -> None:
         try:
-            await sandbox.assign(seat.artifacts.assignment, self._limits)
+            await sandbox.assign(seat.artifacts.assignment, self._limits, self._assign_s)
         except sb.SandboxRefused as refused:
             self._tell([ev.SandboxRefusedJob(seat.number, refused.error)])
         except sb.SandboxDied as died:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from orchestrator.worker import (
     machine,
     offers,
     ordered_end,
+    published,
     reconfiguring,
     reports,
     sizes,
@@ -66,6 +68,7 @@ log = logging.getLogger(__name__)
 _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 _HARD_STOP_PATIENCE_S: Final = 5.0
 _GOODBYE_S: Final = 3.0
+_FETCH_AGAIN_S: Final = 60.0
 
 
 class Worker:
@@ -85,6 +88,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self._config: dict[str, Any] = {}  # the Scheduler's, once it is known
         self.capacity, self.most = sizes.sandboxes(settings)
         self.rules = OriginRules.parse(settings.scheduler_url, settings.allow_origin)
         self.ready = asyncio.Event()
@@ -114,13 +118,14 @@ class Worker:
         self._crowd = machine.Crowd()
 
     def _policy(self, settings: WorkerSettings) -> Policy:
+        rules = published.rules(settings, self._config)
         return Policy(
             sandboxes=self.capacity,
             max_sandboxes=self.most,
             recycling=sizes.recycling_limits(settings),
             queue_s=settings.queue_s,
-            prefetch_s=settings.prefetch_s,
-            patience=Patience(idle_max_s=settings.idle_poll_s),
+            prefetch_s=rules.prefetch_s,
+            patience=Patience(idle_max_s=rules.idle_poll_s),
             jobs=offers.job_filter_of(settings),
             wages=offers.wage_rules(settings),
             trace_ratio=settings.trace_sample_ratio,
@@ -191,7 +196,9 @@ class Worker:
             self._link.reoffer(self._offer())
             self._link.accept_keys(keys)
             self._fetcher.allow(self._with_modules(rules))
-            self._seats.limit(limit_settings.slice_limits(now, self._config))
+            times = published.rules(now, self._config)
+            self._pool.limit(times.start)
+            self._seats.limit(times.slices, times.start.assign_s)
         log.info("settings_read_again", extra={"at_once": changes.at_once, "need_restart": changes.need_restart})
         return changes
 
@@ -260,7 +267,10 @@ class Worker:
             on_room=lambda size: self._tell_one(ev.RoomChanged(size)),
         )
         self._outbox = await stack.enter_async_context(outbox)
-        limits = limit_settings.slice_limits(settings, config)
+        self._tell_one(ev.PolicyChanged(self._policy(settings)))
+        times = published.rules(settings, config)
+        limits = times.slices
+        self._pool.limit(times.start)
         notary = None
         if settings.receipts:
             notary = await stack.enter_async_context(_notary(settings, self.account, runtime, limits))
@@ -270,9 +280,9 @@ class Worker:
             SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary, outbox=outbox)
         )
         self._link.on_order = self._on_order
-        self._sandbox_config = limit_settings.published_for_sandboxes(config)
+        self._sandbox_config = published.for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
-        self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits)
+        self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits, assign_s=times.start.assign_s)
         self._tasks.create_task(self._announce(), name="describe-sandboxes")
         if runtime.local and self.most > self.capacity:
             self._tasks.create_task(self._crowd.watch(), name="watch-crowd")
@@ -307,7 +317,8 @@ class Worker:
             "runtime": runtime.oci_runtime,
             "image": runtime.image_digest,
         }
-        return offers.offer(self.settings, self.capacity, isolation)
+        offer = offers.offer(self.settings, self.capacity, isolation)
+        return dataclasses.replace(offer, send_begin=published.rules(self.settings, self._config).send_begin)
 
     async def _find_scheduler(self) -> dict[str, Any] | None:
         """The Scheduler's configuration, however long it takes; None when a stop comes first."""
@@ -463,14 +474,20 @@ class Worker:
             self._requesting = None
 
     async def _gather(self, offer: JobOffer) -> None:
+        patience_s = published.rules(self.settings, self._config).artifacts_s
         try:
-            found = await artifacts.gather(
-                offer,
-                self._fetcher,
-                self._link,
-                worktime_version=described_worktimes(self._worktimes, offer.worktime[0]),
-                sandbox_config=self._sandbox_config,
-            )
+            async with asyncio.timeout(patience_s):
+                found = await artifacts.gather(
+                    offer,
+                    self._fetcher,
+                    self._link,
+                    worktime_version=described_worktimes(self._worktimes, offer.worktime[0]),
+                    sandbox_config=self._sandbox_config,
+                )
+        except TimeoutError:
+            log.warning("job_not_fetched", extra={"job": offer.job_id, "code": "EJOBFETCH", "error": "time-out"})
+            why = f"code, arguments and modules did not come within {patience_s:g} s"
+            self._tell_one(ev.JobFetchFailed(offer.job_id, "EJOBFETCH", why, False, _FETCH_AGAIN_S))
         except OrchestratorError as error:
             log.warning("job_not_fetched", extra={"job": offer.job_id, "code": error.code, "error": error.message})
             self._tell_one(artifacts.failure(offer.job_id, error))

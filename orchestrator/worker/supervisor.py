@@ -82,9 +82,11 @@ class Supervisor(Auditor):
     def _on_task(self, event: ev.TaskReceived, now: float) -> None:
         task = event.task
         useful = 0
-        if task.beacon_s is not None:
-            self._beacon_s = max(task.beacon_s, 1.0)
-            self._beacon_at = min(self._beacon_at, now + self._beacon_s) if self._held else math.inf
+        if task.lifetimes is not None:
+            self._lifetimes = task.lifetimes
+            if task.lifetimes.beacon_s is not None:
+                self._beacon_s = task.lifetimes.beacon_s
+                self._beacon_at = min(self._beacon_at, now + self._beacon_s) if self._held else math.inf
         for bad in task.malformed:
             self._reject_job(bad.job_id, bad.reason)
             self._note_why(bad.job_id, "EBADTASK", bad.reason)
@@ -163,6 +165,7 @@ class Supervisor(Auditor):
     def _keep(self, task: Task, job: Job, offers: Sequence[SliceOffer], now: float) -> int:
         kept = 0
         for offer in offers:
+            job.estimating = job.estimating and offer.estimation
             old = job.held.get(offer.number)
             if old is not None:
                 # Its lease was renewed, or ended while the Scheduler was away: what is or was computed counts under the

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.bank.amounts import parse_amount
 from orchestrator.errors import Fault, InvalidInput, OrchestratorError
+from orchestrator.worker import published
+from orchestrator.worker.published import Lifetimes, number
 from orchestrator.worker.wages import Cost
 
 Authorization = Mapping[str, Any]
@@ -74,6 +75,7 @@ class SliceOffer:
     estimation: bool
     long: bool
     storage: ResultStorage | None
+    cotasks: int = 0  # slices that the Scheduler lets run beside it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,8 +104,7 @@ class Task:
     jobs: Mapping[str, JobOffer]
     slices: Mapping[str, tuple[SliceOffer, ...]]
     malformed: tuple[Malformed, ...] = ()
-    target_duration_s: float | None = None
-    beacon_s: float | None = None
+    lifetimes: Lifetimes | None = None
     retry_after_s: float | None = None
     no_work: Mapping[str, int] = dataclasses.field(default_factory=dict)  # jobs that wait, by why we get none of them
     group_origins: Mapping[str, Mapping[str, list[str]]] = dataclasses.field(default_factory=dict)
@@ -139,18 +140,13 @@ def parse(answer: Any) -> Task:
         except MalformedTask as error:
             jobs.pop(job_id, None)
             malformed.append(Malformed(str(job_id)[:_MAX_ID], numbers, error.message))
-    config = body.get("schedulerConfig")
-    config = config if isinstance(config, Mapping) else {}
-    shared = config.get("shared")
-    beacon_ms = _number(shared.get("frequencyMs")) if isinstance(shared, Mapping) else None
     return Task(
         authorization,
         jobs,
         slices,
         tuple(malformed),
-        target_duration_s=_number(config.get("targetTaskDuration")),
-        beacon_s=None if beacon_ms is None else beacon_ms / 1000,
-        retry_after_s=_number(body.get("retryAfter")),
+        lifetimes=published.lifetimes(body.get("schedulerConfig")),
+        retry_after_s=number(body.get("retryAfter")),
         no_work=_no_work(body.get("noWork")),
         group_origins=_group_origins(body.get("computeGroupOrigins")),
     )
@@ -197,19 +193,26 @@ def parse_job(job_id: Any, job: Any) -> JobOffer:
 
 
 def parse_slice(entry: Any) -> SliceOffer:
-    number = entry.get("sliceNumber") if isinstance(entry, Mapping) else None
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise MalformedTask(f"a slice has the number {number!r}")
+    index = entry.get("sliceNumber") if isinstance(entry, Mapping) else None
+    if not isinstance(index, int) or isinstance(index, bool) or index < 1:
+        raise MalformedTask(f"a slice has the number {index!r}")
     datum = entry.get("datumUri")
     if datum is not None and not isinstance(datum, str):
-        raise MalformedTask(f"slice {number}: datumUri is {type(datum).__name__}, not a text")
+        raise MalformedTask(f"slice {index}: datumUri is {type(datum).__name__}, not a text")
     storage: ResultStorage | None = None
     if entry.get("resultStorageType") == "pattern":
         url, params = entry.get("resultStorageDetails"), entry.get("resultStorageParams")
         if not isinstance(url, str):
-            raise MalformedTask(f"slice {number}: resultStorageDetails is not a URL")
+            raise MalformedTask(f"slice {index}: resultStorageDetails is not a URL")
         storage = ResultStorage(url, params if isinstance(params, Mapping) else {})
-    return SliceOffer(number, datum, bool(entry.get("isEstimationSlice")), bool(entry.get("isLongSlice")), storage)
+    return SliceOffer(
+        index,
+        datum,
+        bool(entry.get("isEstimationSlice")),
+        bool(entry.get("isLongSlice")),
+        storage,
+        _integer(entry.get("cotaskCount")),
+    )
 
 
 def _numbers(entries: Any) -> tuple[int, ...]:
@@ -265,19 +268,19 @@ def _worktime(value: Any) -> tuple[str, str]:
 
 def _known_slice_time(metrics: Any) -> float | None:
     """Mean wall seconds per slice: CPU time over CPU density, once the Scheduler has measured any slice."""
-    if not isinstance(metrics, Mapping) or not (_number(metrics.get("measuredSlices")) or 0) > 0:
+    if not isinstance(metrics, Mapping) or not (number(metrics.get("measuredSlices")) or 0) > 0:
         return None
-    cpu_ms, density = _number(metrics.get("sliceCPUTime")), _number(metrics.get("sliceCPUDensity"))
+    cpu_ms, density = number(metrics.get("sliceCPUTime")), number(metrics.get("sliceCPUDensity"))
     if cpu_ms is None or cpu_ms < 0:
         return None
     return cpu_ms / 1000 / min(1.0, max(density or 1.0, 0.01))
 
 
 def _known_slice_cost(metrics: Any) -> Cost | None:
-    if not isinstance(metrics, Mapping) or not (_number(metrics.get("measuredSlices")) or 0) > 0:
+    if not isinstance(metrics, Mapping) or not (number(metrics.get("measuredSlices")) or 0) > 0:
         return None
     names = ("sliceCPUTime", "sliceGPUTime", "sliceInDataSize", "sliceOutDataSize")
-    cpu_ms, gpu_ms, size_in, size_out = (min(max(_number(metrics.get(name)) or 0.0, 0.0), 1e15) for name in names)
+    cpu_ms, gpu_ms, size_in, size_out = (min(max(number(metrics.get(name)) or 0.0, 0.0), 1e15) for name in names)
     return Cost(round(cpu_ms * 1e6), round(gpu_ms * 1e6), round(size_in), round(size_out))
 
 
@@ -287,12 +290,6 @@ def _price(amount: Any) -> int | None:
         return None if amount is None else parse_amount(amount, round_down=True)
     except InvalidInput:
         return None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
 
 
 def _integer(value: Any) -> int:

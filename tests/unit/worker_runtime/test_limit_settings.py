@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
-
 from orchestrator.settings import WorkerSettings, settings_from
 from orchestrator.worker import limit_settings
 from orchestrator.worker.limits import MIB, OutputLimits, SandboxLimits, StartLimits
@@ -30,27 +28,3 @@ def test_each_setting_arrives() -> None:
     sandbox = limit_settings.sandbox_settings(settings_from(WorkerSettings, output))
     found = {*dataclasses.astuple(sandbox.output), *dataclasses.astuple(sandbox.start)}
     assert set(output.values()) <= found
-
-
-@pytest.mark.parametrize(
-    ("own", "published", "seconds"),
-    [
-        (5.0, 7000, 5.0),
-        (None, 7000, 7.0),
-        (None, None, 24 * 3600.0),
-        (None, -1, 24 * 3600.0),
-        (None, "soon", 24 * 3600.0),
-    ],
-)
-def test_whose_time_limit_counts(own: float | None, published: object, seconds: float) -> None:
-    settings = settings_from(WorkerSettings, {} if own is None else {"slice_timeout_s": own})
-    config = {"supervisor": {"sandbox": {"sliceTimeoutMs": published, "progressTimeoutMs": 1500}}}
-    limits = limit_settings.slice_limits(settings, config)
-    assert limits.slice_timeout_s == seconds
-    assert limits.progress_timeout_s == 1.5
-
-
-@pytest.mark.parametrize("config", [{}, {"supervisor": 1}, {"supervisor": {"sandbox": []}}])
-def test_a_scheduler_that_publishes_nothing(config: dict[str, object]) -> None:
-    assert limit_settings.published_for_sandboxes(config) == {}
-    assert limit_settings.slice_limits(settings_from(WorkerSettings, {}), config).progress_timeout_s == 300.0

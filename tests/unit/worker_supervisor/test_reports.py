@@ -8,7 +8,7 @@ from orchestrator import kvin
 from orchestrator.errors import InvalidInput
 from orchestrator.jobs import words
 from orchestrator.jobs.values import is_emittable_result, result_uri, value_of_uri
-from orchestrator.worker import account, limit_settings, reports
+from orchestrator.worker import account, reports
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.sandbox_events import DeathCause, DeathKind
 from orchestrator.worker.seats import death_of
@@ -121,13 +121,3 @@ def test_an_account_is_made_once_and_kept(tmp_path):
         account.load_account(tmp_path / "state")
     with pytest.raises(InvalidInput):
         account.load_account(tmp_path / "other", payment_address="nobody")
-
-
-def test_time_limits_are_ours_or_the_schedulers_or_the_usual_ones():
-    from orchestrator.settings import WorkerSettings
-
-    config = {"supervisor": {"sandbox": {"sliceTimeoutMs": 5000}}}
-    limits = limit_settings.slice_limits(WorkerSettings(progress_timeout_s=7), config)
-    assert (limits.slice_timeout_s, limits.progress_timeout_s) == (5.0, 7.0)
-    limits = limit_settings.slice_limits(WorkerSettings(), {})
-    assert (limits.slice_timeout_s, limits.progress_timeout_s) == (86_400.0, 300.0)
