@@ -94,9 +94,7 @@ class Supervisor(Auditor):
         for job_id, offers in task.slices.items():
             refusal = self._why_not(task.jobs[job_id], now)
             if refusal is not None:
-                self._give_back(job_id, tuple(offer.number for offer in offers), task.authorization, refusal)
-                if refusal in _UNWANTED and job_id in self._jobs:
-                    self._return_unstarted(self._jobs[job_id], refusal, now)
+                self._refuse(task, job_id, refusal, now)
             elif offers:
                 useful += self._keep(task, self._known(task.jobs[job_id], now), offers, now)
         self._demand.answered(useful, now, task.retry_after_s)
@@ -109,6 +107,16 @@ class Supervisor(Auditor):
             elif not task.slices and not task.malformed:
                 self._refusals.note(Kind.REQUEST, "ENOWORK", now)
         self._look_at_space = True
+
+    def _refuse(self, task: Task, job_id: str, code: str, now: float) -> None:
+        """New slices go back. Those that are held go on under their newer lease: the older one ended with it."""
+        job, offers = self._jobs.get(job_id), task.slices[job_id]
+        held = [] if job is None else [offer for offer in offers if offer.number in job.held]
+        if job is not None:
+            self._keep(task, job, held, now)
+        self._give_back(job_id, tuple(offer.number for offer in offers if offer not in held), task.authorization, code)
+        if code in _UNWANTED and job is not None:
+            self._return_unstarted(job, code, now)
 
     def _why_not(self, offer: JobOffer, now: float) -> str | None:
         """The reason code for which slices of this job go straight back, or None."""

@@ -142,3 +142,14 @@ def test_a_stop_ends_a_paused_worker(desk):
     d(pause(give_back=GiveBack.UNSTARTED))
     d(ev.StopRequested(hard=False))
     d.one(act.Finish)
+
+
+def test_what_runs_goes_on_under_a_newer_lease_that_comes_in_a_pause(desk):
+    d = desk(sandboxes=1)
+    [sandbox] = d.start({"job": [1]})
+    [(_, key)] = d.submitted()
+    d(ev.PauseRequested("command", "for lunch"))
+    d.task({"job": [1, 2]}, token="newer")
+    assert (d.one(act.ReturnSlices).numbers, d.one(act.ReturnSlices).reason) == ((2,), "EPAUSED")
+    d.complete(sandbox, key)
+    assert d.one(act.SendResult).authorization["auth"] == {"token": "newer"}

@@ -105,6 +105,10 @@ class World(stateful.RuleBasedStateMachine):
                 lease = self.lease_of(action.job_id, action.number, action.authorization)
                 assert lease in self.leased and action.key not in self.sent
                 self.sent[action.key] = lease
+            case act.RenewResult(key, authorization):
+                old = self.sent[key]
+                self.leased.remove(old)  # what comes back now counts for the newer one
+                self.sent[key] = self.lease_of(*old[:2], authorization)
             case act.Emit():
                 assert (action.job_id, action.number) in {lease[:2] for lease in self.leased}
             case act.Finish():
