@@ -21,7 +21,6 @@ async def test_the_worker_is_killed_and_restarted(
         await client.wait_for("result", count=20)
         assert parts.worker
         await parts.worker.kill()
-        assert containers_of(parts.worker_id()), "the crash should have left containers for the reaper"
         await parts.start_worker()
         await assert_complete(client, parts)
 
