@@ -73,8 +73,7 @@ class TaskDistributor:
         if not wanted.wants_slices or wanted.load <= 0:
             return self._answer(None, [], {})
         patience_s = self._core.settings.long_poll_s
-        if wanted.profile.unresolved:
-            # The worker fetches these jobs' code right now, so what it says of them will not be true for long.
+        if wanted.resolving:
             patience_s = min(patience_s, RESOLVING_S)
         deadline = self._core.clock() + patience_s
         reasons: collections.Counter[str] = collections.Counter()

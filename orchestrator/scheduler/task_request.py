@@ -27,6 +27,13 @@ class TaskRequest:
     """signed statement that the worker holds nothing of what was leased to it"""
     held: Mapping[str, Any]
     """{jobId: [slice number…]} of unfinished slices, as a sign of life"""
+    deferred: frozenset[str] = frozenset()
+    """those of the unresolved jobs that the worker does not want for long; a field of ours"""
+
+    @property
+    def resolving(self) -> bool:
+        """Whether it fetches jobs right now, so that what it says of them will not be true for long."""
+        return bool(self.profile.unresolved - self.deferred)
 
 
 def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
@@ -48,6 +55,7 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         returns_all=returns_all,
         return_all_message=data.get("returnAllSlices"),
         held=data["soteriaJobs"] if isinstance(data.get("soteriaJobs"), Mapping) else {},
+        deferred=_ids(data.get("deferredJobs")),
     )
 
 

@@ -15,6 +15,7 @@ from orchestrator.worker.holdings import QUEUED, Held, Job, Place, Sandbox
 from orchestrator.worker.pausing import GiveBack
 
 _SPACE_EVERY_S = 0.01
+_DEFERRED_S = 30.0  # a Scheduler may let a request wait so long and still learn in time that a job is wanted again
 _WORTH_S = 1.0  # work that a sandbox beyond the cores must find: its start takes a fifth of a second
 
 
@@ -322,6 +323,7 @@ class Dealer(Desk):
                 unresolved_jobs=tuple(dict.fromkeys([*unresolved, *self._paused])),
                 rejected_jobs=self._rejected.items(),
                 previous_jobs=self._previous.items(),
+                deferred_jobs=tuple(job_id for job_id, until in self._paused.items() if until - now >= _DEFERRED_S),
             )
         )
         self._asking, self._asked_at = bool(space), now

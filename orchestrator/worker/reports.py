@@ -181,7 +181,9 @@ def task_request(
 ) -> dict[str, Any]:
     """Data of `requestTask@3`. `return_all` is the signed message that gives everything back, at start-up.
 
-    `isolation` is a field of ours: {level, runtime, image}; a Scheduler that does not know it ignores it.
+    Two fields are ours, and a Scheduler that does not know them ignores them: `isolation`, {level, runtime, image}; and
+    `deferredJobs`, those of `unresolvedJobs` that this worker does not want for long, rather than fetching them now:
+    the request may wait for other jobs.
     """
     state = (BEACON if action.held is not None else 0) | (START_UP if action.first else 0)
     if action.beacon_only:
@@ -211,6 +213,8 @@ def task_request(
         "worktimes": list(worktimes),
         "seq": sequence,
     }
+    if action.deferred_jobs:
+        data["deferredJobs"] = list(action.deferred_jobs)
     if isolation is not None:
         data["isolation"] = dict(isolation)
     if return_all is not None:

@@ -16,6 +16,7 @@ class RequestTask:
 
     `space` is the number of cores that want work; `beacon_only` asks for none (a sign of life for what is held).
     `quanta_ms` maps job id → mean slice time in ms. Lists of slices are {job id: [numbers]}.
+    `deferred_jobs` are those of `unresolved_jobs` that stay so for long.
     """
 
     space: float
@@ -27,6 +28,7 @@ class RequestTask:
     unresolved_jobs: tuple[str, ...]
     rejected_jobs: tuple[str, ...]
     previous_jobs: tuple[str, ...]
+    deferred_jobs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -354,6 +354,19 @@ async def test_a_waiting_worker_gets_work_as_soon_as_the_estimation_ends(setting
             assert numbers(await later, job)
 
 
+async def test_a_worker_that_does_not_want_a_job_for_long_waits_for_others(settings: SchedulerSettings) -> None:
+    settings = settings.model_copy(update={"long_poll_s": 60.0})
+    async with SchedulerApp(settings) as app, deployer(app.url) as client, fake_worker(app.url) as worker:
+        unwanted = await client.deploy(dataRange={"start": 1, "end": 4, "step": 1})
+        fetching = await worker.take(unresolvedJobs=[unwanted])
+        assert fetching["body"]["noWork"] == {"EUNRESOLVED": 1}  # answered soon: it will be able to take it
+        waiting = asyncio.ensure_future(worker.take(unresolvedJobs=[unwanted], deferredJobs=[unwanted]))
+        await until(lambda: app.roster.statistics()["workers"] == 1)
+        wanted = await client.deploy(dataRange={"start": 1, "end": 4, "step": 1})
+        async with asyncio.timeout(10):
+            assert numbers(await waiting, wanted)
+
+
 async def test_an_answer_without_slices_says_why_jobs_are_not_for_the_worker(app: SchedulerApp) -> None:
     async with deployer(app.url) as client, fake_worker(app.url) as worker:
         assert "noWork" not in (await worker.take())["body"]  # there is no job at all

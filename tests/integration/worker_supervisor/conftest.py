@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import json
 import pathlib
 import socket
@@ -46,6 +47,9 @@ class ToyScheduler:
         self.emits: list[dict[str, Any]] = []
         self.order: list[str] = []
         self.requests: list[dict[str, Any]] = []
+        self.sessions: list[str] = []
+        """In which session each of the requests came."""
+        self._events = itertools.count(1)
         self.goodbye = asyncio.Event()
         self.changed = asyncio.Condition()
         self.subscribed: dict[str, ServerConnection] = {}
@@ -105,7 +109,7 @@ class ToyScheduler:
 
     async def command(self, command: str, payload: dict[str, Any]) -> None:
         token, connection = next(iter(self.subscribed.items()))
-        event = {"eventId": f"event-{len(self.order)}", "data": {"command": command, "payload": payload}}
+        event = {"eventId": f"event-{next(self._events)}", "data": {"command": command, "payload": payload}}
         assert await connection.request("event", {"token": token, "event": event}) == "success"
 
     # -- services
@@ -114,6 +118,7 @@ class ToyScheduler:
         if request.operation != "requestTask@3":
             return {"success": True}
         self.requests.append(request.data)
+        self.sessions.append(request.connection.dcpsid)
         await self._tell()
         if request.data["fetchState"] & 16:
             self.goodbye.set()

@@ -157,6 +157,17 @@ def test_task_requests() -> None:
         parse_task_request({"fetchState": 1})
 
 
+@pytest.mark.parametrize(
+    ("unresolved", "deferred", "resolving"),
+    [([], [], False), (["a"], [], True), (["a"], ["a"], False), (["a", "b"], ["a"], True), (["a"], "a", True)],
+)
+def test_jobs_that_a_worker_does_not_want_for_long_are_not_being_fetched(
+    unresolved: list[str], deferred: Any, resolving: bool
+) -> None:
+    request = {"coreStats": {"worker": "w"}, "unresolvedJobs": unresolved, "deferredJobs": deferred}
+    assert parse_task_request(request).resolving is resolving
+
+
 @pytest.mark.parametrize("version", [8, 9])
 def test_the_configuration_can_be_read_back(version: Any) -> None:
     text = config_text("http://127.0.0.1:9001/", SchedulerSettings(), version)

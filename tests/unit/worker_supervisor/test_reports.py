@@ -69,6 +69,8 @@ def test_requests_say_what_they_are():
     first = request(first=True)
     assert (first["fetchState"], first["returnAllSlices"]) == (5, "signed")
     assert request(held={"j": [1]})["fetchState"] == 3
+    assert "deferredJobs" not in request()
+    assert request(deferred_jobs=("d",))["deferredJobs"] == ["d"]
     assert request()["jobQuanta"] == {"CPU": {"j": 1.5, "0": 1}, "GPU": {"0": 1}}
     beacon = request(beacon_only=True, held={"j": [1]}, space=0.0)
     assert beacon == {

@@ -26,6 +26,10 @@ def test_a_price_below_the_wage_is_refused_before_anything_is_fetched(desk):
     assert not d.all(act.FetchJob)
     d(ev.Tick(), after=5.0)
     assert d.one(act.RequestTask).unresolved_jobs == ("job",) and not d.one(act.RequestTask).rejected_jobs
+    assert d.one(act.RequestTask).deferred_jobs == ("job",)  # the Scheduler need not hurry to answer
+    d(nothing())
+    d(ev.Tick(), after=580.0)
+    assert d.one(act.RequestTask).unresolved_jobs == ("job",) and not d.one(act.RequestTask).deferred_jobs
     records = [one for one in d.supervisor.statistics().refusals if one.code == "EWAGE"]
     assert "a slice brings 0.4 DCC where the minimum wage is 0.5 DCC" in records[0].detail
 
