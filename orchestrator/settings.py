@@ -410,6 +410,11 @@ class WorkerSettings(ComponentSettings):
         gt=0,
         description="longest pause between requests without work, seconds; the Scheduler's when not given, or 1",
     )
+    request_timeout_s: float = Field(
+        180.0,
+        gt=0,
+        description="time after which a request for work is made again, seconds; its late answer still counts",
+    )
     send_begin: bool = Field(True, description="whether to tell the Scheduler of each slice that begins")
     slice_timeout_s: float | None = Field(
         None, gt=0, description="longest run of a slice, seconds; the Scheduler's when not given"

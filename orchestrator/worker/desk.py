@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.jobs.words import SliceMetrics
 from orchestrator.worker import demand, wages
@@ -27,6 +27,9 @@ from orchestrator.worker.traces import sampled
 from orchestrator.worker.wages import Cost, WageBook
 
 STORIES_KEPT = 1000
+ANSWERED_KEPT: Final = 2000
+DUPLICATE: Final = "return duplicate slice"
+"""The reason with which a slice goes back whose result was accepted under the same lease."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Desk:
         self._draining = False
         self._finished = False
         self._rejected = Ring()
+        self._answered: dict[tuple[str, int], Authorization] = {}  # (job, slice) → lease of the last results
         self._reasons: dict[str, str] = {}  # why a job was rejected
         self._previous = Ring()
         self._paused: dict[str, float] = {}  # job → not wanted before this time

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.worker.audit import Statistics
+from orchestrator.worker.desk import DUPLICATE
 from orchestrator.worker.refusals import Kind, Record
 from orchestrator.worker.trusting import KeyChange
 
@@ -223,9 +224,7 @@ _REASONS: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 #: Said by other findings, or of no interest: the worker was stopping, Docker was away.
-_SILENT: Final = frozenset(
-    {"EWORKERSTOPPING", "EPAUSED", "ENOSANDBOX", "return duplicate slice", "SchedMsg", "ESTOPPED"}
-)
+_SILENT: Final = frozenset({"EWORKERSTOPPING", "EPAUSED", "ENOSANDBOX", DUPLICATE, "SchedMsg", "ESTOPPED"})
 
 
 def _refused(books: Statistics, about: Circumstances, *, old: bool = False) -> list[Finding]:

@@ -35,7 +35,7 @@ from orchestrator.worker.trusting import KeyChange
 
 log = logging.getLogger(__name__)
 
-_REQUEST_TIMEOUT_S: Final = 180.0
+_PACKAGES_TIMEOUT_S: Final = 180.0
 _GOODBYE_TRIES: Final = 3
 _GOODBYE_PAUSE_S: Final = 3.0
 _GOODBYE_TIMEOUT_S: Final = 5.0
@@ -121,6 +121,7 @@ class SchedulerLink:
         *,
         outbox: Outbox,
         notary: Notary | None = None,
+        request_timeout_s: float = 180.0,
     ) -> None:
         """With a `notary`, every result carries a receipt of its."""
         services = ("scheduler", "services")
@@ -130,10 +131,13 @@ class SchedulerLink:
         self._outbox = outbox
         self._tell = tell
         self._notary = notary
+        self._request_timeout_s = request_timeout_s
         self._own_groups_had_none = False
         self._commanded: collections.deque[float] = collections.deque(maxlen=_MOST_COMMANDS)
         self.on_order: Callable[[str], None] = lambda _order: None
         """Told when the Scheduler says that the worker is to end: kill, disable or restart."""
+        self.on_late_task: Callable[[task.Task], None] = lambda _task: None
+        """Told what a request brought after all that had been given up."""
         self._distributor = client.connect(service_url(config, *services, "taskDistributor"))
         self._submitter = client.connect(service_url(config, *services, "resultSubmitter"))
         self._router = client.connect(service_url(config, *services, "eventRouter"), on_request=self._on_request)
@@ -187,44 +191,68 @@ class SchedulerLink:
     async def request_task(self, action: act.RequestTask) -> task.Task:
         """Ask for work. Raises `OrchestratorError` (network, Scheduler's refusal, malformed answer).
 
-        When cancelled, slices may have been leased that nobody knows of: they come back when their lease ends, or with
-        `goodbye`.
+        When it is given up (no answer in time, or cancelled) and the answer comes later, `on_late_task` hears of its
+        slices. What was leased in a session that is lost comes back when its lease ends, or with `goodbye`.
         """
         if action.first:  # it gives back all that is leased to this worker: results would be late after it
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LEFTOVERS_S):
                     await self._leftovers_settled.wait()
         self._sequence += 1
+        asking = self._tasks.create_task(self._ask_for_task(action, self._sequence), name="ask-for-task")
         try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-                if self._distributor.dcpsid is None:  # the proofs of group membership need the session's id
-                    await self._distributor.request("keepalive", round(time.time() * 1000))
-                data = reports.task_request(
-                    action,
-                    worker_id=self._account.worker_id,
-                    payment_address=self._account.payment_address,
-                    cores=self._offer.cores,
-                    capabilities=self._capabilities,
-                    worktimes=self._worktimes,
-                    job_ids=self._offer.job_ids,
-                    minimum_wage=self._offer.minimum_wage,
-                    groups=reports.compute_groups(
-                        self._offer.groups, self._asks_public_group(), self._distributor.dcpsid or ""
-                    ),
-                    sequence=self._sequence,
-                    return_all=self._return_all() if action.first else None,
-                    isolation=self._offer.isolation,
-                )
-                answer = await self._distributor.request("requestTask@3", data)
+            async with asyncio.timeout(self._request_timeout_s):
+                answer = await asyncio.shield(asking)
         except TimeoutError:
+            asking.add_done_callback(self._task_came_late)
             raise OrchestratorError(
-                f"the Scheduler did not answer within {_REQUEST_TIMEOUT_S:g} s", code="ETIMEDOUT", retryable=True
+                f"the Scheduler did not answer within {self._request_timeout_s:g} s", code="ETIMEDOUT", retryable=True
             ) from None
-        self.requested_at = time.time()
-        parsed = task.parse(answer)
+        except asyncio.CancelledError:
+            asking.add_done_callback(self._task_came_late)
+            raise
+        if isinstance(answer, OrchestratorError):
+            raise answer
         if not action.beacon_only:
-            self._own_groups_had_none = not parsed.count and not self._own_groups_had_none
-        return parsed
+            self._own_groups_had_none = not answer.count and not self._own_groups_had_none
+        return answer
+
+    async def _ask_for_task(self, action: act.RequestTask, sequence: int) -> task.Task | OrchestratorError:
+        """What came of it: it lives on when nobody waits any more, and then nobody catches what it raises."""
+        try:
+            if self._distributor.dcpsid is None:  # the proofs of group membership need the session's id
+                await self._distributor.request("keepalive", round(time.time() * 1000))
+            data = reports.task_request(
+                action,
+                worker_id=self._account.worker_id,
+                payment_address=self._account.payment_address,
+                cores=self._offer.cores,
+                capabilities=self._capabilities,
+                worktimes=self._worktimes,
+                job_ids=self._offer.job_ids,
+                minimum_wage=self._offer.minimum_wage,
+                groups=reports.compute_groups(
+                    self._offer.groups, self._asks_public_group(), self._distributor.dcpsid or ""
+                ),
+                sequence=sequence,
+                return_all=self._return_all() if action.first else None,
+                isolation=self._offer.isolation,
+            )
+            answer = await self._distributor.request("requestTask@3", data)
+            self.requested_at = time.time()
+            return task.parse(answer)
+        except OrchestratorError as error:
+            return error
+
+    def _task_came_late(self, asking: asyncio.Task[task.Task | OrchestratorError]) -> None:
+        if asking.cancelled() or asking.exception() is not None:
+            return  # the link ends, or has failed for all to see
+        answer = asking.result()
+        if isinstance(answer, OrchestratorError):
+            log.info("late_answer", extra={"code": answer.code, "error": answer.message})
+        elif answer.count or answer.malformed:
+            log.warning("late_answer", extra={"slices": answer.count})
+            self.on_late_task(answer)
 
     def _asks_public_group(self) -> bool:
         offer = self._offer
@@ -273,7 +301,7 @@ class SchedulerLink:
         if self._packages is None:
             self._packages = self._client.connect(self._packages_url)
         try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(_PACKAGES_TIMEOUT_S):
                 answer = await self._packages.request("fetchModuleURL", {"modules": list(modules)})
         except TimeoutError:
             raise _package_error("the package manager does not answer", "EMODULEFETCH") from None
@@ -637,7 +665,13 @@ class SchedulerLink:
         if known is None or (known.before, known.now) != (change.before, change.now):
             log.error(
                 "scheduler_key_changed",
-                extra={**dataclasses.asdict(change), "error": change.what, "remedy": change.remedy},
+                extra={
+                    "url": change.url,
+                    "before": change.before,
+                    "now": change.now,
+                    "error": change.what,
+                    "remedy": change.remedy,
+                },
             )
 
     def accept_keys(self, keys: frozenset[str]) -> None:

@@ -61,7 +61,7 @@ from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccou
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.steering import Steering
 from orchestrator.worker.supervisor import Supervisor
-from orchestrator.worker.task import JobOffer, ResultStorage
+from orchestrator.worker.task import JobOffer, ResultStorage, Task
 
 log = logging.getLogger(__name__)
 
@@ -277,9 +277,19 @@ class Worker:
         self._answers.notary = notary
         offer = self._offer()
         self._link = await stack.enter_async_context(
-            SchedulerLink(client, config, self.account, offer, self._tell_one, notary=notary, outbox=outbox)
+            SchedulerLink(
+                client,
+                config,
+                self.account,
+                offer,
+                self._tell_one,
+                notary=notary,
+                outbox=outbox,
+                request_timeout_s=settings.request_timeout_s,
+            )
         )
         self._link.on_order = self._on_order
+        self._link.on_late_task = self._on_late_task
         self._sandbox_config = published.for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits, assign_s=times.start.assign_s)
@@ -472,6 +482,10 @@ class Worker:
             self._tell_one(ev.TaskReceived(task))
         finally:
             self._requesting = None
+
+    def _on_late_task(self, task: Task) -> None:
+        self._fetcher.lend(task.group_origins)
+        self._tell_one(ev.TaskCameLate(task))
 
     async def _gather(self, offer: JobOffer) -> None:
         patience_s = published.rules(self.settings, self._config).artifacts_s

@@ -24,7 +24,7 @@ from orchestrator.worker import demand, recycling
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.audit import Auditor
-from orchestrator.worker.desk import Policy
+from orchestrator.worker.desk import ANSWERED_KEPT, DUPLICATE, Policy
 from orchestrator.worker.holdings import ACCEPTED, COMPLETED, FETCHED, RECEIVED, Held, Job, Place, Sandbox
 from orchestrator.worker.quanta import Quanta
 from orchestrator.worker.refusals import Kind
@@ -41,6 +41,7 @@ class Supervisor(Auditor):
             ev.RuntimeReady: self._on_runtime_ready,
             ev.RuntimeLost: self._on_runtime_lost,
             ev.TaskReceived: self._on_task,
+            ev.TaskCameLate: self._on_late_task,
             ev.TaskFailed: self._on_task_failed,
             ev.JobFetched: self._on_job_fetched,
             ev.JobFetchFailed: self._on_job_fetch_failed,
@@ -81,6 +82,28 @@ class Supervisor(Auditor):
 
     def _on_task(self, event: ev.TaskReceived, now: float) -> None:
         task = event.task
+        useful = self._take(task, now)
+        self._demand.answered(useful, now, task.retry_after_s)
+        self._heard_at = now
+        if self._asking:
+            self._answered_at = now
+            self._no_work = task.no_work
+            if useful:
+                self._worked_at = now
+            elif not task.slices and not task.malformed:
+                self._refusals.note(Kind.REQUEST, "ENOWORK", now)
+        self._look_at_space = True
+
+    def _on_late_task(self, event: ev.TaskCameLate, now: float) -> None:
+        """It says nothing of the request that is under way, if one is."""
+        self._counts["answers that came late"] += 1
+        self._heard_at = now
+        if self._take(event.task, now):
+            self._worked_at = now
+        self._look_at_space = True
+
+    def _take(self, task: Task, now: float) -> int:
+        """Keep what can be done here, give back the rest; how many slices were kept."""
         useful = 0
         if task.lifetimes is not None:
             self._lifetimes = task.lifetimes
@@ -95,18 +118,17 @@ class Supervisor(Auditor):
             refusal = self._why_not(task.jobs[job_id], now)
             if refusal is not None:
                 self._refuse(task, job_id, refusal, now)
-            elif offers:
-                useful += self._keep(task, self._known(task.jobs[job_id], now), offers, now)
-        self._demand.answered(useful, now, task.retry_after_s)
-        self._heard_at = now
-        if self._asking:
-            self._answered_at = now
-            self._no_work = task.no_work
-            if useful:
-                self._worked_at = now
-            elif not task.slices and not task.malformed:
-                self._refusals.note(Kind.REQUEST, "ENOWORK", now)
-        self._look_at_space = True
+            elif fresh := self._without_answered(task, job_id, offers):
+                useful += self._keep(task, self._known(task.jobs[job_id], now), fresh, now)
+        return useful
+
+    def _without_answered(self, task: Task, job_id: str, offers: Sequence[SliceOffer]) -> Sequence[SliceOffer]:
+        """A lease whose result is accepted is done with: what comes under it again goes back. Newer ones are work."""
+        again = {offer.number for offer in offers if self._answered.get((job_id, offer.number)) == task.authorization}
+        if not again:
+            return offers
+        self._give_back(job_id, tuple(sorted(again)), task.authorization, DUPLICATE)
+        return [offer for offer in offers if offer.number not in again]
 
     def _refuse(self, task: Task, job_id: str, code: str, now: float) -> None:
         """New slices go back. Those that are held go on under their newer lease: the older one ended with it."""
@@ -177,7 +199,9 @@ class Supervisor(Auditor):
             old = job.held.get(offer.number)
             if old is not None:
                 # Its lease was renewed, or ended while the Scheduler was away: what is or was computed counts under the
-                # newer one.
+                # newer one. Or the Scheduler repeats itself.
+                if old.authorization == task.authorization:
+                    continue
                 old.authorization = task.authorization
                 old.story.append((now, "offered again; the newer authorization counts"))
                 if old.place is Place.REPORTED:
@@ -461,6 +485,9 @@ class Supervisor(Auditor):
             self._counts["results accepted"] += 1
             held.job.completed += 1
             self._pay(held, event.answer)
+            self._answered[held.job.id, held.number] = held.authorization
+            if len(self._answered) > ANSWERED_KEPT:
+                del self._answered[next(iter(self._answered))]
             self._let_go(held, now, ACCEPTED)
             self._look_at_wage(held.job, now)
 

@@ -49,6 +49,13 @@ class TaskReceived:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TaskCameLate:
+    """The answer to a request that had been given up (`TaskFailed`): its slices are leased to us all the same."""
+
+    task: Task
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TaskFailed:
     """The request for work failed. `retry_after_s` is the Scheduler's wish, if it has one."""
 
@@ -259,6 +266,7 @@ Event = (
     | RuntimeReady
     | RuntimeLost
     | TaskReceived
+    | TaskCameLate
     | TaskFailed
     | JobFetched
     | JobFetchFailed

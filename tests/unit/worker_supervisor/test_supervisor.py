@@ -556,3 +556,44 @@ def test_one_datum_that_is_larger_than_the_bound_still_comes(desk):
     assert not d.all(act.FetchDatum)
     d.complete(sandbox, key)
     assert d.one(act.FetchDatum).key == key + 1
+
+
+def test_a_slice_whose_result_is_accepted_goes_back_when_it_comes_again_under_the_same_lease(desk):
+    d = desk()
+    [sandbox] = d.start({"a": [1]})
+    key = d.all(act.Submit, ever=True)[0].slices[0][0]
+    d.complete(sandbox, key)
+    d(ev.ResultAccepted(key, {}))
+    d.task({"a": [1, 2, 2]})
+    returned = d.one(act.ReturnSlices)
+    assert (returned.numbers, returned.reason) == ((1,), "return duplicate slice")
+    assert d.supervisor.statistics().held == 1
+    d.task({"a": [1]}, token="newer")
+    assert not d.all(act.ReturnSlices) and d.supervisor.statistics().held == 2
+
+
+def test_only_slices_that_were_answered_make_no_job(desk):
+    d = desk(sandbox_linger_s=0.1, job_linger_s=0.1)
+    [sandbox] = d.start({"a": [1]})
+    key = d.all(act.Submit, ever=True)[0].slices[0][0]
+    d.complete(sandbox, key)
+    d(ev.ResultAccepted(key, {}))
+    for _ in range(5):
+        d(ev.Tick(), after=10.0)
+    assert d.all(act.ForgetJob, ever=True)
+    fetched = len(d.all(act.FetchJob, ever=True))
+    d.task({"a": [1]})
+    assert d.one(act.ReturnSlices).numbers == (1,)
+    assert len(d.all(act.FetchJob, ever=True)) == fetched
+
+
+def test_an_answer_that_comes_late_leaves_the_request_under_way_alone(desk, made):
+    d = desk()
+    d(ev.TaskFailed("ETIMEDOUT", "no answer"))
+    d(ev.Tick(), after=1.0)
+    assert d.one(act.RequestTask)
+    d(ev.TaskCameLate(task.parse(made.answer({"a": [1]}))))
+    assert d.supervisor.statistics().held == 1 and d.one(act.FetchJob)
+    assert not d.all(act.RequestTask)
+    d(ev.Tick(), after=1.0)
+    assert not d.all(act.RequestTask), "one is under way"
