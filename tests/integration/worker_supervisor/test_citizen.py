@@ -10,6 +10,7 @@ from orchestrator.jobs import words
 from orchestrator.protocol.signing import open_envelope
 from orchestrator.worker.ordered_end import AGAIN, DISABLED, WorkerDisabled
 from orchestrator.worker.service import Worker
+from tests.integration.worker_supervisor.conftest import ToyScheduler
 
 pytestmark = pytest.mark.docker
 
@@ -100,3 +101,25 @@ async def test_the_public_group_is_asked_when_the_own_groups_had_no_work(schedul
     for request, session in zip(scheduler.requests[:4], scheduler.sessions, strict=False):
         proof = request["workerComputeGroups"][0]["joinHashHash"]
         assert proof == words.join_hash_hash(session, words.join_hash("team", "hush"))
+
+
+async def test_times_that_the_scheduler_publishes_hold_unless_the_owner_set_his_own(worker):
+    scheduler = ToyScheduler()
+    scheduler.extra = {
+        "supervisor": {
+            "sandbox": {"progressThrottle": 0.1, "progressTimeoutMs": 500},
+            "tuning": {"reservedSliceLifetimeMs": 1000, "sendStatusBeginMessage": False},
+        }
+    }
+    data = ["data:application/json,1"]
+    scheduler.add("hangs", "(() => { for (;;) {} })()", data)
+    scheduler.add("dozes", "async x => { progress(); await new Promise(done => setTimeout(done, 1500)); }", data)
+    scheduler.add("job", QUICK, data)
+    async with scheduler.serving():
+        async with worker(scheduler, sandboxes=2):
+            await scheduler.done(3)
+        assert set(scheduler.results) == {("job", 1)} and not scheduler.begun
+        assert sorted(scheduler.returns) == [("dozes", 1, "ENOPROGRESS"), ("hangs", 1, "EASSIGN")]
+        scheduler.add("dozes", "async x => { progress(); await new Promise(done => setTimeout(done, 1500)); }", data)
+        async with worker(scheduler, progress_timeout_s=30.0):
+            await scheduler.until(lambda: ("dozes", 1) in scheduler.results)
