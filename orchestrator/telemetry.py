@@ -206,6 +206,14 @@ outbox = Gauge(
 outbox_size = Gauge(
     "dcp.worker.outbox.size", unit="{character}", description="characters of results that are not acknowledged"
 )
+outbox_degraded = Gauge(
+    "dcp.worker.outbox.degraded", unit="", description="1 while the disk takes no finished results, else 0"
+)
+outbox_unsafe = Gauge(
+    "dcp.worker.outbox.unsafe",
+    unit="{result}",
+    description="finished results that are not acknowledged and would be lost with the worker",
+)
 resent = Counter(
     "dcp.worker.reports.resent", unit="{report}", description="reports sent again, since the connection was lost"
 )

@@ -122,7 +122,17 @@ PANELS: Final[list[tuple[str, str, int, list[Query]]]] = [
             (_rate(t.containers_reaped), "reaped"),
         ],
     ),
-    ("Slices held", "none", 12, [(_now(t.slices_held, "place"), "{{place}}"), (_now(t.outbox), "outbox")]),
+    (
+        "Slices held",
+        "none",
+        12,
+        [
+            (_now(t.slices_held, "place"), "{{place}}"),
+            (_now(t.outbox), "outbox"),
+            (_now(t.outbox_unsafe), "results not on disk"),
+            (_now(t.outbox_degraded), "workers whose disk takes no results"),
+        ],
+    ),
     (
         "Requests for work",
         "ops",

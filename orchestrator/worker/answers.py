@@ -102,6 +102,7 @@ class Answers:
             most_s=self._settings.ready_max_age_s,
             began=self._began,
             key_change=self._key_change(),
+            outbox=None if self.link is None else self.link.outbox.trouble,
         )
 
     def _key_change(self) -> KeyChange | None:
@@ -187,6 +188,8 @@ class Answers:
             ready=self.ready,
             trouble="" if self.link is None else self.link.trouble,
             key_change=self._key_change(),
+            outbox={} if self.link is None else self.link.outbox.statistics(),
+            state_dir=str(settings.state_dir),
             pool={} if self.pool is None else self.pool.statistics(),
             docker=docker,
         )

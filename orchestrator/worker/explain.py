@@ -66,6 +66,9 @@ class Circumstances:
     """why the connection to the Scheduler cannot be made again; "" while there is one"""
     key_change: KeyChange | None = None
     """that somebody answers for the Scheduler whose key is not the one that it had"""
+    outbox: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """statistics of the results that are not acknowledged"""
+    state_dir: str = ""
     pool: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     docker: Mapping[str, str] | None = None
     """{reason, message, remedy} while the container engine cannot be used"""
@@ -75,10 +78,11 @@ def explain(books: Statistics, about: Circumstances) -> list[Finding]:
     """Findings, the most decisive first; never empty."""
     findings = [*_stopped(books, about), *_paused(books, about), *_engine(books, about), *_scheduler(books, about)]
     if not findings and not any(slot.why for slot in books.slots):
-        return [_fine(books), *_refused(books, about), *_refused(books, about, old=True), *_memory(books, about)]
+        old = _refused(books, about, old=True)
+        return [_fine(books), *_refused(books, about), *_outbox(about), *old, *_memory(books, about)]
     idle = [] if findings else list(_idle(books, about))
     refused = _refused(books, about)
-    return [*findings, *refused, *idle, *_refused(books, about, old=True), *_memory(books, about)]
+    return [*findings, *refused, *idle, *_outbox(about), *_refused(books, about, old=True), *_memory(books, about)]
 
 
 # -- what stops everything ---------------------------------------------------------------------------------------------
@@ -363,6 +367,23 @@ _ELSEWHERE: Final[Mapping[str, tuple[str, str]]] = {
 def _elsewhere_order(code: str) -> int:
     known = list(_ELSEWHERE)
     return known.index(code) if code in known else len(known)
+
+
+def _outbox(about: Circumstances) -> Iterator[Finding]:
+    """Finished results that would not outlive the worker."""
+    trouble, unsafe = about.outbox.get("degraded") or "", int(about.outbox.get("only_in_memory") or 0)
+    if not trouble:
+        return
+    folder = about.state_dir or "the state folder"
+    remedy = f"see to it that {folder} can be written and its disk has room; it is tried again by itself"
+    if "outbox_bytes" in trouble:
+        remedy = "let it have more of the disk (--outbox-bytes)"
+    yield Finding(
+        "EOUTBOX",
+        f"finished results are kept in memory only, and {unsafe} would be lost with the worker: {trouble}",
+        remedy,
+        max(unsafe, 1),
+    )
 
 
 def _memory(books: Statistics, about: Circumstances) -> Iterator[Finding]:

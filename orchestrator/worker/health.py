@@ -51,9 +51,12 @@ def readiness(
     most_s: float,
     began: float,
     key_change: KeyChange | None = None,
+    outbox: str | None = None,
 ) -> Health:
     """`state` is `status.state_of`'s word, `docker` why sandboxes cannot be had ("" when they can).
 
+    `outbox` is why finished results are not on disk ("" when they are, None before there are any): that does not make
+    a worker less ready, and is told beside the checks.
     `most_s` is the age at which an answer of the Scheduler is too old; times are on the supervisor's clock.
     """
     age = None if books.heard_at is None else max(now - books.heard_at, 0.0)
@@ -67,7 +70,11 @@ def readiness(
     wrong = [check.reason for check in checks.values() if not check.ok]
     detail: dict[str, Any] = {name: dataclasses.asdict(check) for name, check in checks.items()}
     detail["scheduler"] |= {"last_answer_s": None if age is None else round(age, 3), "limit_s": most_s}
-    return Health(not wrong, wrong[0] if wrong else "", {"state": state, "checks": detail})
+    return Health(not wrong, wrong[0] if wrong else "", {"state": state, "checks": detail, **_outbox(outbox)})
+
+
+def _outbox(trouble: str | None) -> dict[str, Any]:
+    return {} if trouble is None else {"outbox": dataclasses.asdict(Check(not trouble, trouble))}
 
 
 def _accepting(state: str) -> Check:

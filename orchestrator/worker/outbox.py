@@ -6,7 +6,8 @@ touch the disk.
 
 Memory: `_WINDOW_BYTES` of results are on their way at once. Others wait for their turn; once they are on disk their
 text leaves memory and is read again when the turn comes. A disk that takes nothing (full, gone, over the bound) is a
-degraded mode: results stay in memory, `room` shrinks to what memory bears, and writing is tried again.
+degraded mode: results stay in memory, `room` shrinks to what memory bears, and writing is tried again. With a bound of
+0 nothing is written, which is no trouble; what earlier processes wrote is submitted all the same.
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ class Outbox:
         except StoreUnusable as error:
             found = []
             self._next_id = time.time_ns()  # beyond whatever ids the file may have
-            self._degrade(error.message)
+            if self._most_bytes:
+                self._degrade(error.message)
+            else:
+                log.warning("outbox_not_read", extra={"error": error.message})
         self.left = [
             Entry(one.id, one.job, one.slice, one.size, one.finished_at, None, on_disk=one.size) for one in found
         ]
@@ -122,6 +126,8 @@ class Outbox:
                 await self._write_all()
                 if not self._open:
                     await self._in_thread(self._store.shrink)
+            if self.unsafe:
+                log.error("results_lost", extra={"count": self.unsafe, "error": self._trouble or "outbox_bytes is 0"})
         except (StoreUnusable, TimeoutError) as error:
             log.error("results_lost", extra={"count": self.unsafe, "error": str(error) or "time-out"})  # noqa: TRY400
         finally:
@@ -135,9 +141,13 @@ class Outbox:
         entry = Entry(self._next_id, report["job"], report["slice"], size, self._clock(), report)
         self._next_id += 1
         self._open[entry.id] = entry
-        self._unwritten[entry.id] = entry
-        self._work.set()
+        self._to_disk(entry)
         return entry
+
+    def _to_disk(self, entry: Entry) -> None:
+        if self._most_bytes:
+            self._unwritten[entry.id] = entry
+            self._work.set()
 
     async def take(self, entry: Entry) -> Mapping[str, Any] | None:
         """The report to send, when it is its turn. None when it is gone from the disk. Call `done` after it.
@@ -163,8 +173,7 @@ class Outbox:
         """It is to be sent in another form."""
         entry.report = report
         if not entry.done:
-            self._unwritten[entry.id] = entry
-            self._work.set()
+            self._to_disk(entry)
 
     def done(self, entry: Entry) -> None:
         """It was answered for, in whichever way."""
@@ -315,12 +324,17 @@ class Outbox:
     @property
     def unsafe(self) -> int:
         """Those of them that a crash would lose at this moment."""
-        return len(self._unwritten)
+        return len(self._unwritten) if self._most_bytes else sum(not entry.on_disk for entry in self._open.values())
+
+    @property
+    def kept(self) -> int:
+        """Those of them that the next process will find, if the disk takes them until then."""
+        return len(self._open) if self._most_bytes else len(self._open) - self.unsafe
 
     def statistics(self) -> dict[str, Any]:
         return {
             "unacknowledged": len(self._open),
-            "only_in_memory": len(self._unwritten),
+            "only_in_memory": self.unsafe,
             "waiting_for_turn": len(self._line),
             "disk_bytes": self._disk_bytes,
             "most_bytes": self._most_bytes,

@@ -58,6 +58,9 @@ def _tell_books(books: Statistics, now: float) -> None:
 
 def _tell_link(link: Mapping[str, Any]) -> None:
     telemetry.outbox.set(link.get("outstanding", 0))
+    outbox = link.get("outbox", {})
+    telemetry.outbox_degraded.set(1.0 if outbox.get("degraded") else 0.0)
+    telemetry.outbox_unsafe.set(outbox.get("only_in_memory", 0))
     telemetry.resent.set_total(link.get("counts", {}).get("sent again", 0))
     telemetry.dropped_events.set_total(link.get("counts", {}).get("events dropped", 0))
 

@@ -272,8 +272,8 @@ class SchedulerLink:
 
         Not said while results are kept for the next start: it would make them late.
         """
-        if self._outbox.unacknowledged:
-            log.warning("results_kept", extra={"count": self._outbox.unacknowledged})
+        if self._outbox.kept:
+            log.warning("results_kept", extra={"count": self._outbox.kept})
             return
         data = {
             "coreStats": {"worker": self._account.worker_id},
@@ -645,6 +645,11 @@ class SchedulerLink:
                 log.info("scheduler_says", extra={"text": str(payload.get("message"))[:2000]})
             case _:
                 log.info("scheduler_command_ignored", extra={"command": str(command)[:100]})
+
+    @property
+    def outbox(self) -> Outbox:
+        """To be asked, not to be used."""
+        return self._outbox
 
     def _connections(self) -> tuple[ClientConnection, ...]:
         return (self._distributor, self._submitter, self._router)

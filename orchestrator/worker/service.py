@@ -425,7 +425,7 @@ class Worker:
             async with asyncio.timeout(left + _GOODBYE_S) as self._delivering:
                 delivered = self.supervisor.finished and await self._link.flush(left)
                 if not delivered:
-                    kept, outstanding = self._outbox.unacknowledged, self._link.outstanding
+                    kept, outstanding = self._outbox.kept, self._link.outstanding
                     log.error("reports_unacknowledged", extra={"count": outstanding, "results_kept": kept})
                 self._answers.delivered = delivered
                 await self._link.goodbye()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -14,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
+import aiohttp
 import docker
 
 from tests.e2e import harness
@@ -47,6 +49,7 @@ class Parts:
         self.worker_env: dict[str, str] = {}
         self.worker_prefix: Sequence[str] = ()
         self.worker_url = self.url
+        self.watched = ""
         self.scheduler: harness.Command | None = None
         self.worker: harness.Command | None = None
 
@@ -74,6 +77,28 @@ class Parts:
 
     def worker_id(self) -> str:
         return (self.folder / "worker" / "worker-id").read_text().strip()
+
+    def watch(self) -> None:
+        """Let the Worker, when it starts, tell its health and metrics."""
+        self.watched = f"127.0.0.1:{free_port()}"
+        self.worker_env["DCP_ORCHESTRATOR_WORKER_METRICS_LISTEN"] = self.watched
+
+    async def asked(self, path: str) -> tuple[int, str]:
+        """Status and text of /readyz, /metrics or /healthz, after `watch`."""
+        async with aiohttp.ClientSession() as session, session.get(f"http://{self.watched}{path}") as response:
+            return response.status, await response.text()
+
+    async def explained(self) -> list[dict[str, Any]]:
+        """The findings of `worker explain`."""
+        process = await asyncio.create_subprocess_exec(
+            str(harness.COMMAND), "worker", "explain", "--state", str(self.folder / "worker"), "--output", "json",
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate()
+        assert process.returncode == 0, self.logs()
+        findings: list[dict[str, Any]] = json.loads(out)["findings"]
+        return findings
 
     async def wait_for_log(self, text: str, *, part: str = "worker", after: int = 0, within: float = 60.0) -> int:
         """Wait until a part has logged `text` beyond the first `after` characters; where the text ends."""
@@ -105,9 +130,11 @@ def containers_of(worker_id: str, docker_host: str | None = None) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def running_parts(
-    folder: pathlib.Path, env: Mapping[str, str] | None = None, *worker_arguments: str
+    folder: pathlib.Path, env: Mapping[str, str] | None = None, *worker_arguments: str, watch: bool = False
 ) -> AsyncIterator[Parts]:
     parts = Parts(folder, free_port(), env)
+    if watch:
+        parts.watch()
     try:
         await parts.start_scheduler()
         await parts.start_worker(*worker_arguments)

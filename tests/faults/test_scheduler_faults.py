@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import Parts, assert_complete, deployed, free_port, stop
+from tests.faults.parts import Parts, assert_complete, containers_of, deployed, free_port, stop
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(1500)]
 
@@ -136,6 +136,7 @@ async def test_garbage(
                 await flows_again(client)
                 await assert_complete(client, parts, duplicates_allowed=True)
             await stop(parts)
+        assert containers_of(parts.worker_id()) == []
     finally:
         await stop(parts)
 
@@ -156,5 +157,6 @@ async def test_a_page_instead_of_a_scheduler_at_the_start(
             liar.answer = None
             await parts.worker_ready()
             await stop(parts)
+        assert containers_of(parts.worker_id()) == []
     finally:
         await stop(parts)

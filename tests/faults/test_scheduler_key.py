@@ -12,9 +12,7 @@ import pathlib
 import re
 import signal
 from collections.abc import AsyncIterator
-from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.e2e import harness
@@ -41,27 +39,14 @@ def known_services(parts: Parts) -> set[str]:
     return {url.rstrip("/").rpartition("/")[2] for url in identity_cache(parts)}
 
 
-async def explained(parts: Parts) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        str(harness.COMMAND), "worker", "explain", "--state", str(parts.folder / "worker"), "--output", "json",
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    assert process.returncode == 0
-    answer: dict[str, Any] = json.loads(out)
-    return answer
-
-
 @pytest.fixture
 async def changed(tmp_path: pathlib.Path) -> AsyncIterator[Parts]:
     """Parts whose Worker has seen the Scheduler's key, and whose Scheduler has another one since."""
     parts = Parts(tmp_path, free_port())
     config = tmp_path / "settings.toml"
     config.write_text("[worker]\n")
-    parts.worker_env = {
-        "DCP_ORCHESTRATOR_WORKER_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
-        "DCP_ORCHESTRATOR_CONFIG": str(config),
-    }
+    parts.worker_env = {"DCP_ORCHESTRATOR_CONFIG": str(config)}
+    parts.watch()
     try:
         await parts.start_scheduler()
         await parts.start_worker()
@@ -102,18 +87,16 @@ async def test_it_is_said_and_a_restart_with_the_flag_accepts_it(
     [now] = set(ADDRESS.findall(line)) - {before}
     assert before in line
 
-    finding = (await explained(changed))["findings"][0]
+    finding = (await changed.explained())[0]
     assert finding["code"] == "ESCHEDULERKEY" and finding["blocking"]
     assert before in finding["what"] and now in finding["what"]
     assert f"--accept-scheduler-key {now}" in finding["remedy"]
 
-    async with aiohttp.ClientSession() as session:
-        url = f"http://{changed.worker_env['DCP_ORCHESTRATOR_WORKER_METRICS_LISTEN']}/readyz"
-        async with session.get(url) as response:
-            told = await response.json()
-    assert response.status == 503 and not told["ready"]
-    for text in (before, now, "--accept-scheduler-key"):
-        assert text in told["reason"]
+    status, text = await changed.asked("/readyz")
+    told = json.loads(text)
+    assert status == 503 and not told["ready"]
+    for part in (before, now, "--accept-scheduler-key"):
+        assert part in told["reason"]
 
     # Another address than the one that answers accepts nobody.
     assert await changed.worker.stop() == 0, changed.logs()
@@ -132,7 +115,7 @@ async def test_it_is_said_and_a_restart_with_the_flag_accepts_it(
     # From here on the new key is the known one, and the flag is not needed.
     await changed.start_worker()
     await changed.worker_ready()
-    assert (await explained(changed))["findings"][0]["code"] != "ESCHEDULERKEY"
+    assert (await changed.explained())[0]["code"] != "ESCHEDULERKEY"
 
 
 async def test_settings_that_are_read_again_accept_it(
@@ -140,7 +123,7 @@ async def test_settings_that_are_read_again_accept_it(
 ) -> None:
     assert changed.worker
     await changed.wait_for_log("scheduler_key_changed", within=SAID_S)
-    now = (await explained(changed))["findings"][0]["remedy"].rpartition(" ")[2]
+    now = (await changed.explained())[0]["remedy"].rpartition(" ")[2]
     (changed.folder / "settings.toml").write_text(f'[worker]\naccept_scheduler_key = ["{now}"]\n')
     changed.worker.process.send_signal(signal.SIGHUP)
     await compute(changed, node, npm_modules)

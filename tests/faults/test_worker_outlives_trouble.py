@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import sqlite3
@@ -121,12 +123,28 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+async def assert_outbox(parts: Parts, *, ok: bool) -> None:
+    """Health, explanation and metric say the same of the disk for finished results."""
+    _status, text = await parts.asked("/readyz")
+    told = json.loads(text)["outbox"]
+    assert told["ok"] is ok and ("full" in told["reason"]) is not ok, told
+    _status, text = await parts.asked("/metrics")
+    [value] = re.findall(r"^dcp_worker_outbox_degraded(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+    assert float(value) == (not ok)
+    found = [one for one in await parts.explained() if one["code"] == "EOUTBOX"]
+    assert bool(found) is not ok
+    assert all("full" in one["what"] and str(parts.folder / "worker") in one["remedy"] for one in found)
+
+
 async def test_its_disk_is_full_while_the_scheduler_is_away(
     small_disk: pathlib.Path, tmp_path: pathlib.Path, wallet: harness.Wallet, node: pathlib.Path,
     npm_modules: pathlib.Path,
 ) -> None:  # fmt: skip
     """Results stay in memory, which is said; with room on the disk they go there; all arrive in the end."""
-    async with running_parts(tmp_path) as parts, deployed(parts, wallet, node, npm_modules) as client:
+    async with (
+        running_parts(tmp_path, watch=True) as parts,
+        deployed(parts, wallet, node, npm_modules) as client,
+    ):
         assert parts.worker and parts.scheduler
         await client.wait_for("result", count=20)
         ballast = small_disk / "ballast"
@@ -136,8 +154,10 @@ async def test_its_disk_is_full_while_the_scheduler_is_away(
         await parts.scheduler.kill()
         end = await parts.wait_for_log("outbox_degraded")
         assert parts.worker.process.returncode is None
+        await assert_outbox(parts, ok=False)
         ballast.unlink()
         await parts.wait_for_log("outbox_is_back", after=end, within=BACK_S)
+        await assert_outbox(parts, ok=True)
         assert stored(parts)
         await parts.start_scheduler()
         await assert_complete(client, parts, duplicates_allowed=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.worker_supervisor.conftest import ToyScheduler
 from tests.unit.worker_fetching.bad_server import serving
 
 pytestmark = pytest.mark.docker
@@ -136,6 +137,29 @@ async def test_an_origin_that_fails_is_left_alone_and_its_slices_go_back(schedul
             await scheduler.until(lambda: bool(scheduler.emits))
     assert {reason for _job, _number, reason in scheduler.returns} == {"ESLICEFETCH"}
     assert len(site.asked) == len(errors_of(scheduler, "j" * 22)) < 5
+
+
+async def test_slices_of_a_job_that_cannot_be_fetched_are_sent_again_and_again(worker):
+    """A Scheduler that does not heed that: they go back unfetched while the job waits, and another job goes on."""
+
+    class Stubborn(ToyScheduler):
+        async def on_resultSubmitter(self, request):
+            if request.operation == "status":
+                for entry in request.data["slices"]:
+                    if entry["status"] == "return":
+                        self.waiting.extend((entry["job"], number, "data:,1") for number in entry["sliceNumbers"])
+            return await super().on_resultSubmitter(request)
+
+    async with serving() as (site, [origin]), Stubborn().serving() as stubborn:
+        stubborn.per_task = 4
+        stubborn.add("j" * 22, "", ["data:,1"] * 2, codeLocation=f"{origin}/missing")
+        stubborn.add("k" * 22, CODE, ["data:application/json,1"] * 10)
+        async with worker(stubborn, allow_origin=(origin,)):
+            await stubborn.until(lambda: len(stubborn.returns) >= 20 and len(stubborn.results) == 10)
+            asked, returned = len(site.asked), len(stubborn.returns)
+    assert {(job, reason) for job, _number, reason in stubborn.returns} == {("j" * 22, "EJOBFETCH")}
+    assert asked <= returned / 4, "it was fetched for nearly each offer"
+    assert any("j" * 22 in str(request) for request in stubborn.requests), "the Scheduler was not told"
 
 
 async def test_files_are_for_jobs_that_are_executed_where_they_were_deployed(scheduler, worker, tmp_path):

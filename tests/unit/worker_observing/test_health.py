@@ -51,3 +51,10 @@ def test_alive():
     assert health.liveness(99.0, 100.0).ok
     verdict = health.liveness(10.0, 100.0)
     assert not verdict.ok and "90 s" in verdict.reason
+
+
+def test_a_disk_that_takes_no_results_is_told_and_decides_nothing():
+    verdict = judged(outbox="disk is full")
+    assert verdict.ok and verdict.detail["outbox"] == {"ok": False, "reason": "disk is full"}
+    assert judged(outbox="").detail["outbox"] == {"ok": True, "reason": ""}
+    assert "outbox" not in judged().detail

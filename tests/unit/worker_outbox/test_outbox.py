@@ -171,3 +171,30 @@ def test_a_write_is_all_or_nothing(tmp_path):
     store.write([good], [])
     assert store.load() == [good[0]]
     store.close()
+
+
+async def test_with_a_bound_of_nothing_it_is_off_and_that_is_no_trouble(tmp_path, caplog):
+    async with box(tmp_path) as outbox:
+        outbox.add(report(1), 100)
+    rooms: list[int] = []
+    async with box(tmp_path, most=0, on_room=rooms.append) as outbox:
+        [left] = outbox.left
+        assert await outbox.take(left) == report(1)
+        entry = outbox.add(report(2), 100)
+        outbox.renew(entry, report(2, receipt=1))
+        assert await outbox.take(entry) == report(2, receipt=1)
+        outbox.done(left)
+        await until(lambda: on_disk(tmp_path) == [])
+        assert (outbox.trouble, outbox.unsafe, outbox.kept, rooms) == ("", 1, 0, [])
+        assert outbox.statistics()["only_in_memory"] == 1
+        assert outbox.room == MEMORY_BYTES
+        outbox.done(entry)
+        assert outbox.unsafe == 0
+    assert not [line for line in caplog.records if line.levelname == "ERROR"]
+
+
+async def test_what_is_lost_at_the_end_of_one_that_is_off_is_said(tmp_path, caplog):
+    async with box(tmp_path, most=0) as outbox:
+        outbox.add(report(1), 100)
+    [line] = [line for line in caplog.records if line.message == "results_lost"]
+    assert (line.count, line.error) == (1, "outbox_bytes is 0")

@@ -433,3 +433,15 @@ def test_an_accepted_key_that_is_no_address_is_named():
     assert accepted_keys(["0x" + "a" * 40]) == {"0x" + "aAaAaAaaAaAaAaaAaAAAAAAAAaaaAaAaAaaAaaAa"}
     with pytest.raises(InvalidInput, match="accept_scheduler_key is '0x12'"):
         accepted_keys(["0x12"])
+
+
+def test_results_that_the_disk_does_not_take_are_told_after_what_decides(desk):
+    d = idle(desk)
+    outbox = {"degraded": "/state/outbox.db cannot be used: database or disk is full", "only_in_memory": 3}
+    first, *others = findings(d, outbox=outbox, state_dir="/state")
+    [finding] = [one for one in others if one.code == "EOUTBOX"]
+    assert first.code == "ENOWORK" and not finding.blocking and finding.count == 3
+    assert "disk is full" in finding.what and "/state can be written" in finding.remedy
+    outbox["degraded"] = "the outbox has its 100 bytes (outbox_bytes)"
+    assert "--outbox-bytes" in findings(d, outbox=outbox)[-1].remedy
+    assert "EOUTBOX" not in codes(d, outbox={"degraded": "", "only_in_memory": 3})
