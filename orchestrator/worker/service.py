@@ -40,6 +40,7 @@ from orchestrator.worker.answers import Answers
 from orchestrator.worker.control import ControlServer
 from orchestrator.worker.control_socket import StateLock
 from orchestrator.worker.demand import Patience
+from orchestrator.worker.descriptors import Descriptors
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
@@ -297,6 +298,7 @@ class Worker:
         if runtime.local and self.most > self.capacity:
             self._tasks.create_task(self._crowd.watch(), name="watch-crowd")
         self._tasks.create_task(self._steering.run(), name="steering")
+        self._tasks.create_task(Descriptors().watch(), name="watch-descriptors")
         self._answers.fetcher, self._answers.seats, self._answers.link = self._fetcher, self._seats, self._link
         log.info(
             "worker_started",

@@ -102,9 +102,12 @@ async def test_out_of_file_descriptors(
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, before[1]))
     try:
         async with deployed(parts, wallet, node, npm_modules) as client:
+            end = await parts.wait_for_log("out_of_file_descriptors", within=10)
+            await parts.wait_for_log("LimitNOFILE", within=10)
             await asyncio.sleep(lasting(60, least=5))
             assert parts.worker.process.returncode is None, parts.logs()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            await parts.wait_for_log("file_descriptors_are_back", after=end, within=BACK_S)
             await assert_complete(client, parts)
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
