@@ -214,7 +214,7 @@ class Session:
         # The peer has not seen what is on deck, unless that was sent on this very transport.
         frame = self._outbox.retransmit(self._transport, now)
         if frame is None:
-            return []
+            return self._flush(None, now)  # what was queued while there was no transport
         self._stats.retransmissions += 1
         return [Send(frame)]
 

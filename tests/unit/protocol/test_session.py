@@ -325,6 +325,19 @@ def test_a_lost_answer_is_sent_again() -> None:
     assert pair.answers(pair.client) == ["answer"]
 
 
+def test_an_answer_that_was_given_without_a_transport_leaves_after_the_resume() -> None:
+    """The request's ack was lost, so the client has something on deck and no reason for a keepalive."""
+    pair = Pair().up()
+    pair.ask(pair.client, 1)
+    (frame,), pair.wire[pair.client] = pair.wire[pair.client], []
+    pair.feed(pair.server, Received(signing.open_envelope(frame)))
+    pair.cut()
+    pair.answer_all(pair.server)
+    assert not pair.answers(pair.client)
+    pair.up()
+    assert pair.answers(pair.client) == [{"echo": 1}]
+
+
 def test_the_first_frames_after_a_resume_are_as_observed() -> None:
     pair = Pair().up()
     pair.ask(pair.client, 1)
