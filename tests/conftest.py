@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 import hypothesis
 import pytest
+
+# py_ecc, which eth-account imports, raises the recursion limit so far that deep JSON ends the process. The product
+# imports it with care; tests that check receipts with it do so at their top, after this.
+_limit = sys.getrecursionlimit()
+import eth_account  # noqa: E402, F401
+
+sys.setrecursionlimit(_limit)
 
 # What lands is judged by the same examples each time; whoever works here draws new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
