@@ -31,6 +31,7 @@ from orchestrator.worker.notary import Notary
 from orchestrator.worker.outbox import Entry, Outbox
 from orchestrator.worker.outbox_store import StoreUnusable
 from orchestrator.worker.owned_tasks import OwnedTasks
+from orchestrator.worker.pace import Pace
 from orchestrator.worker.trusting import KeyChange
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ _REMOTE_TRIES: Final = 4
 _RESULT_TRIES: Final = 12
 _LEFTOVERS_S: Final = 120.0
 _LEFTOVERS_AT_ONCE: Final = 200
+#: Results and statuses that come up within this time share a signed message.
+_REPORTS_EVERY_S: Final = 0.1
 _MOST_EMITS: Final = 10_000
 _MOST_STATUS_ENTRIES: Final = 500
 _SEEN_EVENTS: Final = 1000
@@ -154,6 +157,7 @@ class SchedulerLink:
         self._returns: collections.deque[dict[str, Any]] = collections.deque()
         self._begins: collections.deque[dict[str, Any]] = collections.deque()
         self._status_due = asyncio.Event()
+        self._pace = Pace(_REPORTS_EVERY_S)
         self._status_busy = False
         self._emits: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
         self._emitting = 0
@@ -347,6 +351,7 @@ class SchedulerLink:
     async def _send_result(self, key: int, entry: Entry) -> None:
         try:
             await self._told(entry.job, (entry.slice,))
+            await self._pace.turn()
             try:
                 answer = await self._deliver(entry)
             except OrchestratorError as error:
@@ -478,6 +483,7 @@ class SchedulerLink:
         attempt = 0
         while True:
             await self._status_due.wait()
+            await self._pace.turn()
             self._status_due.clear()
             while self._returns or self._begins:
                 returns = [self._returns.popleft() for _ in range(min(len(self._returns), _MOST_STATUS_ENTRIES))]
