@@ -31,7 +31,7 @@ test-runtimes: ## only the tests of other runtimes, user namespaces and signed i
 	@$(PYTHON) -m sandbox_image.build
 	@DCP_TEST_RUNTIMES=require $(PYTHON) -m pytest tests/integration/runtimes $(ARGS)
 
-faults: ## break parts for as long as stated (ten minutes, …), instead of a tenth of it; needs root
+faults: ## break parts for as long as stated (ten minutes, …), instead of a twentieth of it; needs root
 	@scripts/setup.sh python docker npm faults
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest tests/faults --fault-scale 1 $(ARGS)

@@ -25,7 +25,7 @@ if os.environ.get("CI"):
 os.environ["DCP_ORCHESTRATOR_CONFIG"] = os.devnull
 
 #: Long enough to be noticed, short enough to be run each time.
-FAULT_SCALE = 0.1
+FAULT_SCALE = 0.05
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -120,6 +120,12 @@ async def test_garbage(
     lasting: Callable[..., float],
 ) -> None:  # fmt: skip
     parts = Parts(tmp_path, free_port())
+    # Slices leased in an answer that nobody could read come back when their lease ends: soon, here.
+    parts.scheduler_env |= {
+        "DCP_ORCHESTRATOR_SCHEDULER_LEASE_S": "15",
+        "DCP_ORCHESTRATOR_SCHEDULER_BEACON_S": "3",
+        "DCP_ORCHESTRATOR_SCHEDULER_ALIVE_S": "8",
+    }
     await parts.start_scheduler()
     liar = Liar(parts.port)
     try:
