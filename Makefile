@@ -36,13 +36,13 @@ faults: ## break parts for as long as stated (ten minutes, …), instead of a tw
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest tests/faults --fault-scale 1 $(ARGS)
 
-bench: ## measure quickly, one after the other (B=cold_start measures one in full; ARGS="--output json")
+bench: ## measure quickly, one after the other, ten minutes in all (B=cold_start measures one in full; ARGS="--output json")
 	@scripts/setup.sh python docker npm
 	@$(PYTHON) -m sandbox_image.build
 ifdef B
 	@$(PYTHON) -m benchmarks.$(B) $(ARGS)
 else
-	@set -e; for name in slice_overhead cold_start efficiency; do \
+	@set -e; for name in slice_overhead cold_start efficiency footprint worker_rate watching metering; do \
 	    echo "== $$name"; $(PYTHON) -m benchmarks.$$name --quick $(ARGS); done
 	@echo "== end_to_end"; $(PYTHON) -m benchmarks.end_to_end --slices 1000 $(ARGS)
 endif
