@@ -33,7 +33,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.wallet.keys import PrivateKey
-from orchestrator.worker.cgroups import CgroupTree
+from orchestrator.worker.cgroups import CgroupFailure, CgroupTree
 from tests.e2e import harness
 from tests.faults.parts import Engine, containers_of, free_port
 
@@ -291,9 +291,8 @@ class Soak:
         for worker in self.worker_ids():
             if left := containers_of(worker, self.engine.host if self.engine else None):
                 self.report.wrong.append(f"{len(left)} containers of worker {worker} are left")
-            with contextlib.suppress(Exception):
-                if boxes := CgroupTree.of_this_machine(worker).sandboxes():
-                    self.report.wrong.append(f"{len(boxes)} cgroups of worker {worker} are left")
+            if boxes := _populated(worker):
+                self.report.wrong.append(f"processes of worker {worker} are left in {', '.join(boxes)}")
         self._judge_money()
 
     def _judge_money(self) -> None:
@@ -308,6 +307,21 @@ class Soak:
 
     def keep_logs(self) -> pathlib.Path:
         return self.folder
+
+
+def _populated(worker: str) -> list[str]:
+    """Sandboxes of a worker in whose cgroups something runs. An empty one, of a worker killed between making it and the
+    container, is removed after half an hour."""
+    try:
+        tree = CgroupTree.of_this_machine(worker)
+    except CgroupFailure:
+        return []
+    return [
+        sandbox
+        for sandbox in tree.sandboxes()
+        for directory in tree.everywhere(f"{tree.base}/{sandbox}")
+        if any(path.read_text().strip() for path in directory.rglob("cgroup.procs"))
+    ]
 
 
 def _growth(points: Sequence[tuple[float, float]]) -> dict[str, float]:
