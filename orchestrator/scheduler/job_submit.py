@@ -19,6 +19,7 @@ from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
+from orchestrator.scheduler.settling import cancelled
 from orchestrator.scheduler.store import jobs, slices
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
 from orchestrator.scheduler.submission import Submission, parse_submission
@@ -166,16 +167,9 @@ class JobSubmit:
             state = (await jobs.states(tx, [job.key], lock=True))[job.key]
             holders: set[str] = set()
             if state.status not in lifecycle.ENDED:
-                lifecycle.check_transition(state.status, RunStatus.CANCELLED)
+                state = cancelled(state, self._core.clock(), "ECANCELLED", reason or "The job was cancelled")
                 holders = await slices.workers_holding(tx, job.key)
                 await self._core.money.release(tx, job)
-                state = dataclasses.replace(
-                    state,
-                    status=RunStatus.CANCELLED,
-                    ended_at=self._core.clock(),
-                    stop_code="ECANCELLED",
-                    stop_reason=reason or "The job was cancelled",
-                )
                 await jobs.save(tx, [state])
         if holders and self._core.audience is not None:
             self._core.audience.command(holders, "remove", {"jobId": job.id})

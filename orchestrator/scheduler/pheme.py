@@ -13,7 +13,7 @@ from orchestrator.scheduler import messages
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns
 from orchestrator.scheduler.lifecycle import job_story
-from orchestrator.scheduler.settlement import facts_of
+from orchestrator.scheduler.settling import facts_of
 from orchestrator.scheduler.store import jobs, slices
 from orchestrator.scheduler.store.jobs import JobState
 

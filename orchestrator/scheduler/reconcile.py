@@ -7,7 +7,8 @@ import logging
 
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.lifecycle import Ending
-from orchestrator.scheduler.settlement import Outcome, Report
+from orchestrator.scheduler.settlement import Outcome
+from orchestrator.scheduler.settling import Report
 from orchestrator.scheduler.store import leases, slices
 
 log = logging.getLogger(__name__)

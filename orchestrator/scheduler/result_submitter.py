@@ -26,7 +26,7 @@ from orchestrator.scheduler.lifecycle import Verdict
 from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.scheduler.result_reports import ResultReport, StatusReport, parse_result, parse_status
 from orchestrator.scheduler.roster import Roster
-from orchestrator.scheduler.settlement import Report
+from orchestrator.scheduler.settling import Report
 from orchestrator.scheduler.store import jobs, leases, slices
 from orchestrator.scheduler.store.leases import Lease
 from orchestrator.wallet.addresses import checksum

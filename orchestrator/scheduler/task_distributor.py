@@ -25,7 +25,8 @@ from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.packing import Candidate, PackingRules, is_long, pack
 from orchestrator.scheduler.roster import Roster
-from orchestrator.scheduler.settlement import Outcome, Report, facts_of
+from orchestrator.scheduler.settlement import Outcome
+from orchestrator.scheduler.settling import Report, cancelled, facts_of
 from orchestrator.scheduler.store import jobs, leases, slices
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.store.leases import Lease
@@ -172,15 +173,8 @@ class TaskDistributor:
                 del self._rejected_since[key]
                 if state.status in lifecycle.ENDED or state.counts.leased:
                     continue
-                lifecycle.check_transition(state.status, RunStatus.CANCELLED)
+                stopped[key] = cancelled(state, now, "ETOOMANYERRORS", "Every worker that is here has rejected the job")
                 await self._core.money.release(tx, known[key])
-                stopped[key] = dataclasses.replace(
-                    state,
-                    status=RunStatus.CANCELLED,
-                    ended_at=now,
-                    stop_code="ETOOMANYERRORS",
-                    stop_reason="Every worker that is here has rejected the job",
-                )
             await jobs.save(tx, list(stopped.values()))
         self._core.publish(Outcome(states=stopped))
 
