@@ -17,6 +17,7 @@ from orchestrator.protocol.session_memory import SessionMemory
 from orchestrator.scheduler.compute_groups import ComputeGroups
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
+from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.event_router import EventRouter
 from orchestrator.scheduler.job_submit import JobSubmit
 from orchestrator.scheduler.pheme import Pheme
@@ -84,6 +85,7 @@ class SchedulerApp:
         }
         memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
         stack.callback(memory.close)
+        services = {name: speaking_all(service, identity) for name, service in services.items()}
         self.server = DcpServer(identity, services, self._config_text, memory=memory, clock=self._clock)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())

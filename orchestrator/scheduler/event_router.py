@@ -15,6 +15,7 @@ from orchestrator.errors import InvalidInput, NotFound, NotPermitted, Orchestrat
 from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
+from orchestrator.scheduler.dialects import command_payload
 from orchestrator.scheduler.group_commit import GroupCommit
 from orchestrator.scheduler.lease_book import read_claim
 from orchestrator.scheduler.plain_json import plain_data
@@ -233,7 +234,8 @@ class EventRouter:
         for listener in self._listeners.values():
             token = listener.tokens.get("schedmsg::command")
             if token is not None and listener.targets & workers:
-                data = {"eventName": "schedmsg::command", "command": command, "payload": dict(payload)}
+                said = command_payload(listener.connection.dialect, payload)
+                data = {"eventName": "schedmsg::command", "command": command, "payload": said}
                 self._spawn(self._tell(listener.connection, token, data))
 
     async def _tell(self, connection: ServerConnection, token: str, data: Mapping[str, Any]) -> None:

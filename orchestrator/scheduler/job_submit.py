@@ -17,6 +17,7 @@ from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.scheduler import lifecycle
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
+from orchestrator.scheduler.dialects import job_address
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
 from orchestrator.scheduler.settling import cancelled
@@ -68,7 +69,8 @@ class JobSubmit:
         self._core.catalog.add(job.record)
         self._core.publish_state(state)
         return {
-            "escrow": self._core.identity.address,
+            # What clients show as `job.address`, and what v4 workers call the job.
+            "escrow": job_address(job.id),
             "status": str(state.status),
             "lastSliceNumber": state.counts.total,
         }

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted
+from orchestrator.protocol import js_json
+from orchestrator.protocol.signing import signature_text
 from orchestrator.scheduler.store import leases
 from orchestrator.scheduler.store.leases import Lease
+from orchestrator.wallet.keys import PrivateKey
 
 KEPT = 20_000
 
@@ -116,3 +120,9 @@ def auth_body(lease: Lease, slices: Mapping[str, Sequence[int]], scheduler_id: s
         "jobCommissions": {},
         "lease": {"id": lease.id, "token": lease.token},
     }
+
+
+def authorization(identity: PrivateKey, auth: Mapping[str, Any]) -> dict[str, Any]:
+    """The authorizationMessage: what a worker shows when it reports on these slices."""
+    signature = json.loads(signature_text(identity, js_json.dumps(auth)))
+    return {"owner": identity.address, "signature": signature, "auth": auth}

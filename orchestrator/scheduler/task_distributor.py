@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +15,11 @@ from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol import js_json
 from orchestrator.protocol.server import Request
-from orchestrator.protocol.signing import recover_signer, signature_text
+from orchestrator.protocol.signing import recover_signer
 from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
-from orchestrator.scheduler.lease_book import auth_body
+from orchestrator.scheduler.lease_book import auth_body, authorization
 from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.packing import Candidate, PackingRules, is_long, pack
@@ -68,7 +67,9 @@ class TaskDistributor:
         wanted = parse_task_request(fields(request))
         worker = wanted.profile.worker
         if wanted.returns_all or wanted.return_all_message is not None:
-            await self._take_back(wanted, request.peer)
+            await self._take_back(self._returning_worker(wanted, request.peer), request.peer)
+        elif wanted.holds_nothing:
+            await self._take_back(worker, request.peer)
         if wanted.held:
             await self._renew(wanted, request.peer)
         if not wanted.wants_slices or wanted.load <= 0:
@@ -269,7 +270,7 @@ class TaskDistributor:
             auth = auth_body(lease, {grant.job.id: grant.numbers for grant in grants}, self._core.identity.address)
             body["newJobs"] = {grant.job.id: messages.job_message(grant.job, grant.state) for grant in grants}
             body["task"] = {grant.job.id: self._slices(grant, data.get(grant.job.key, {})) for grant in grants}
-        return {**self._sign(auth), "body": body}
+        return {**authorization(self._core.identity, auth), "body": body}
 
     def _slices(self, grant: Grant, listed: Mapping[int, str]) -> list[dict[str, Any]]:
         long = is_long(_slice_seconds(grant.state), self._rules)
@@ -284,14 +285,9 @@ class TaskDistributor:
             for number in grant.numbers
         ]
 
-    def _sign(self, auth: Mapping[str, Any]) -> dict[str, Any]:
-        """The authorizationMessage: what a worker shows when it reports on these slices."""
-        signature = json.loads(signature_text(self._core.identity, js_json.dumps(auth)))
-        return {"owner": self._core.identity.address, "signature": signature, "auth": auth}
-
-    async def _take_back(self, wanted: TaskRequest, peer: str) -> None:
-        """A worker that starts or stops holds nothing any more: its slices are ready for others at once."""
-        worker = self._returning_worker(wanted, peer)
+    async def _take_back(self, worker: str, peer: str) -> None:
+        """A worker that starts or stops holds nothing any more: its slices are ready for others at once. Only what was
+        leased to `peer` itself is concerned."""
         self._roster.gone(worker)
         async with self._core.database.transaction() as tx:
             held = await leases.held_by(tx, worker, peer)

@@ -29,6 +29,8 @@ class TaskRequest:
     """{jobId: [slice number…]} of unfinished slices, as a sign of life"""
     deferred: frozenset[str] = frozenset()
     """those of the unresolved jobs that the worker does not want for long; a field of ours"""
+    holds_nothing: bool = False
+    """the worker has just started, in a dialect without a signed statement of it"""
 
     @property
     def resolving(self) -> bool:
@@ -56,6 +58,7 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         return_all_message=data.get("returnAllSlices"),
         held=data["soteriaJobs"] if isinstance(data.get("soteriaJobs"), Mapping) else {},
         deferred=_ids(data.get("deferredJobs")),
+        holds_nothing=data.get("holdsNothing") is True,
     )
 
 
