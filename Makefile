@@ -22,7 +22,7 @@ image: ## build the Evaluator image, print tag, id and size
 	@$(PYTHON) -m sandbox_image.build $(ARGS)
 
 test: ## all tests, against real containers and the official npm client (ARGS="-k name" selects)
-	@scripts/setup.sh python docker npm compiler faults runtimes
+	@scripts/setup.sh python docker npm compiler faults postgres runtimes
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest $(ARGS)
 

@@ -6,6 +6,7 @@
 #   npm      the official packages that the tests run as clients
 #   compiler a C compiler, for the hostile programs of the tests
 #   faults   tools that cut networks, turn clocks and certify servers, for the tests that do
+#   postgres PostgreSQL's server programs, of which the tests start one of their own
 #   runtimes other OCI runtimes, a registry, rootless Docker: what cannot be had is told, and its tests are skipped
 set -eu
 cd "$(dirname "$0")/.."
@@ -124,6 +125,17 @@ setup_faults() {
     done
 }
 
+# The programs only: a server that listens without having been asked for is nobody's wish.
+setup_postgres() {
+    for program in /usr/lib/postgresql/*/bin/postgres; do
+        [ -x "$program" ] && return
+    done
+    command -v postgres >/dev/null && return
+    apt_install postgresql-common
+    as_root sed -i 's/^#* *create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    apt_install postgresql
+}
+
 setup_runtimes() {
     command -v apt-get >/dev/null || { say "no apt-get here: tests of other runtimes are skipped"; return; }
     wanted=
@@ -145,7 +157,8 @@ for part in "$@"; do
         npm) setup_npm ;;
         compiler) setup_compiler ;;
         faults) setup_faults ;;
+        postgres) setup_postgres ;;
         runtimes) setup_runtimes ;;
-        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, faults, runtimes)" ;;
+        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, faults, postgres, runtimes)" ;;
     esac
 done

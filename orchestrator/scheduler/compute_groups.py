@@ -45,8 +45,8 @@ class ComputeGroups:
         async with self._core.database.transaction() as tx:
             job = await self._core.catalog.get(tx, job_id)
             require_owner(request, job)
-            await jobs.join_groups(tx, job.key, [PUBLIC_GROUP_ID])
             state = (await jobs.states(tx, [job.key], lock=True))[job.key]
+            await jobs.join_groups(tx, job.key, [PUBLIC_GROUP_ID])
             if not state.admitted:
                 state = dataclasses.replace(state, admitted=True)
                 state = (await self._core.settlement.advance(tx, [(job, state)], self._core.clock()))[job.key]

@@ -39,7 +39,8 @@ class LeaseBook:
         opened_at: float,
         expires_at: float,
     ) -> Lease:
-        lease = await leases.insert(
+        """A new lease; `keep` it once the transaction is committed."""
+        return await leases.insert(
             tx,
             token=secrets.token_urlsafe(16),
             worker=worker,
@@ -49,8 +50,6 @@ class LeaseBook:
             opened_at=opened_at,
             expires_at=expires_at,
         )
-        self._keep(lease)
-        return lease
 
     def missing(self, ids: Iterable[int]) -> set[int]:
         return {lease_id for lease_id in ids if lease_id not in self._known}
@@ -60,7 +59,7 @@ class LeaseBook:
         wanted = self.missing(ids)
         if wanted:
             for lease in (await leases.load(tx, wanted)).values():
-                self._keep(lease)
+                self.keep(lease)
 
     def check(self, claim: Claim, peer: str) -> Lease | None:
         """The lease that the claim proves; None when its row is long gone. Raises `NotPermitted` when the token is
@@ -73,13 +72,13 @@ class LeaseBook:
         return lease
 
     def renewed(self, lease: Lease, expires_at: float) -> None:
-        self._keep(dataclasses.replace(lease, expires_at=expires_at))
+        self.keep(dataclasses.replace(lease, expires_at=expires_at))
 
     def forget(self, ids: Iterable[int]) -> None:
         for lease_id in ids:
             self._known.pop(lease_id, None)
 
-    def _keep(self, lease: Lease) -> None:
+    def keep(self, lease: Lease) -> None:
         self._known[lease.id] = lease
         self._known.move_to_end(lease.id)
         while len(self._known) > KEPT:

@@ -22,7 +22,7 @@ from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.lease_book import auth_body, authorization
 from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
-from orchestrator.scheduler.packing import Candidate, PackingRules, is_long, pack
+from orchestrator.scheduler.packing import Candidate, PackingRules, Portion, is_long, pack
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.settling import Report, cancelled, facts_of
@@ -34,6 +34,8 @@ from orchestrator.wallet.addresses import checksum
 
 MOST_CANDIDATES = 200
 """jobs looked at per request, the longest unserved first"""
+MOST_PLANS = 3
+"""how often a request looks again when others took what it had chosen"""
 RESOLVING_S = 0.1
 """longest wait for work of a worker that holds jobs whose code it has not got yet"""
 
@@ -99,34 +101,46 @@ class TaskDistributor:
 
     async def _lease(self, wanted: TaskRequest, peer: str, reasons: collections.Counter[str]) -> dict[str, Any] | None:
         """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
-        async with self._core.database.snapshot() as tx:
-            candidates = await self._candidates(tx, wanted, reasons)
-        await self._stop_rejected()
-        if not candidates:
-            return None
+        for _ in range(MOST_PLANS):
+            reasons.clear()
+            async with self._core.database.snapshot() as tx:
+                candidates = await self._candidates(tx, wanted, reasons)
+            await self._stop_rejected()
+            if not candidates:
+                return None
+            load = self._roster.load(self._core.clock())
+            plan = pack([candidate for _, _, candidate in candidates], wanted.load, load, self._rules)
+            known = {job.key: job for job, _, _ in candidates}
+            held, lease, grants, data = await self._lease_planned(wanted, peer, plan, known)
+            if lease is not None and grants:
+                self._core.leases.keep(lease)
+                telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
+                self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
+                return self._answer(lease, grants, data)
+            if held or not plan:
+                break  # not taken by others meanwhile: nothing in it is for this worker
+        reasons[WhyNot.FAILED_HERE] += len(candidates)
+        return None
+
+    async def _lease_planned(
+        self, wanted: TaskRequest, peer: str, plan: Sequence[Portion], known: Mapping[int, Job]
+    ) -> tuple[bool, Lease | None, list[Grant], dict[int, dict[int, str]]]:
+        """Lease what others have left of a plan; whether they left anything comes first in the answer."""
         grants: list[Grant] = []
         lease: Lease | None = None
+        if not plan:
+            return False, None, grants, {}
         async with self._core.database.transaction() as tx:
-            # What was seen in the snapshot may be gone: look again where it cannot change.
-            candidates = await self._candidates(tx, wanted, collections.Counter())
-            now = self._core.clock()
-            plan = pack([candidate for _, _, candidate in candidates], wanted.load, self._roster.load(now), self._rules)
-            by_key = {job.key: (job, state) for job, state, _ in candidates}
-            if plan:
-                lease = await self._open_lease(tx, wanted, peer, plan, by_key)
-                for portion in plan:
-                    job, state = by_key[portion.key]
+            held = await self._locked(tx, plan, known, wanted.load)
+            if held:
+                lease = await self._open_lease(tx, wanted, peer, held, known)
+                for portion, state in held:
+                    job = known[portion.key]
                     grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
                     if grant.numbers:
                         grants.append(grant)
                 await jobs.save(tx, [grant.state for grant in grants])
-            data = await self._data(tx, grants)
-        if not grants or lease is None:
-            reasons[WhyNot.FAILED_HERE] += len(candidates)
-            return None
-        telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
-        self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
-        return self._answer(lease, grants, data)
+            return bool(held), lease, grants, await self._data(tx, grants)
 
     async def _candidates(
         self, tx: Transaction, wanted: TaskRequest, reasons: collections.Counter[str]
@@ -152,6 +166,22 @@ class TaskDistributor:
             else:
                 reasons[WhyNot.ESTIMATING] += 1
         return found
+
+    async def _locked(
+        self, tx: Transaction, plan: Sequence[Portion], known: Mapping[int, Job], load: float
+    ) -> list[tuple[Portion, JobState]]:
+        """What is left of a plan once its jobs are locked: others lease and settle at the same time."""
+        states = await jobs.states(tx, [portion.key for portion in plan], lock=True) if plan else {}
+        held = []
+        for portion in plan:
+            state = states.get(portion.key)
+            if state is None or state.status not in lifecycle.DISTRIBUTABLE:
+                continue
+            candidate = _candidate(known[portion.key], state, load)
+            left = candidate.waiting if candidate.estimation_left is None else candidate.estimation_left
+            if left > 0:
+                held.append((dataclasses.replace(portion, slices=min(portion.slices, left)), state))
+        return held
 
     def _note_rejection(self, profile: JobProfile, state: JobState, wanted: TaskRequest) -> None:
         """A job whose slices wait, of which nothing is out, and which every live worker has rejected, would wait for
@@ -184,12 +214,10 @@ class TaskDistributor:
         tx: Transaction,
         wanted: TaskRequest,
         peer: str,
-        plan: Sequence[Any],
-        by_key: Mapping[int, tuple[Job, JobState]],
+        held: Sequence[tuple[Portion, JobState]],
+        known: Mapping[int, Job],
     ) -> Lease:
-        work_s = sum(portion.slices * by_key[portion.key][1].estimate.wall_ms / 1000 for portion in plan) / max(
-            wanted.load, 1.0
-        )
+        work_s = sum(portion.slices * state.estimate.wall_ms / 1000 for portion, state in held) / max(wanted.load, 1.0)
         now = self._core.clock()
         payee = wanted.payment_address
         try:
@@ -201,7 +229,7 @@ class TaskDistributor:
             worker=wanted.profile.worker,
             peer=peer,
             payment_address=payee,
-            jobs=frozenset(by_key[portion.key][0].key for portion in plan),
+            jobs=frozenset(known[portion.key].key for portion, _ in held),
             opened_at=now,
             expires_at=now + self._core.settings.lease_s + 2 * work_s,
         )

@@ -1,4 +1,4 @@
-"""The bank on a real SQLite file: what is stored, what the database itself refuses, and how the schema came to be."""
+"""The bank on a real database: what is stored, what the database itself refuses, and how the schema came to be."""
 
 import pathlib
 import sqlite3
@@ -9,15 +9,15 @@ import sqlalchemy as sa
 
 from orchestrator.bank import Bank, HoldClosed, IdReused, Payment, store
 from orchestrator.bank.amounts import UNITS
-from orchestrator.database import Database, metadata, sqlite_url
+from orchestrator.database import Database, metadata
 from orchestrator.errors import NotEnoughFunds, NotFound
 
 A, B, W = "0x" + "A" * 40, "0x" + "B" * 40, "0x" + "C" * 40
 
 
 @pytest.fixture
-async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
-    database = await Database.open(sqlite_url(tmp_path / "bank.db"))
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url)
     yield database
     await database.close()
 
@@ -106,12 +106,13 @@ async def test_payments_take_few_statements_however_many_they_are(database: Data
     assert len(statements) <= 8
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_audit_finds_what_was_changed_by_hand(database: Database, bank: Bank, tmp_path: pathlib.Path) -> None:
     async with database.transaction() as tx:
         await bank.open_account_with_credit(tx, A, 7 * UNITS)
         await bank.hold(tx, hold_id="j", account=A, amount=UNITS)
         await bank.hold(tx, hold_id="k", account=A, amount=UNITS)
-    with sqlite3.connect(tmp_path / "bank.db") as raw:
+    with sqlite3.connect(tmp_path / "database.sqlite") as raw:
         raw.execute("UPDATE bank_accounts SET low = low + 1 WHERE name = ?", (A,))
         raw.execute("UPDATE bank_holds SET is_open = 0 WHERE id = 'j'")
         raw.execute("DELETE FROM bank_holds WHERE id = 'k'")
@@ -125,6 +126,7 @@ async def test_the_audit_finds_what_was_changed_by_hand(database: Database, bank
     assert len(problems) == 4
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
@@ -171,6 +173,7 @@ async def test_many_accounts_at_once(database: Database, bank: Bank) -> None:
         assert set((await bank.balances(tx, names)).values()) == {1}
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_migration_makes_the_declared_tables(database: Database) -> None:
     tables = [store.accounts, store.postings, store.holds]
     query = (

@@ -1,7 +1,6 @@
-"""The teller's operations on a real SQLite file, called as the protocol layer calls a service."""
+"""The teller's operations on a real database, called as the protocol layer calls a service."""
 
 import dataclasses
-import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from orchestrator.bank import Bank
 from orchestrator.bank.amounts import UNITS
 from orchestrator.bank.teller import Teller
-from orchestrator.database import Database, sqlite_url
+from orchestrator.database import Database
 from orchestrator.errors import InvalidInput, NotEnoughFunds, NotPermitted, OrchestratorError
 from orchestrator.wallet.keys import PrivateKey
 
@@ -25,8 +24,8 @@ class Asked:
 
 
 @pytest.fixture
-async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
-    database = await Database.open(sqlite_url(tmp_path / "bank.db"))
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url)
     async with database.transaction() as tx:
         await Bank().open_account_with_credit(tx, A, 10 * UNITS)
         await Bank().hold(tx, hold_id="j", account=A, amount=UNITS)

@@ -1,4 +1,4 @@
-"""A real Scheduler on a real SQLite file, with short waits."""
+"""A real Scheduler with short waits, on a real SQLite file and on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from orchestrator.settings import SchedulerSettings
 
 
 @pytest.fixture
-def settings(tmp_path: pathlib.Path) -> SchedulerSettings:
+def settings(tmp_path: pathlib.Path, database_url: str) -> SchedulerSettings:
     return SchedulerSettings(
         port=0,
         state_dir=tmp_path / "scheduler",
+        database_url=database_url,
         initial_credit=1000 * 10**18,
         stop_settle_s=0.05,
         stop_repeat_s=0.2,

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import pathlib
-
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 import orchestrator.scheduler.store.schema as schema
-from orchestrator.database import Database, metadata, sqlite_url
+from orchestrator.database import Database, metadata
 
 
-async def test_the_migrations_make_what_the_code_declares(tmp_path: pathlib.Path) -> None:
-    database = await Database.open(sqlite_url(tmp_path / "fresh.sqlite"))
+async def test_the_migrations_make_what_the_code_declares(database_url: str) -> None:
+    database = await Database.open(database_url)
 
     def differences(connection: sa.Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
