@@ -72,6 +72,18 @@ class SchedulerSettings(ComponentSettings):
         description="what an offer of one market value pays per slice",
         json_schema_extra=flag(amount=True),
     )
+    group_creators: tuple[str, ...] = Field(
+        (),
+        description="identity that may make compute groups; everybody may when none is given",
+        json_schema_extra=flag("--group-creator", metavar="ADDRESS", topic="Compute groups"),
+    )
+    max_groups_per_owner: int = Field(100, ge=0, description="compute groups that one identity may have")
+    max_group_fee: int = Field(
+        10 * 10**18,
+        ge=0,
+        description="fee of a compute group up to which the payment account need not sign the request to join",
+        json_schema_extra=flag(amount=True),
+    )
     estimation_slices: int = Field(
         3,
         ge=0,

@@ -90,16 +90,25 @@ PUBLIC_GROUP: Final[dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GroupDescriptor:
-    """How a client or a worker names a compute group it wants to join: a key with a proof, or a number."""
+    """How a client or a worker names a compute group: by its key, or by its id (a number only for the public group).
+
+    `join_hash_hash` proves that the sender knows the key's secret, `join_address` that it knows the group's address.
+    """
 
     join_key: str | None = None
     join_hash_hash: str | None = None
     id: int | None = None
     opaque_id: str | None = None
+    join_address: str | None = None
 
     @property
     def is_public(self) -> bool:
         return self.id == 1 or self.join_key == "public" or self.opaque_id == PUBLIC_GROUP["opaqueId"]
+
+    @property
+    def name(self) -> str:
+        """What people are told when there is no such group."""
+        return self.join_key or self.opaque_id or str(self.id)
 
     def proves(self, secret_join_hash: str, dcpsid: str) -> bool:
         """Whether the sender knew the group's join hash, on the connection with this session id."""
@@ -110,15 +119,19 @@ def parse_group(descriptor: Any, field: str) -> GroupDescriptor:
     """A descriptor from outside (`cgArray[i]`, `workerComputeGroups[i]`). Raises InvalidInput, naming `field`."""
     if not isinstance(descriptor, dict):
         raise InvalidInput(f"{field} is not an object that describes a compute group")
-    kinds = {"joinKey": str, "joinHashHash": str, "opaqueId": str, "id": int}
-    for name, kind in kinds.items():
+    for name in ("joinKey", "joinHashHash", "opaqueId", "joinAddress"):
         value = descriptor.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InvalidInput(f"{field}.{name} {value!r:.40} is not of type {kind.__name__}")
-    if descriptor.get("joinKey") is None and descriptor.get("id") is None and descriptor.get("opaqueId") is None:
+        if value is not None and not isinstance(value, str):
+            raise InvalidInput(f"{field}.{name} {value!r:.40} is not of type str")
+    group_id, opaque_id = descriptor.get("id"), descriptor.get("opaqueId")
+    if isinstance(group_id, str) and _JOB_ID.fullmatch(group_id):
+        group_id, opaque_id = None, group_id
+    elif group_id is not None and type(group_id) is not int:
+        raise InvalidInput(f"{field}.id {group_id!r:.40} is not a group's id")
+    if descriptor.get("joinKey") is None and group_id is None and opaque_id is None:
         raise InvalidInput(f"{field} names no group: it needs joinKey or id")
     return GroupDescriptor(
-        descriptor.get("joinKey"), descriptor.get("joinHashHash"), descriptor.get("id"), descriptor.get("opaqueId")
+        descriptor.get("joinKey"), descriptor.get("joinHashHash"), group_id, opaque_id, descriptor.get("joinAddress")
     )
 
 

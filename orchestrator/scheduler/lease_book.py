@@ -13,10 +13,12 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.bank.amounts import format_amount
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted
 from orchestrator.protocol import js_json
 from orchestrator.protocol.signing import signature_text
+from orchestrator.scheduler.groups import Commission
 from orchestrator.scheduler.store import leases
 from orchestrator.scheduler.store.leases import Lease
 from orchestrator.wallet.keys import PrivateKey
@@ -38,6 +40,7 @@ class LeaseBook:
         jobs: frozenset[int],
         opened_at: float,
         expires_at: float,
+        commissions: Mapping[int, Commission],
     ) -> Lease:
         """A new lease; `keep` it once the transaction is committed."""
         return await leases.insert(
@@ -49,6 +52,7 @@ class LeaseBook:
             jobs=jobs,
             opened_at=opened_at,
             expires_at=expires_at,
+            commissions=commissions,
         )
 
     def missing(self, ids: Iterable[int]) -> set[int]:
@@ -109,14 +113,18 @@ def read_claim(message: Any) -> Claim:
 MOST_NAMED = 32
 
 
-def auth_body(lease: Lease, slices: Mapping[str, Sequence[int]], scheduler_id: str) -> dict[str, Any]:
+def auth_body(
+    lease: Lease, slices: Mapping[str, Sequence[int]], commissions: Mapping[str, Commission], scheduler_id: str
+) -> dict[str, Any]:
     """The signed part. `authSlices` names the slices of each job, at most the first 32: the message comes back with
     every single report, and workers only show that list to their users (dcp-client 5.6.1)."""
     return {
         "workerId": lease.worker,
         "authSlices": {job: list(numbers[:MOST_NAMED]) for job, numbers in slices.items()},
         "schedulerId": scheduler_id,
-        "jobCommissions": {},
+        "jobCommissions": {
+            job: {"rate": format_amount(one.rate), "account": one.account} for job, one in commissions.items()
+        },
         "lease": {"id": lease.id, "token": lease.token},
     }
 

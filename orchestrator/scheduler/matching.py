@@ -40,6 +40,8 @@ class WhyNot(enum.StrEnum):
     OTHER_JOBS = "EJOBNOTWANTED"
     LOCAL = "ELOCALEXEC"
     GROUP = "ECOMPUTEGROUP"
+    GROUP_FULL = "EGROUPLIMIT"
+    """a limit of the group keeps the worker out of it"""
     REJECTED = "EREJECTED"
     UNRESOLVED = "EUNRESOLVED"
     CAPABILITY = "ECAPABILITY"

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.jobs.words import PUBLIC_GROUP
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
 from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.scheduler.store.jobs import JobState
 
-PUBLIC_GROUP_ID = str(PUBLIC_GROUP["opaqueId"])
 DEV_NULL = "https://dcp/dev/null"
 """result URI that means: deliberately not stored; clients do not fetch it"""
 
 
-def job_message(job: Job, state: JobState) -> dict[str, Any]:
-    """How a worker learns of a job (`body.newJobs[jobId]`)."""
+def job_message(job: Job, state: JobState, group: str) -> dict[str, Any]:
+    """How a worker learns of a job (`body.newJobs[jobId]`) that it gets through a compute group."""
     spec = job.spec
     return {
         "jobId": job.id,
-        "jobCgId": f"{job.id}-{PUBLIC_GROUP_ID}",
+        "jobCgId": f"{job.id}-{group}",
         "public": spec["public"],
         "codeLocation": spec["codeLocation"],
         "argumentsLocation": [{"argIndex": index, "value": uri} for index, uri in enumerate(spec["argumentUris"])],
@@ -139,6 +137,15 @@ def job_report(job: Job, state: JobState) -> dict[str, Any]:
         "sliceCPUTime": state.estimate.cpu_ms,
         "reason": state.stop_reason,
         "code": state.stop_code,
+    }
+
+
+def job_in_group(job: Job, state: JobState) -> dict[str, Any]:
+    """One entry of a compute group's listJobs: what its owner may know of other people's jobs."""
+    report = job_report(job, state)
+    return {
+        name: report[name]
+        for name in ("job", "owner", "name", "status", "total", "distributed", "computed", "failed", "deployTime")
     }
 
 

@@ -64,6 +64,13 @@ class Money:
         if payments:
             await self._bank.pay(tx, hold_id=hold_id(job), payments=payments)
 
+    async def fee(self, tx: Transaction, job: Job, *, transfer_id: str, to: str, amount: int) -> None:
+        """Pay something for a job at once, from its payment account. Raises `NotEnoughFunds`."""
+        if self._initial_credit > 0:
+            await self._bank.open_account_with_credit(tx, job.payment_account, self._initial_credit)
+        source = job.payment_account
+        await self._bank.transfer(tx, transfer_id=transfer_id, source=source, target=to, amount=amount)
+
     async def release(self, tx: Transaction, job: Job) -> None:
         """Give back what is left of the job's hold."""
         if job.slice_price > 0:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from orchestrator.scheduler.groups import Use
 from orchestrator.scheduler.matching import JobProfile, WorkerProfile, refusal
 
 MOST_WORKERS = 100_000
+_NOTHING = Use()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -15,6 +17,7 @@ class Seen:
     load: float
     """the most cores that it asked for lately"""
     at: float
+    size: Use = _NOTHING
 
 
 class Roster:
@@ -24,11 +27,11 @@ class Roster:
         self._alive_s = alive_s
         self._seen: dict[str, Seen] = {}
 
-    def saw(self, profile: WorkerProfile, load: float, now: float) -> None:
+    def saw(self, profile: WorkerProfile, load: float, now: float, size: Use = _NOTHING) -> None:
         before = self._seen.pop(profile.worker, None)
         if before is not None and now - before.at < self._alive_s:
             load = max(load, before.load)
-        self._seen[profile.worker] = Seen(profile, load, now)
+        self._seen[profile.worker] = Seen(profile, load, now, dataclasses.replace(size, cpus=load))
         self._drop_dead(now)
 
     def heard(self, worker: str, now: float) -> None:
@@ -57,6 +60,15 @@ class Roster:
         """A live worker besides this one may have slices of the job."""
         self._drop_dead(now)
         return any(name != worker and refusal(job, seen.profile) is None for name, seen in self._seen.items())
+
+    def use_of(self, group: str, now: float, *, besides: str) -> Use:
+        """What the live workers of a group take of its limits, without one of them."""
+        self._drop_dead(now)
+        use = _NOTHING
+        for name, seen in self._seen.items():
+            if name != besides and group in seen.profile.groups:
+                use = use.plus(seen.size)
+        return use
 
     def statistics(self) -> dict[str, float]:
         return {"workers": len(self._seen), "cores": sum(seen.load for seen in self._seen.values())}

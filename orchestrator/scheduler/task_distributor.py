@@ -19,10 +19,13 @@ from orchestrator.protocol.signing import recover_signer
 from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
+from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
 from orchestrator.scheduler.lease_book import auth_body, authorization
 from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
+from orchestrator.scheduler.memberships import Membership, Memberships
 from orchestrator.scheduler.packing import Candidate, PackingRules, Portion, is_long, pack
+from orchestrator.scheduler.pricing import hold_for
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.settling import Report, cancelled, facts_of
@@ -48,6 +51,8 @@ class Grant:
     state: JobState
     numbers: list[int]
     estimation: bool
+    group: str
+    """the compute group through which the worker gets them"""
 
 
 class TaskDistributor:
@@ -58,6 +63,7 @@ class TaskDistributor:
         self._rules = PackingRules(
             target_task_s=settings.target_task_s, min_task_s=settings.min_task_s, max_slices=settings.max_task_slices
         )
+        self._memberships = Memberships(core, roster)
         self._operations = Operations({"requestTask@3": self.request_task})
         self._rejected_since: dict[int, float] = {}
 
@@ -79,19 +85,21 @@ class TaskDistributor:
         patience_s = self._core.settings.long_poll_s
         if wanted.resolving:
             patience_s = min(patience_s, RESOLVING_S)
+        wanted, groups = await self._memberships.resolve(wanted, request)
         deadline = self._core.clock() + patience_s
         reasons: collections.Counter[str] = collections.Counter()
         while True:
             ticket = self._core.work.ticket()
             now = self._core.clock()
-            self._roster.saw(wanted.profile, wanted.load, now)
+            self._roster.saw(wanted.profile, wanted.load, now, wanted.size)
             reasons.clear()
-            answer = await self._lease(wanted, request.peer, reasons)
+            answer = await self._lease(wanted, groups, request.peer, reasons)
             if answer is not None:
                 return answer
             patience = deadline - self._core.clock()
             if patience <= 0 or request.connection.closed.is_set():
                 self._roster.heard(worker, self._core.clock())
+                reasons.update(await self._elsewhere(wanted, groups))
                 return self._answer(None, [], {}, reasons)
             try:
                 async with asyncio.timeout(patience):
@@ -99,19 +107,29 @@ class TaskDistributor:
             except TimeoutError:
                 deadline = 0
 
-    async def _lease(self, wanted: TaskRequest, peer: str, reasons: collections.Counter[str]) -> dict[str, Any] | None:
+    async def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
+        """Jobs that wait in groups of others, by why the worker is not in those."""
+        async with self._core.database.snapshot() as tx:
+            others = await jobs.count_elsewhere(tx, wanted.profile.groups)
+            full = await jobs.count_elsewhere(tx, wanted.profile.groups, within=groups.full) if groups.full else 0
+        counts = {WhyNot.GROUP: others - full, WhyNot.GROUP_FULL: full}
+        return {str(code): count for code, count in counts.items() if count > 0}
+
+    async def _lease(
+        self, wanted: TaskRequest, groups: Membership, peer: str, reasons: collections.Counter[str]
+    ) -> dict[str, Any] | None:
         """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
         for _ in range(MOST_PLANS):
             reasons.clear()
             async with self._core.database.snapshot() as tx:
-                candidates = await self._candidates(tx, wanted, reasons)
+                candidates = await self._candidates(tx, wanted, groups, reasons)
             await self._stop_rejected()
             if not candidates:
                 return None
             load = self._roster.load(self._core.clock())
             plan = pack([candidate for _, _, candidate in candidates], wanted.load, load, self._rules)
             known = {job.key: job for job, _, _ in candidates}
-            held, lease, grants, data = await self._lease_planned(wanted, peer, plan, known)
+            held, lease, grants, data = await self._lease_planned(wanted, groups, peer, plan, known)
             if lease is not None and grants:
                 self._core.leases.keep(lease)
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
@@ -123,7 +141,12 @@ class TaskDistributor:
         return None
 
     async def _lease_planned(
-        self, wanted: TaskRequest, peer: str, plan: Sequence[Portion], known: Mapping[int, Job]
+        self,
+        wanted: TaskRequest,
+        groups: Membership,
+        peer: str,
+        plan: Sequence[Portion],
+        known: Mapping[int, Job],
     ) -> tuple[bool, Lease | None, list[Grant], dict[int, dict[int, str]]]:
         """Lease what others have left of a plan; whether they left anything comes first in the answer."""
         grants: list[Grant] = []
@@ -133,19 +156,31 @@ class TaskDistributor:
         async with self._core.database.transaction() as tx:
             held = await self._locked(tx, plan, known, wanted.load)
             if held:
-                lease = await self._open_lease(tx, wanted, peer, held, known)
+                routes = await self._routes(tx, [portion.key for portion, _ in held], wanted, groups)
+                commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
+                lease = await self._open_lease(tx, wanted, peer, held, known, commissions=commissions)
                 for portion, state in held:
                     job = known[portion.key]
                     grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
+                    grant.group = routes[portion.key]
                     if grant.numbers:
                         grants.append(grant)
                 await jobs.save(tx, [grant.state for grant in grants])
             return bool(held), lease, grants, await self._data(tx, grants)
 
+    async def _routes(
+        self, tx: Transaction, keys: Sequence[int], wanted: TaskRequest, groups: Membership
+    ) -> dict[int, str]:
+        """Through which compute group the worker gets each of these jobs."""
+        found = await jobs.groups(tx, keys)
+        mine = wanted.profile.groups
+        return {key: route(found.get(key, frozenset()), mine, groups.known) or PUBLIC_GROUP_ID for key in keys}
+
     async def _candidates(
-        self, tx: Transaction, wanted: TaskRequest, reasons: collections.Counter[str]
+        self, tx: Transaction, wanted: TaskRequest, membership: Membership, reasons: collections.Counter[str]
     ) -> list[tuple[Job, JobState, Candidate]]:
-        states = {state.key: state for state in await jobs.distributable(tx, MOST_CANDIDATES)}
+        mine, named = wanted.profile.groups, wanted.profile.job_ids
+        states = {state.key: state for state in await jobs.distributable(tx, MOST_CANDIDATES, groups=mine, named=named)}
         if not states:
             return []
         known = await self._core.catalog.by_keys(tx, states)
@@ -153,7 +188,8 @@ class TaskDistributor:
         found = []
         for key, state in states.items():
             job = known[key]
-            profile = job_profile(job, groups.get(key, frozenset()))
+            payment = hold_for(state.counts.total, job.slice_price)
+            profile = job_profile(job, membership.open_to(groups.get(key, frozenset()), payment))
             refusal = why_not(profile, wanted.profile)
             if refusal is not None:
                 reasons[refusal[0]] += 1
@@ -216,6 +252,8 @@ class TaskDistributor:
         peer: str,
         held: Sequence[tuple[Portion, JobState]],
         known: Mapping[int, Job],
+        *,
+        commissions: Mapping[int, Commission],
     ) -> Lease:
         work_s = sum(portion.slices * state.estimate.wall_ms / 1000 for portion, state in held) / max(wanted.load, 1.0)
         now = self._core.clock()
@@ -232,6 +270,7 @@ class TaskDistributor:
             jobs=frozenset(known[portion.key].key for portion, _ in held),
             opened_at=now,
             expires_at=now + self._core.settings.lease_s + 2 * work_s,
+            commissions=commissions,
         )
 
     async def _grant(
@@ -257,7 +296,8 @@ class TaskDistributor:
             await slices.lease_fresh(tx, job.key, counts.cursor + 1, fresh, lease.id)
             again.extend(range(counts.cursor + 1, counts.cursor + fresh + 1))
             counts = counts.leased_fresh(fresh)
-        return Grant(job, dataclasses.replace(state, counts=counts, served_at=now), again, estimation)
+        state = dataclasses.replace(state, counts=counts, served_at=now)
+        return Grant(job, state, again, estimation, PUBLIC_GROUP_ID)
 
     async def _data(self, tx: Transaction, grants: Sequence[Grant]) -> dict[int, dict[int, str]]:
         """Input URIs by job and slice, where they are listed."""
@@ -295,8 +335,14 @@ class TaskDistributor:
             body["noWork"] = dict(no_work)
         auth: dict[str, Any] = {"workerId": "", "authSlices": {}, "schedulerId": self._core.identity.address}
         if lease is not None:
-            auth = auth_body(lease, {grant.job.id: grant.numbers for grant in grants}, self._core.identity.address)
-            body["newJobs"] = {grant.job.id: messages.job_message(grant.job, grant.state) for grant in grants}
+            taken = {
+                grant.job.id: lease.commissions[grant.job.key] for grant in grants if grant.job.key in lease.commissions
+            }
+            numbers = {grant.job.id: grant.numbers for grant in grants}
+            auth = auth_body(lease, numbers, taken, self._core.identity.address)
+            body["newJobs"] = {
+                grant.job.id: messages.job_message(grant.job, grant.state, grant.group) for grant in grants
+            }
             body["task"] = {grant.job.id: self._slices(grant, data.get(grant.job.key, {})) for grant in grants}
         return {**authorization(self._core.identity, auth), "body": body}
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import InvalidInput
-from orchestrator.jobs.words import PUBLIC_GROUP, parse_group
+from orchestrator.jobs.words import GroupDescriptor, parse_group
+from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
 from orchestrator.scheduler.matching import WorkerProfile
 
 FETCH_NORMAL = 1
@@ -19,6 +20,11 @@ _MOST_IDS = 1000
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskRequest:
     profile: WorkerProfile
+    """in the public group only: whether others are proved is not known yet"""
+    groups: tuple[GroupDescriptor, ...]
+    """the other groups that it says to be in"""
+    size: Use
+    """what it takes of the limits of groups"""
     load: float
     payment_address: str | None
     wants_slices: bool
@@ -49,9 +55,18 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         if not returns_all:
             raise InvalidInput("coreStats.worker must be the worker's id")
         worker = ""
+    groups = _groups(data.get("workerComputeGroups"))
+    load = _load(data.get("targetLoad"))
     return TaskRequest(
-        profile=_profile(data, worker),
-        load=_load(data.get("targetLoad")),
+        profile=_profile(data, worker, groups),
+        groups=tuple(one for one in groups if not one.is_public),
+        size=Use(
+            workers=1,
+            sandboxes=_sandboxes(core_stats),
+            cpus=load,
+            gpus=_load(data.get("targetLoad"), "gpu"),
+        ),
+        load=load,
         payment_address=data.get("paymentAddress") if isinstance(data.get("paymentAddress"), str) else None,
         wants_slices=bool(state & FETCH_NORMAL) and not returns_all,
         returns_all=returns_all,
@@ -62,13 +77,13 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
     )
 
 
-def _profile(data: Mapping[str, Any], worker: str) -> WorkerProfile:
+def _profile(data: Mapping[str, Any], worker: str, groups: list[GroupDescriptor]) -> WorkerProfile:
     capabilities = data.get("capabilities")
     worktimes = data.get("worktimes")
     return WorkerProfile(
         worker=worker,
         capabilities=capabilities if isinstance(capabilities, int) else 0,
-        groups=_groups(data.get("workerComputeGroups")),
+        groups=frozenset({PUBLIC_GROUP_ID} if any(one.is_public for one in groups) else ()),
         job_ids=_ids(data.get("jobIds")),
         worktimes=tuple(
             (str(one.get("name")), str(one.get("version")))
@@ -81,17 +96,19 @@ def _profile(data: Mapping[str, Any], worker: str) -> WorkerProfile:
     )
 
 
-def _groups(descriptors: Any) -> frozenset[str]:
-    """Ids of the groups that the worker proved to be in. Everybody may be in the public one."""
-    found = set()
+def _groups(descriptors: Any) -> list[GroupDescriptor]:
+    found = []
     for index, descriptor in enumerate((descriptors if isinstance(descriptors, list) else [])[:_MOST_IDS]):
         try:
-            group = parse_group(descriptor, f"workerComputeGroups[{index}]")
+            found.append(parse_group(descriptor, f"workerComputeGroups[{index}]"))
         except InvalidInput:
             continue
-        if group.is_public:
-            found.add(str(PUBLIC_GROUP["opaqueId"]))
-    return frozenset(found)
+    return found
+
+
+def _sandboxes(core_stats: Any) -> int:
+    number = core_stats.get("sandbox") if isinstance(core_stats, Mapping) else None
+    return number if isinstance(number, int) and 0 <= number < 2**31 else 0
 
 
 def _ids(value: Any) -> frozenset[str]:
@@ -99,8 +116,8 @@ def _ids(value: Any) -> frozenset[str]:
     return frozenset(item for item in items[:_MOST_IDS] if isinstance(item, str))
 
 
-def _load(target: Any) -> float:
-    cpu = target.get("cpu") if isinstance(target, Mapping) else 1.0
-    if isinstance(cpu, bool) or not isinstance(cpu, int | float) or not math.isfinite(cpu):
+def _load(target: Any, kind: str = "cpu") -> float:
+    load = target.get(kind) if isinstance(target, Mapping) else 1.0 if kind == "cpu" else 0.0
+    if isinstance(load, bool) or not isinstance(load, int | float) or not math.isfinite(load):
         return 0.0
-    return min(max(float(cpu), 0.0), 4096.0)
+    return min(max(float(load), 0.0), 4096.0)

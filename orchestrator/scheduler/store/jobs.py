@@ -105,16 +105,38 @@ async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False
     return {state.key: state for state in map(_state, rows.mappings())}
 
 
-async def distributable(tx: AsyncConnection, limit: int) -> list[JobState]:
-    """Jobs that have slices waiting for a worker, the longest unserved first."""
-    waiting = jobs.c.total - jobs.c.cursor + jobs.c.ready
+_WAITING = sa.and_(
+    jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]),
+    jobs.c.total - jobs.c.cursor + jobs.c.ready > 0,
+)
+
+
+def _within(group_ids: Iterable[str]) -> sa.ColumnElement[bool]:
+    where = (job_groups.c.job == jobs.c.key, job_groups.c.group_id.in_(sorted(group_ids)))
+    return sa.exists(sa.select(job_groups.c.job).where(*where))
+
+
+async def distributable(
+    tx: AsyncConnection, limit: int, *, groups: Iterable[str], named: Iterable[str]
+) -> list[JobState]:
+    """Jobs that have slices waiting for a worker that is in these groups, the longest unserved first. Jobs `named` by
+    their ids need no group if they are for their deployer's own worker."""
+    own = sa.and_(jobs.c.local_exec, jobs.c.id.in_(sorted(named)))
     query = (
         sa.select(*_STATE_COLUMNS)
-        .where(jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]), waiting > 0)
+        .where(_WAITING, sa.or_(_within(groups), own))
         .order_by(jobs.c.served_at, jobs.c.key)
         .limit(limit)
     )
     return [_state(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def count_elsewhere(tx: AsyncConnection, groups: Iterable[str], *, within: Iterable[str] | None = None) -> int:
+    """How many jobs wait that are in none of these groups; with `within`, of those that are in some of those."""
+    where = [_WAITING, ~jobs.c.local_exec, ~_within(groups)]
+    if within is not None:
+        where.append(_within(within))
+    return int((await tx.execute(sa.select(sa.func.count()).select_from(jobs).where(*where))).scalar_one())
 
 
 async def save(tx: AsyncConnection, changed: Sequence[JobState]) -> None:

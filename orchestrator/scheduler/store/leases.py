@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.scheduler.groups import Commission
 from orchestrator.scheduler.store.counters import reserve
 from orchestrator.scheduler.store.schema import leases
 
@@ -26,6 +28,8 @@ class Lease:
     opened_at: float
     expires_at: float
     ended: bool = False
+    commissions: Mapping[int, Commission] = dataclasses.field(default_factory=dict)
+    """by job: what the compute group takes through which its slices were handed out; as it was then"""
 
 
 async def insert(
@@ -38,15 +42,30 @@ async def insert(
     jobs: frozenset[int],
     opened_at: float,
     expires_at: float,
+    commissions: Mapping[int, Commission],
 ) -> Lease:
-    lease = Lease(await reserve(tx, "lease", 1), token, worker, peer, payment_address, jobs, opened_at, expires_at)
-    values = dataclasses.asdict(lease) | {"jobs": " ".join(map(str, sorted(jobs)))}
+    number = await reserve(tx, "lease", 1)
+    lease = Lease(
+        number, token, worker, peer, payment_address, jobs, opened_at, expires_at, commissions=commissions
+    )  # fmt: skip
+    taken = {key: dataclasses.astuple(one) for key, one in commissions.items()}
+    values = {field.name: getattr(lease, field.name) for field in dataclasses.fields(lease)} | {
+        "jobs": " ".join(map(str, sorted(jobs))),
+        "commissions": json.dumps(taken) if taken else None,
+    }
     await tx.execute(sa.insert(leases).values(values))
     return lease
 
 
 def _lease(row: Mapping[Any, Any]) -> Lease:
-    return Lease(**{**row, "jobs": frozenset(map(int, row["jobs"].split()))})
+    taken = json.loads(row["commissions"]) if row["commissions"] else {}
+    return Lease(
+        **{
+            **row,
+            "jobs": frozenset(map(int, row["jobs"].split())),
+            "commissions": {int(key): Commission(*one) for key, one in taken.items()},
+        }
+    )
 
 
 async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:

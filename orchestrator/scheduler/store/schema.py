@@ -56,6 +56,21 @@ job_groups = sa.Table(
     metadata,
     sa.Column("job", Key, sa.ForeignKey("jobs.key", ondelete="CASCADE"), primary_key=True),
     sa.Column("group_id", sa.Text, primary_key=True),
+    sa.Index("ix_job_groups_group", "group_id"),
+)
+
+compute_groups = sa.Table(
+    "compute_groups",
+    metadata,
+    # 22 letters and digits. The public group has no row.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False, index=True),
+    sa.Column("join_key", sa.Text, unique=True),
+    sa.Column("join_hash", sa.Text),
+    sa.Column("join_address", sa.Text),
+    # What its owner may change, as JSON: name, fees, limits, lists.
+    sa.Column("terms", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
 )
 
 slice_inputs = sa.Table(
@@ -132,6 +147,8 @@ leases = sa.Table(
     sa.Column("expires_at", sa.Float, nullable=False, index=True),
     # Kept for a while after its end, so that a repeated report still gets the right answer.
     sa.Column("ended", sa.Boolean, nullable=False),
+    # What compute groups take of its wages, as JSON {job key: [group, account, rate]}; null when nothing.
+    sa.Column("commissions", sa.Text),
 )
 
 events = sa.Table(
