@@ -1,21 +1,28 @@
-"""The one database of a scheduler and its bank: engine, transactions, migrations.
+"""The one database of a scheduler and its bank: engine, transactions, notifications.
 
-Only `store` modules write statements; this module gives them connections. SQLite is the embedded default; the
-same statements must run on PostgreSQL.
+Only `store` modules write statements; this module gives them connections. SQLite is the embedded default, for one
+process; the same statements run on PostgreSQL, which several processes may share.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import pathlib
-from collections.abc import AsyncIterator
-from typing import Any
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
-import alembic.command
-import alembic.config
+import psycopg
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from orchestrator.errors import InvalidInput, OrchestratorError
+
+log = logging.getLogger(__name__)
 
 metadata = sqlalchemy.MetaData()
 """Every table of the system is declared on this object, by the `store` module that owns it."""
@@ -25,18 +32,54 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_tim
 Transaction = AsyncConnection
 """What stores are handed to write their statements on. Others pass it along without looking inside."""
 
-_MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
+_POOL = {"sqlite": 4, "postgresql": 10}
+_CONNECT_TIMEOUT_S = 10
+_QUIET_S = 15.0
+"""a listener that has heard nothing for so long asks whether its connection still lives"""
+
+# The server has taken the transaction back, so it can be tried again: serialization failure, deadlock, lock time-out,
+# and two who inserted the same row at once (the second finds it there).
+_CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
+# It shuts down, was shut down, or starts; connections fail with 08…
+_AWAY = frozenset({"57P01", "57P02", "57P03"})
+_CONFLICT_TRIES = 8
+
+_Result = TypeVar("_Result")
 
 
 def sqlite_url(path: pathlib.Path) -> str:
     return f"sqlite+aiosqlite:///{path.resolve()}"
 
 
+def check_url(url: str) -> sqlalchemy.URL:
+    """Raises `InvalidInput` when it is no URL of a database that we can use."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise InvalidInput("the database URL cannot be read; write postgresql+psycopg://USER@HOST/NAME") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite+aiosqlite", "postgresql+psycopg"):
+        raise InvalidInput(
+            f"the database URL begins with {parsed.drivername}://; it must be postgresql+psycopg:// or "
+            "sqlite+aiosqlite://"
+        )
+    return parsed
+
+
+class DatabaseAway(OrchestratorError):
+    """The database does not answer at the moment. Nothing is known about a transaction that was being committed."""
+
+    code = "EDATABASE"
+    retryable = True
+
+
 class Database:
     """Connections to one database whose schema is at the newest migration.
 
     A transaction is committed when its block ends and rolled back when the block raises or is cancelled. On SQLite
-    write transactions run one after the other (a lock here, so that none waits in the driver).
+    write transactions run one after the other (a lock here, so that none waits in the driver). On PostgreSQL they run
+    at once: whoever decides by a row must have locked it.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -44,11 +87,29 @@ class Database:
         self._writer = asyncio.Lock()
         self._is_sqlite = engine.dialect.name == "sqlite"
 
+    @property
+    def is_shared(self) -> bool:
+        """Other processes may be at work on it too."""
+        return not self._is_sqlite
+
     @classmethod
-    async def open(cls, url: str) -> Database:
-        """Connect and bring the schema up to date. `url` is an async SQLAlchemy URL."""
-        await asyncio.to_thread(_migrate, url)
-        engine = create_async_engine(url, pool_size=4)
+    async def open(cls, url: str, *, migrate: bool = True) -> Database:
+        """Connect and bring the schema up to date. `url` is an async SQLAlchemy URL.
+
+        Raises `InvalidInput` for a URL of another kind, `DatabaseAway` when nothing answers there.
+        """
+        parsed = check_url(url)
+        if migrate:
+            from orchestrator.migrations import running  # noqa: PLC0415 — slow to import
+
+            await asyncio.to_thread(running.upgrade, parsed)
+        arguments = {} if parsed.drivername.startswith("sqlite") else {"connect_timeout": _CONNECT_TIMEOUT_S}
+        engine = create_async_engine(
+            parsed,
+            pool_size=_POOL[parsed.get_backend_name()],
+            pool_pre_ping=not parsed.drivername.startswith("sqlite"),
+            connect_args=arguments,
+        )
         if engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(engine.sync_engine, "connect", _configure_sqlite)
             sqlalchemy.event.listen(engine.sync_engine, "begin", _begin_immediate)
@@ -66,18 +127,98 @@ class Database:
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading one consistent state; changes made on it are rolled back."""
         async with self._engine.connect() as connection:
-            await connection.execution_options(read_only=True)
+            if self._is_sqlite:
+                await connection.execution_options(read_only=True)
+            else:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
+
+    async def notify(self, channel: str, payloads: Iterable[str]) -> None:
+        """Tell every process that listens, this one included. A payload has less than 8000 bytes."""
+        query = sqlalchemy.text("SELECT pg_notify(:channel, :payload)")
+        async with self._engine.begin() as connection:
+            for payload in payloads:
+                await connection.execute(query, {"channel": channel, "payload": payload})
+
+    async def listen(self, channel: str, heard: Callable[[str], None], connected: Callable[[], None]) -> None:
+        """Hear notifications until cancelled, over a connection of its own that is made again when it breaks.
+
+        `connected` is called whenever listening (again) begins: what was told before then was missed.
+        """
+        pause = 0.05
+        while True:
+            try:
+                async with await self._connect() as connection:
+                    await connection.execute(f'LISTEN "{channel}"'.encode())
+                    connected()
+                    pause = 0.05
+                    while True:
+                        async for one in connection.notifies(timeout=_QUIET_S):
+                            heard(one.payload)
+                        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                            await connection.execute(b"SELECT 1")
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                log.warning("no notifications from the database: %s", error, extra={"action": "database-away"})
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        _, arguments = self._engine.dialect.create_connect_args(self._engine.url)
+        return await psycopg.AsyncConnection.connect(
+            **arguments, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S, keepalives_idle=30
+        )
 
     async def close(self) -> None:
         await self._engine.dispose()
 
 
-def _migrate(url: str) -> None:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["url"] = url
-    alembic.command.upgrade(config, "head")
+def is_conflict(error: BaseException) -> bool:
+    """The transaction met another one and was taken back by the server; done again it may well succeed."""
+    return isinstance(error, sqlalchemy.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
+
+
+def is_away(error: BaseException) -> bool:
+    """The database could not be reached, or went away: a commit under way may or may not have happened."""
+    if isinstance(error, DatabaseAway | sqlalchemy.exc.TimeoutError):  # no connection became free
+        return True
+    if not isinstance(error, sqlalchemy.exc.DBAPIError) or isinstance(error, sqlalchemy.exc.IntegrityError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
+    return state in _AWAY or state.startswith("08")
+
+
+async def retried(work: Callable[[], Awaitable[_Result]], *, patience: float = 0.0) -> _Result:
+    """Do `work`, which is one transaction, and do it again after a conflict.
+
+    While the database is away it is tried again for `patience` seconds: for work only that may be done twice, because a
+    commit whose answer was lost is done again. Raises `DatabaseAway` then, and whatever else `work` raises.
+    """
+    until = time.monotonic() + patience
+    conflicts = 0
+    pause = 0.05
+    while True:
+        try:
+            return await work()
+        except Exception as error:
+            if is_conflict(error) and conflicts < _CONFLICT_TRIES:
+                conflicts += 1
+                # Those who met must not meet again in step.
+                await asyncio.sleep(random.uniform(0, 0.005 * 2**conflicts))  # noqa: S311
+                continue
+            if not is_away(error):
+                raise
+            if time.monotonic() >= until:
+                raise DatabaseAway("the database does not answer; try again in a while") from error
+            log.warning("the database does not answer: %s", error, extra={"action": "database-away"})
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+async def persistently(work: Callable[[], Awaitable[_Result]]) -> _Result:
+    """`retried` for as long as the database is away: for side tasks, which must outlive that."""
+    return await retried(work, patience=math.inf)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

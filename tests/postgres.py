@@ -6,7 +6,7 @@ without waiting for the disk; it is stopped by its pid.
 
 from __future__ import annotations
 
-import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -25,7 +25,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from orchestrator.database import Database, sqlite_url
+from orchestrator.database import check_url, sqlite_url
+from orchestrator.migrations import running
 
 _START_S = 60
 _OWNER = "dcp"
@@ -171,18 +172,15 @@ class PostgresServer:
     def _make_template(self) -> None:
         if not self._has_template:
             self.execute("postgres", f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
-            asyncio.run(_migrate(self.url(_TEMPLATE)))
+            # In a thread: the caller may be inside an event loop.
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                pool.submit(running.upgrade, check_url(self.url(_TEMPLATE))).result()
             self._has_template = True
 
     _has_template: bool = False
 
 
 _numbers = itertools.count(1)
-
-
-async def _migrate(url: str) -> None:
-    database = await Database.open(url)
-    await database.close()
 
 
 @pytest.fixture(scope="session")

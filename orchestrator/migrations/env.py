@@ -1,23 +1,12 @@
-"""Alembic's entry point: runs the migrations in `versions/` on the URL that `orchestrator.database` hands over."""
+"""Alembic's entry point: runs the migrations in `versions/` on the connection that `running` hands over."""
 
-import asyncio
-
-import sqlalchemy
 from alembic import context
-from sqlalchemy.ext.asyncio import create_async_engine
 
-
-def run(connection: sqlalchemy.Connection) -> None:
-    context.configure(connection=connection, render_as_batch=True)
-    with context.begin_transaction():
-        context.run_migrations()
-
-
-async def run_online(url: str) -> None:
-    engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
-
-
-asyncio.run(run_online(context.config.attributes["url"]))
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql")
+else:
+    context.configure(
+        connection=context.config.attributes["connection"], render_as_batch=True, transaction_per_migration=True
+    )
+with context.begin_transaction():
+    context.run_migrations()

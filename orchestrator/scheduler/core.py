@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from orchestrator.bank import Bank
-from orchestrator.database import Database
+from orchestrator.database import Database, retried
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler.catalog import Catalog, Job
@@ -106,7 +106,8 @@ class Operations:
                 f"this service has no operation {request.operation!r}; it has {', '.join(sorted(self._table))}",
                 code="ENOSYS",
             )
-        return await operation(request)
+        # Every operation is one that may arrive twice, and what met a conflict has not happened at all.
+        return await retried(lambda: operation(request))
 
 
 def fields(request: Request) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator import kvin
+from orchestrator.database import persistently
 from orchestrator.errors import InvalidInput, NotFound, NotPermitted, OrchestratorError
 from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.scheduler.catalog import Job
@@ -22,6 +23,7 @@ from orchestrator.scheduler.plain_json import plain_data
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.store import events, jobs
 from orchestrator.scheduler.store.events import Event
+from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.watch import Watch, fresh_event_id
 
 log = logging.getLogger(__name__)
@@ -171,8 +173,7 @@ class EventRouter:
     async def _run(self, watch: Watch) -> None:
         try:
             heard = watch.notes
-            async with self._core.database.snapshot() as tx:
-                state = (await jobs.states(tx, [watch.job.key]))[watch.job.key]
+            state = await persistently(lambda: self._state(watch.job.key))
             if watch.notes == heard:
                 watch.note(state)
             await watch.run()
@@ -183,6 +184,10 @@ class EventRouter:
             if not watches:
                 self._watches.pop(watch.job.key, None)
                 self._answered.pop(watch.job.key, None)
+
+    async def _state(self, key: int) -> JobState:
+        async with self._core.database.snapshot() as tx:
+            return (await jobs.states(tx, [key]))[key]
 
     def _listen(self, request: Request, labels: Sequence[str]) -> list[dict[str, str]]:
         options = fields(request).get("options")
@@ -261,7 +266,7 @@ class EventRouter:
         """Rows that were heard go in groups: the flush of a transaction costs more than its rows."""
         while True:
             await asyncio.sleep(ACKNOWLEDGE_S)
-            await self._forget()
+            await persistently(self._forget)
 
     async def _forget(self) -> None:
         heard = list(self._acknowledged)

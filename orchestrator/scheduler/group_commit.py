@@ -10,9 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from orchestrator.database import retried
+
 Item = TypeVar("Item")
 
 MAX_GROUP = 1000
+AWAY_S = 20.0
+"""how long a group is tried again while the database is away; its items may be carried out twice"""
 
 
 class GroupCommit(Generic[Item]):
@@ -55,8 +59,9 @@ class GroupCommit(Generic[Item]):
         return group
 
     async def _commit(self, group: list[tuple[Sequence[Item], asyncio.Future[None]]]) -> None:
+        gathered = [item for items, _ in group for item in items]
         try:
-            await self._apply([item for items, _ in group for item in items])
+            await retried(lambda: self._apply(gathered), patience=AWAY_S)
         except asyncio.CancelledError:
             for _, done in group:
                 done.cancel()

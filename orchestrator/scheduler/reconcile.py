@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from orchestrator.database import persistently
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.lifecycle import Ending
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.settling import Report
-from orchestrator.scheduler.store import leases, slices
+from orchestrator.scheduler.store import jobs, leases, slices
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,11 @@ class Reconciler:
         self._core = core
 
     async def run(self) -> None:
-        await self._pardon()
+        await persistently(self._pardon)
         while True:
-            while await self.expire():
+            while await persistently(self.expire):
                 pass
-            await asyncio.sleep(await self._pause())
+            await asyncio.sleep(await persistently(self._pause))
 
     async def _pardon(self) -> None:
         patience = min(COME_BACK_S, self._core.settings.lease_s)
@@ -57,10 +58,14 @@ class Reconciler:
         """End a group of overdue leases; how many there were."""
         now = self._core.clock()
         async with self._core.database.snapshot() as tx:
-            if not await leases.overdue(tx, now, 1):
-                return 0
+            seen = [lease.id for lease in await leases.overdue(tx, now, GROUP)]
+            out = await slices.leased_under(tx, seen) if seen else []
+        if not seen:
+            return 0
         async with self._core.database.transaction() as tx:
-            overdue = {lease.id: lease for lease in await leases.overdue(tx, now, GROUP)}
+            # Jobs before leases, as everybody locks them; a lease may have been renewed or ended meanwhile.
+            await jobs.states(tx, {job for job, _, _ in out}, lock=True)
+            overdue = await leases.take_overdue(tx, seen, now)
             out = await slices.leased_under(tx, overdue)
             known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
             reports = [

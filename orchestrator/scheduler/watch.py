@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from orchestrator.database import persistently
 from orchestrator.protocol.errors import Congested, ConnectionClosed, RemoteError
 from orchestrator.protocol.server import ServerConnection
 from orchestrator.scheduler import messages
@@ -193,12 +195,15 @@ class Watch:
             if not channel.behind or channel.queue or self._is_full:
                 continue
             channel.missed = False
-            async with self._core.database.snapshot() as tx:
-                rows = await events.queued(tx, self.job.key, channel.label, channel.cursor, PAGE)
+            rows = await persistently(functools.partial(self._page, channel))
             if rows:
                 channel.cursor = rows[-1].id
                 channel.queue.extend(row for row in rows if not self._is_acknowledged(row.id))
             channel.behind = len(rows) == PAGE or channel.missed
+
+    async def _page(self, channel: Channel) -> list[Event]:
+        async with self._core.database.snapshot() as tx:
+            return await events.queued(tx, self.job.key, channel.label, channel.cursor, PAGE)
 
     @property
     def _is_full(self) -> bool:

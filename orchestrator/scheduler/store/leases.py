@@ -95,6 +95,17 @@ async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:
     return [_lease(row) for row in (await tx.execute(query.order_by(leases.c.expires_at))).mappings()]
 
 
+async def take_overdue(tx: AsyncConnection, ids: Iterable[int], now: float) -> dict[int, Lease]:
+    """Those of the leases that are overdue still, locked; what another process is busy with is left to it."""
+    query = (
+        sa.select(leases)
+        .where(leases.c.id.in_(list(ids)), leases.c.ended.is_(False), leases.c.expires_at <= now)
+        .order_by(leases.c.id)
+        .with_for_update(skip_locked=True)
+    )
+    return {row["id"]: _lease(row) for row in (await tx.execute(query)).mappings()}
+
+
 async def next_expiry(tx: AsyncConnection) -> float | None:
     query = sa.select(sa.func.min(leases.c.expires_at)).where(leases.c.ended.is_(False))
     expiry = (await tx.execute(query)).scalar()
