@@ -46,6 +46,7 @@ class Teller:
         self._initial_credit = initial_credit
         self._operations: dict[str, Callable[[Request, dict[str, Any]], Awaitable[Any]]] = {
             "transfer": self._transfer,
+            "transferCredits": self._transfer_credits,
             "viewAccount": self._view_account,
             "viewAccounts": self._view_accounts,
         }
@@ -87,6 +88,18 @@ class Teller:
             "amount": format_amount(posting.amount),
             "balance": format_amount(balance),
         }
+
+    async def _transfer_credits(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{fromAccount, toAccount, signingSource, amount}`: the elder form of `transfer`.
+
+        An account has one key, so who signs must be who pays.
+        """
+        source, signer = _address(data.get("fromAccount"), "fromAccount"), data.get("signingSource")
+        if signer is not None and _address(signer, "signingSource") != source:
+            raise NotPermitted(
+                f"signingSource {signer} may not move the money of fromAccount {source}: only its own key may"
+            )
+        return await self._transfer(request, data)
 
     async def _view_accounts(self, request: Request, data: dict[str, Any]) -> Any:
         """`{address}` or `{addresses}`, each a list or one address; the answer keeps their order."""

@@ -55,6 +55,14 @@ async def test_transfer_all(teller: Teller) -> None:
         await teller.handle(Asked("transfer@1", data))
 
 
+async def test_transfer_credits_is_a_transfer_that_its_own_account_signs(teller: Teller) -> None:
+    data = {"fromAccount": A, "toAccount": B, "signingSource": A, "amount": 1.25}
+    answer = await teller.handle(Asked("transferCredits", data))
+    assert (answer["amount"], answer["balance"]) == ("1.25", "7.25")
+    with pytest.raises(NotPermitted, match=f"may not move the money of fromAccount {B}"):
+        await teller.handle(Asked("transferCredits", {**data, "fromAccount": B}, frozenset({A, B})))
+
+
 async def test_views(teller: Teller) -> None:
     both = frozenset({A, B})
     accounts = {"accounts": [{"address": A, "balance": "8.5"}, {"address": B, "balance": "0"}]}
