@@ -57,7 +57,8 @@ class JobEvent:
 class Job:
     """A job before and while it runs. An object deploys once.
 
-    `work_function` is JavaScript source of a function of (input, *arguments).
+    `work_function` is JavaScript source of a function of (input, *arguments). Only workers whose sandboxes have at
+    least the level `isolation` get slices; by default any worker does.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Job:
         *,
         name: str = "",
         slice_payment: float | None = None,
+        isolation: words.Isolation | None = None,
     ) -> None:
         self.id = "".join(secrets.choice(_ALPHABET) for _ in range(22))
         self.work_function = work_function
@@ -75,6 +77,7 @@ class Job:
         self.arguments = tuple(arguments)
         self.name = name or f"Ad-Hoc Job{self.id[-6:]}"
         self.slice_payment = slice_payment
+        self.isolation = isolation
         self.results: dict[int, Any] = {}
         self._stopped: asyncio.Future[Mapping[str, Any]] | None = None
         self._tokens: dict[str, str] = {}
@@ -190,6 +193,8 @@ class Job:
         }
         if isinstance(self.inputs, Range):
             data["dataRange"] = self.inputs.to_json()
+        if self.isolation is not None:
+            data["isolation"] = str(self.isolation)
         return data
 
     async def _upload(self, submit: ClientConnection) -> None:

@@ -78,6 +78,24 @@ class Capability(enum.IntFlag):
         return cls(mask)
 
 
+class Isolation(enum.StrEnum):
+    """How strong the wall around a sandbox is, from weakest to strongest: the order of definition is the order of
+    strength (docs/isolation.md)."""
+
+    HARDENED = "runc-hardened"
+    """The host's kernel under our lock-down; root of nothing, but the host's user 65534."""
+    USERNS = "userns"
+    """As before, in a user namespace: whoever gets out is a user that owns nothing."""
+    GVISOR = "gvisor"
+    """A kernel of its own in user space: the host's sees few system calls."""
+    KATA = "kata"
+    """A virtual machine per sandbox."""
+
+    @property
+    def rank(self) -> int:
+        return list(Isolation).index(self)
+
+
 #: The group that everybody may join, as an untouched `job.computeGroups` of dcp-client 5.6.1 sends it.
 PUBLIC_GROUP: Final[dict[str, Any]] = {
     "opaqueId": "WHhetL7mj1w1mw1XV6dxyC",

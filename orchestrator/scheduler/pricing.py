@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import InvalidInput
+from orchestrator.scheduler.estimates import Estimate
 
 UNITS_PER_DCC = 10**18
 _MAX_OFFER = decimal.Decimal(10) ** 20
@@ -48,6 +51,53 @@ def _amount(field: str, value: Any) -> decimal.Decimal:
     if not amount.is_finite() or amount < 0:
         raise InvalidInput(f"{field} is {value!r}; it must be a number ≥ 0")
     return min(amount, _MAX_OFFER)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MinimumWage:
+    """What a worker wants at least: DCC per hour of CPU and GPU, and per MB (10⁶ bytes) in and out."""
+
+    cpu_hour: float = 0.0
+    gpu_hour: float = 0.0
+    in_mb: float = 0.0
+    out_mb: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.cpu_hour or self.gpu_hour or self.in_mb or self.out_mb)
+
+    def slice_price(self, estimate: Estimate) -> float:
+        """The least that a slice must pay, in units."""
+        dcc = (
+            estimate.cpu_ms / 3_600_000 * self.cpu_hour
+            + estimate.gpu_ms / 3_600_000 * self.gpu_hour
+            + estimate.in_bytes / 1e6 * self.in_mb
+            + estimate.out_bytes / 1e6 * self.out_mb
+        )
+        return dcc * UNITS_PER_DCC
+
+    def accepts(self, slice_price: int, estimate: Estimate) -> bool:
+        """Whether slices of a job pay enough. Before they are measured only a job that pays nothing is below it."""
+        if not self:
+            return True
+        if not estimate.measured:
+            return slice_price > 0
+        # Prices are whole and rounded down: a unit less is no less.
+        return slice_price + 1 >= self.slice_price(estimate)
+
+
+NO_WAGE = MinimumWage()
+
+
+def read_minimum_wage(told: Any) -> MinimumWage:
+    """`minimumWage` of a request: {CPU, GPU, in, out}. What is missing or makes no sense asks for nothing."""
+    if not isinstance(told, Mapping):
+        return NO_WAGE
+    values = []
+    for name in ("CPU", "GPU", "in", "out"):
+        value = told.get(name)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+        values.append(float(value) if usable and value is not None else 0.0)
+    return MinimumWage(*values)
 
 
 def hold_for(slices: int, slice_price: int) -> int:

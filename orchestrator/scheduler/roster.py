@@ -1,14 +1,24 @@
-"""Who works for us at the moment: what each live worker said last. Kept in memory; workers repeat themselves."""
+"""Who works for us at the moment: what each live worker said last. Kept in memory; workers repeat themselves.
+
+Whatever is asked on the way of a request is answered from sums that are kept as workers come and go: its cost does not
+grow with their number.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Container, Iterator
 
 from orchestrator.scheduler.groups import Use
 from orchestrator.scheduler.matching import JobProfile, WorkerProfile, refusal
 
 MOST_WORKERS = 100_000
 _NOTHING = Use()
+MOST_KINDS = 256
+"""kinds of workers looked at for one job"""
+MOST_OF_A_KIND = 16
+"""workers looked at of each kind, to find one that has not rejected the job"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,12 +36,17 @@ class Roster:
     def __init__(self, alive_s: float) -> None:
         self._alive_s = alive_s
         self._seen: dict[str, Seen] = {}
+        self._kinds: dict[tuple[object, ...], dict[str, None]] = {}
+        """workers that offer the same"""
+        self._load = 0.0
 
     def saw(self, profile: WorkerProfile, load: float, now: float, size: Use = _NOTHING) -> None:
-        before = self._seen.pop(profile.worker, None)
+        before = self._remove(profile.worker)
         if before is not None and now - before.at < self._alive_s:
             load = max(load, before.load)
         self._seen[profile.worker] = Seen(profile, load, now, dataclasses.replace(size, cpus=load))
+        self._kinds.setdefault(profile.offers, {})[profile.worker] = None
+        self._load += load
         self._drop_dead(now)
 
     def heard(self, worker: str, now: float) -> None:
@@ -41,7 +56,18 @@ class Roster:
             self._seen[worker] = dataclasses.replace(seen, at=now)
 
     def gone(self, worker: str) -> None:
-        self._seen.pop(worker, None)
+        self._remove(worker)
+
+    def _remove(self, worker: str) -> Seen | None:
+        seen = self._seen.pop(worker, None)
+        if seen is not None:
+            kind = self._kinds[seen.profile.offers]
+            del kind[worker]
+            if not kind:
+                del self._kinds[seen.profile.offers]
+            # Sums of floats drift; an empty roster starts anew.
+            self._load = self._load - seen.load if self._seen else 0.0
+        return seen
 
     def _drop_dead(self, now: float) -> None:
         # Oldest first: `saw` and `heard` move a worker to the end.
@@ -49,17 +75,26 @@ class Roster:
             worker, seen = next(iter(self._seen.items()))
             if now - seen.at < self._alive_s and len(self._seen) <= MOST_WORKERS:
                 return
-            del self._seen[worker]
+            self._remove(worker)
 
     def load(self, now: float) -> float:
         """Cores of all live workers."""
         self._drop_dead(now)
-        return sum(seen.load for seen in self._seen.values())
+        return self._load
 
-    def others_could(self, job: JobProfile, worker: str, now: float) -> bool:
-        """A live worker besides this one may have slices of the job."""
+    def others_could(self, job: JobProfile, worker: str, now: float, excluded: Container[str] = ()) -> bool:
+        """A live worker besides this one, and besides those excluded, may have slices of the job."""
         self._drop_dead(now)
-        return any(name != worker and refusal(job, seen.profile) is None for name, seen in self._seen.items())
+        for members in itertools.islice(self._kinds.values(), MOST_KINDS):
+            for name in itertools.islice(members, MOST_OF_A_KIND):
+                if name != worker and name not in excluded and refusal(job, self._seen[name].profile) is None:
+                    return True
+        return False
+
+    def profiles(self, now: float) -> Iterator[WorkerProfile]:
+        """What every live worker said last. For whoever asks why a job waits, not for requests."""
+        self._drop_dead(now)
+        return iter([seen.profile for seen in self._seen.values()])
 
     def use_of(self, group: str, now: float, *, besides: str) -> Use:
         """What the live workers of a group take of its limits, without one of them."""
@@ -71,4 +106,4 @@ class Roster:
         return use
 
     def statistics(self) -> dict[str, float]:
-        return {"workers": len(self._seen), "cores": sum(seen.load for seen in self._seen.values())}
+        return {"workers": len(self._seen), "cores": self._load}

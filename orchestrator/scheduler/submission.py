@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.errors import InvalidInput
 from orchestrator.jobs.ranges import parse_input_set
 from orchestrator.jobs.values import uris_of_arguments
-from orchestrator.jobs.words import parse_job_id
+from orchestrator.jobs.words import Isolation, parse_job_id
 from orchestrator.scheduler.pricing import Offer, parse_offer
 from orchestrator.wallet.addresses import checksum
 
@@ -94,10 +94,20 @@ def _spec(data: Mapping[str, Any], local_exec: bool) -> dict[str, Any]:
         "workerConsole": data.get("workerConsole") is True,
         "greedyEstimation": data.get("greedyEstimation") is True,
         "localExec": local_exec,
+        "isolation": _isolation(data.get("isolation")),
         "resultStorageType": data.get("resultStorageType") if data.get("resultStorageType") == "pattern" else "values",
         "resultStorageDetails": data.get("resultStorageDetails"),
         "resultStorageParams": data.get("resultStorageParams"),
     }
+
+
+def _isolation(level: Any) -> str | None:
+    """The weakest wall that the job will run behind; a field of ours."""
+    if level is None:
+        return None
+    if not isinstance(level, str) or level not in list(Isolation):
+        raise InvalidInput(f"isolation is {level!r:.40}; it must be one of {', '.join(Isolation)}")
+    return level
 
 
 def _text(data: Mapping[str, Any], name: str, default: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator import telemetry
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
-from orchestrator.jobs.words import RunStatus
+from orchestrator.jobs.words import Isolation, RunStatus
 from orchestrator.protocol import js_json
 from orchestrator.protocol.server import Request
 from orchestrator.protocol.signing import recover_signer
@@ -190,7 +190,7 @@ class TaskDistributor:
             job = known[key]
             payment = hold_for(state.counts.total, job.slice_price)
             profile = job_profile(job, membership.open_to(groups.get(key, frozenset()), payment))
-            refusal = why_not(profile, wanted.profile)
+            refusal = why_not(profile, wanted.profile, state.estimate)
             if refusal is not None:
                 reasons[refusal[0]] += 1
                 self._note_rejection(profile, state, wanted)
@@ -409,13 +409,16 @@ class TaskDistributor:
 
 
 def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
-    worktime = job.spec["worktime"]
+    worktime, level = job.spec["worktime"], job.spec.get("isolation")
     return JobProfile(
         job_id=job.id,
         needs=job.spec["requirements"],
         groups=groups,
         local_exec=job.record.local_exec,
         worktime=(worktime["name"], worktime["version"]),
+        discrete=job.spec["discrete"],
+        isolation=None if level is None else Isolation(level),
+        slice_price=job.slice_price,
     )
 
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import InvalidInput
-from orchestrator.jobs.words import GroupDescriptor, parse_group
+from orchestrator.jobs.words import GroupDescriptor, Isolation, parse_group
+from orchestrator.scheduler.estimates import read_quanta
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
 from orchestrator.scheduler.matching import WorkerProfile
+from orchestrator.scheduler.pricing import read_minimum_wage
 
 FETCH_NORMAL = 1
 FETCH_RETURN_ALL = 16
@@ -37,6 +39,12 @@ class TaskRequest:
     """those of the unresolved jobs that the worker does not want for long; a field of ours"""
     holds_nothing: bool = False
     """the worker has just started, in a dialect without a signed statement of it"""
+    gpu_load: float = 0.0
+    """GPU cores that are free"""
+    long_slices: int | None = None
+    """the most long slices that it wants; None when it does not say"""
+    overdue: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """{jobId: [slice number…]} of slices that run longer than the worker thinks right"""
 
     @property
     def resolving(self) -> bool:
@@ -56,7 +64,7 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
             raise InvalidInput("coreStats.worker must be the worker's id")
         worker = ""
     groups = _groups(data.get("workerComputeGroups"))
-    load = _load(data.get("targetLoad"))
+    load = _load(data.get("targetLoad"), "cpu", 1.0)
     return TaskRequest(
         profile=_profile(data, worker, groups),
         groups=tuple(one for one in groups if not one.is_public),
@@ -64,7 +72,7 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
             workers=1,
             sandboxes=_sandboxes(core_stats),
             cpus=load,
-            gpus=_load(data.get("targetLoad"), "gpu"),
+            gpus=_load(data.get("targetLoad"), "gpu", 0.0),
         ),
         load=load,
         payment_address=data.get("paymentAddress") if isinstance(data.get("paymentAddress"), str) else None,
@@ -74,6 +82,9 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         held=data["soteriaJobs"] if isinstance(data.get("soteriaJobs"), Mapping) else {},
         deferred=_ids(data.get("deferredJobs")),
         holds_nothing=data.get("holdsNothing") is True,
+        gpu_load=_load(data.get("targetLoad"), "gpu", 0.0),
+        long_slices=_long_slices(data.get("targetLoad")),
+        overdue=data["overdueSlices"] if isinstance(data.get("overdueSlices"), Mapping) else {},
     )
 
 
@@ -93,6 +104,9 @@ def _profile(data: Mapping[str, Any], worker: str, groups: list[GroupDescriptor]
         rejected=_ids(data.get("rejectedJobs")),
         unresolved=_ids(data.get("unresolvedJobs")),
         worked_discrete=_ids(data.get("previouslyWorkedJobs")),
+        isolation=_isolation(data.get("isolation")),
+        minimum_wage=read_minimum_wage(data.get("minimumWage")),
+        speed=read_quanta(data.get("jobQuanta")),
     )
 
 
@@ -116,8 +130,19 @@ def _ids(value: Any) -> frozenset[str]:
     return frozenset(item for item in items[:_MOST_IDS] if isinstance(item, str))
 
 
-def _load(target: Any, kind: str = "cpu") -> float:
-    load = target.get(kind) if isinstance(target, Mapping) else 1.0 if kind == "cpu" else 0.0
+def _isolation(told: Any) -> Isolation | None:
+    """The level of a worker of ours: `isolation: {level, runtime, image}`."""
+    level = told.get("level") if isinstance(told, Mapping) else None
+    return Isolation(level) if isinstance(level, str) and level in list(Isolation) else None
+
+
+def _load(target: Any, part: str, otherwise: float) -> float:
+    load = target.get(part, otherwise) if isinstance(target, Mapping) else otherwise
     if isinstance(load, bool) or not isinstance(load, int | float) or not math.isfinite(load):
         return 0.0
     return min(max(float(load), 0.0), 4096.0)
+
+
+def _long_slices(target: Any) -> int | None:
+    told = target.get("longSlices") if isinstance(target, Mapping) else None
+    return None if told is None else math.floor(_load(target, "longSlices", 0.0))

@@ -6,28 +6,13 @@ and who it would be if it got out.
 
 from __future__ import annotations
 
-import enum
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from orchestrator.jobs.words import Isolation
 
-class Isolation(enum.StrEnum):
-    """From weakest to strongest; the order of definition is the order of strength."""
-
-    HARDENED = "runc-hardened"
-    """The host's kernel under our lock-down; root of nothing, but the host's user 65534."""
-    USERNS = "userns"
-    """As before, in a user namespace: whoever gets out is a user that owns nothing."""
-    GVISOR = "gvisor"
-    """A kernel of its own in user space: the host's sees few system calls."""
-    KATA = "kata"
-    """A virtual machine per sandbox."""
-
-    @property
-    def rank(self) -> int:
-        return list(Isolation).index(self)
-
+__all__ = ["Isolation", "has_user_namespace", "isolation_of", "option_names"]
 
 #: What the names of runtimes, and of their programs, begin with. `runsc-systrap` and `io.containerd.runsc.v1` count.
 _FAMILIES: Final[Mapping[str, Isolation]] = {"runsc": Isolation.GVISOR, "kata": Isolation.KATA}

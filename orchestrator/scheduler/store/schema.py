@@ -40,6 +40,12 @@ jobs = sa.Table(
     sa.Column("gpu_ms", sa.Float, nullable=False, server_default="0"),
     sa.Column("in_bytes", sa.Float, nullable=False, server_default="0"),
     sa.Column("out_bytes", sa.Float, nullable=False, server_default="0"),
+    # Variances of the above.
+    sa.Column("cpu_var", sa.Float, nullable=False, server_default="0"),
+    sa.Column("wall_var", sa.Float, nullable=False, server_default="0"),
+    sa.Column("gpu_var", sa.Float, nullable=False, server_default="0"),
+    sa.Column("in_var", sa.Float, nullable=False, server_default="0"),
+    sa.Column("out_var", sa.Float, nullable=False, server_default="0"),
     # The last pile of listed inputs: a pile that is sent again after a lost answer is recognised by it.
     sa.Column("pile_digest", sa.Text),
     sa.Column("stop_code", sa.Text),

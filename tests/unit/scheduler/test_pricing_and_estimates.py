@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidInput
-from orchestrator.scheduler.estimates import ALPHA, MIN_WALL_MS, Estimate, Measured, read_metrics
+from orchestrator.scheduler.estimates import ALPHA, MIN_WALL_MS, Estimate, Measured, Speed, read_metrics, read_quanta
 from orchestrator.scheduler.pricing import UNITS_PER_DCC, hold_for, parse_offer, to_dcc
 
 
@@ -77,6 +78,45 @@ def test_the_average_is_a_mean_at_first_and_then_forgets() -> None:
 def test_an_average_stays_between_its_extremes(walls: list[float]) -> None:
     estimate = Estimate().fold(map(measured, walls))
     assert min(walls) * 0.999 <= estimate.wall_ms <= max(walls) * 1.001
+
+
+def test_variances_are_those_of_the_slices_at_first() -> None:
+    walls = [10.0, 30.0, 20.0, 40.0]
+    estimate = Estimate().fold(map(measured, walls))
+    assert estimate.wall_var == pytest.approx(statistics.pvariance(walls))
+    assert estimate.cpu_var == pytest.approx(statistics.pvariance(walls) / 4)
+    assert (estimate.in_var, estimate.gpu_var) == (0, 0)
+    assert estimate.longest_s(2) == pytest.approx((25 + 2 * math.sqrt(estimate.wall_var)) / 1000)
+    assert Estimate().fold([measured(5)]).wall_var == 0
+    assert (Estimate().wall_s, Estimate().work_s, Estimate().longest_s(2)) == (None, None, None)
+
+
+@given(st.lists(st.floats(MIN_WALL_MS, 1e9), max_size=40), st.integers(0, 40))
+def test_it_does_not_matter_in_how_many_parts_slices_are_measured(walls: list[float], cut: int) -> None:
+    whole = Estimate().fold(map(measured, walls))
+    assert Estimate().fold(map(measured, walls[:cut])).fold(map(measured, walls[cut:])) == whole
+    assert min(whole.cpu_var, whole.wall_var, whole.in_var, whole.out_var) >= 0
+
+
+def test_work_is_cpu_time_but_some_of_the_time_on_the_clock_at_least() -> None:
+    waits = Estimate().fold([Measured(cpu_ms=1, wall_ms=1000, gpu_ms=0, in_bytes=0, out_bytes=0)])
+    assert waits.work_s == pytest.approx(0.125)
+    assert Estimate().fold([measured(1000)]).work_s == pytest.approx(0.5)
+
+
+def test_how_fast_a_worker_is() -> None:
+    known = {"a": Estimate().fold([measured(100)]), "b": Estimate().fold([measured(200)]), "new": Estimate()}
+    speed = read_quanta({"CPU": {"a": 100, "b": 200, "new": 1, "elsewhere": 5, "0": 1.5}, "GPU": {}})
+    assert speed.ratio(known) == pytest.approx(2.0)
+    assert speed.ratio({}) == 1.5
+    assert speed.slice_ratio("a", known["a"], 3.0) == pytest.approx(2.0)
+    assert speed.slice_ratio("new", known["new"], 3.0) == 3.0
+    assert read_quanta({"CPU": {"a": 1e9}}).ratio(known) == pytest.approx(8)
+
+
+@pytest.mark.parametrize("quanta", [None, [], {}, {"CPU": 5}, {"CPU": {"0": "x", "a": -1, "b": math.inf, "c": True}}])
+def test_quanta_that_make_no_sense_say_nothing(quanta: Any) -> None:
+    assert read_quanta(quanta) == Speed()
 
 
 def test_metrics_of_a_worker() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator import kvin
 from orchestrator.errors import InvalidInput
+from orchestrator.jobs.words import Isolation
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.lifecycle import Ending
 from orchestrator.scheduler.result_reports import parse_result, parse_status
@@ -72,6 +73,8 @@ def test_estimation_slices_may_be_infinite() -> None:
         {"worktime": "map-basic"},
         {"marshaledArguments": {"what": 1}},
         {"mvMultSlicePayment": "much"},
+        {"isolation": "steel"},
+        {"isolation": 3},
     ],
 )
 def test_bad_submissions_are_refused(fields: dict[str, Any]) -> None:
@@ -151,10 +154,33 @@ def test_task_requests() -> None:
     assert (wanted.load, wanted.profile.worker, wanted.profile.job_ids) == (1.5, "w", frozenset({JOB}))
     assert len(wanted.profile.groups) == 1
     assert wanted.wants_slices
+    assert (wanted.long_slices, wanted.gpu_load, wanted.profile.isolation) == (None, 0, None)
     assert not parse_task_request({"coreStats": {"worker": "w"}, "fetchState": 2}).wants_slices
     assert parse_task_request({"fetchState": 16, "returnAllSlices": "{}"}).returns_all
     with pytest.raises(InvalidInput):
         parse_task_request({"fetchState": 1})
+
+
+def test_what_a_worker_says_of_itself() -> None:
+    wanted = parse_task_request(
+        {
+            "targetLoad": {"cpu": 4, "gpu": 1, "longSlices": 3},
+            "coreStats": {"worker": "w"},
+            "isolation": {"level": "gvisor", "runtime": "runsc"},
+            "minimumWage": {"CPU": 0.25},
+            "jobQuanta": {"CPU": {JOB: 12.5, "0": 2}},
+            "overdueSlices": {JOB: [4]},
+        }
+    )
+    profile = wanted.profile
+    assert (wanted.load, wanted.gpu_load, wanted.long_slices) == (4, 1, 3)
+    assert (profile.isolation, profile.minimum_wage.cpu_hour) == (Isolation.GVISOR, 0.25)
+    assert (profile.speed.local_ms, profile.speed.told) == ({JOB: 12.5}, 2)
+    assert wanted.overdue == {JOB: [4]}
+    odd = parse_task_request(
+        {"coreStats": {"worker": "w"}, "isolation": {"level": "steel"}, "targetLoad": {"longSlices": "x"}}
+    )
+    assert (odd.profile.isolation, odd.long_slices, odd.load) == (None, 0, 1)
 
 
 @pytest.mark.parametrize(
