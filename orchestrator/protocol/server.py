@@ -111,6 +111,11 @@ class ServerConnection:
         """The client's address, checksummed."""
         return self._link.session.peer or ""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its transport is up. Without, what is sent waits until the client comes back, if it does."""
+        return self._link.transport is not None
+
     async def request(self, operation: str, data: Any = messages.ABSENT) -> Any:
         """Ask the client and wait for its answer; see `Link.request`.
 

@@ -41,6 +41,7 @@ class LeaseBook:
         opened_at: float,
         expires_at: float,
         commissions: Mapping[int, Commission],
+        request: str | None = None,
     ) -> Lease:
         """A new lease; `keep` it once the transaction is committed."""
         return await leases.insert(
@@ -53,6 +54,7 @@ class LeaseBook:
             opened_at=opened_at,
             expires_at=expires_at,
             commissions=commissions,
+            request=request,
         )
 
     def missing(self, ids: Iterable[int]) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from orchestrator.scheduler.lease_book import auth_body, authorization
 from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.memberships import Membership, Memberships
+from orchestrator.scheduler.open_requests import OpenRequest, OpenRequests
 from orchestrator.scheduler.packing import Candidate, PackingRules, Portion, is_long, pack
 from orchestrator.scheduler.pricing import hold_for
 from orchestrator.scheduler.roster import Roster
@@ -34,6 +36,8 @@ from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.store.leases import Lease
 from orchestrator.scheduler.task_request import TaskRequest, parse_task_request
 from orchestrator.wallet.addresses import checksum
+
+log = logging.getLogger(__name__)
 
 MOST_CANDIDATES = 200
 """jobs looked at per request, the longest unserved first"""
@@ -66,6 +70,7 @@ class TaskDistributor:
         self._memberships = Memberships(core, roster)
         self._operations = Operations({"requestTask@3": self.request_task})
         self._rejected_since: dict[int, float] = {}
+        self._open = OpenRequests()
 
     async def handle(self, request: Request) -> Any:
         return await self._operations.handle(request)
@@ -80,8 +85,14 @@ class TaskDistributor:
             await self._take_back(worker, request.peer)
         if wanted.held:
             await self._renew(wanted, request.peer)
+        if wanted.lost:
+            await self._take_back_lost(wanted, request.peer)
         if not wanted.wants_slices or wanted.load <= 0:
             return self._answer(None, [], {})
+        with self._open.answering(worker, request.peer, wanted.request_id) as opened:
+            return await self._wait_for_work(request, wanted, opened)
+
+    async def _wait_for_work(self, request: Request, wanted: TaskRequest, opened: OpenRequest) -> dict[str, Any]:
         patience_s = self._core.settings.long_poll_s
         if wanted.resolving:
             patience_s = min(patience_s, RESOLVING_S)
@@ -93,12 +104,14 @@ class TaskDistributor:
             now = self._core.clock()
             self._roster.saw(wanted.profile, wanted.load, now, wanted.size)
             reasons.clear()
-            answer = await self._lease(wanted, groups, request.peer, reasons)
+            # Nothing is leased to somebody who may never hear of it.
+            reachable = request.connection.is_connected
+            answer = await self._lease(wanted, groups, opened, reasons) if reachable else None
             if answer is not None:
                 return answer
             patience = deadline - self._core.clock()
-            if patience <= 0 or request.connection.closed.is_set():
-                self._roster.heard(worker, self._core.clock())
+            if patience <= 0 or opened.abandoned or request.connection.closed.is_set():
+                self._roster.heard(wanted.profile.worker, self._core.clock())
                 reasons.update(await self._elsewhere(wanted, groups))
                 return self._answer(None, [], {}, reasons)
             try:
@@ -116,7 +129,7 @@ class TaskDistributor:
         return {str(code): count for code, count in counts.items() if count > 0}
 
     async def _lease(
-        self, wanted: TaskRequest, groups: Membership, peer: str, reasons: collections.Counter[str]
+        self, wanted: TaskRequest, groups: Membership, opened: OpenRequest, reasons: collections.Counter[str]
     ) -> dict[str, Any] | None:
         """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
         for _ in range(MOST_PLANS):
@@ -129,7 +142,7 @@ class TaskDistributor:
             load = self._roster.load(self._core.clock())
             plan = pack([candidate for _, _, candidate in candidates], wanted.load, load, self._rules)
             known = {job.key: job for job, _, _ in candidates}
-            held, lease, grants, data = await self._lease_planned(wanted, groups, peer, plan, known)
+            held, lease, grants, data = await self._lease_planned(wanted, groups, opened, plan, known)
             if lease is not None and grants:
                 self._core.leases.keep(lease)
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
@@ -144,7 +157,7 @@ class TaskDistributor:
         self,
         wanted: TaskRequest,
         groups: Membership,
-        peer: str,
+        opened: OpenRequest,
         plan: Sequence[Portion],
         known: Mapping[int, Job],
     ) -> tuple[bool, Lease | None, list[Grant], dict[int, dict[int, str]]]:
@@ -154,11 +167,13 @@ class TaskDistributor:
         if not plan:
             return False, None, grants, {}
         async with self._core.database.transaction() as tx:
+            if opened.abandoned:  # whoever abandons it ends its leases in a transaction before or after this one
+                return True, None, grants, {}
             held = await self._locked(tx, plan, known, wanted.load)
             if held:
                 routes = await self._routes(tx, [portion.key for portion, _ in held], wanted, groups)
                 commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
-                lease = await self._open_lease(tx, wanted, peer, held, known, commissions=commissions)
+                lease = await self._open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
                 for portion, state in held:
                     job = known[portion.key]
                     grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
@@ -271,6 +286,7 @@ class TaskDistributor:
             opened_at=now,
             expires_at=now + self._core.settings.lease_s + 2 * work_s,
             commissions=commissions,
+            request=wanted.request_id,
         )
 
     async def _grant(
@@ -363,19 +379,38 @@ class TaskDistributor:
         """A worker that starts or stops holds nothing any more: its slices are ready for others at once. Only what was
         leased to `peer` itself is concerned."""
         self._roster.gone(worker)
+        self._open.abandon(worker, peer)
         async with self._core.database.transaction() as tx:
             held = await leases.held_by(tx, worker, peer)
             if not held:
                 return
-            out = await slices.leased_under(tx, held)
-            known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
-            reports = [
-                Report(known[job], number, lease, Ending.RETURNED, worker=worker, reason="returnAllSlices")
-                for job, number, lease in out
-            ]
-            outcome = await self._core.settlement.settle(tx, reports, self._core.clock())
-            await leases.end(tx, held)
+            outcome = await self._end_leases(tx, held, worker, "returnAllSlices")
         self._core.publish(outcome)
+
+    async def _take_back_lost(self, wanted: TaskRequest, peer: str) -> None:
+        """Slices that were leased in answers which their worker could not read are ready for others at once."""
+        worker = wanted.profile.worker
+        self._open.abandon(worker, peer, wanted.lost)
+        async with self._core.database.snapshot() as tx:
+            if not await leases.answering(tx, worker, peer, wanted.lost):
+                return
+        async with self._core.database.transaction() as tx:
+            lost = await leases.answering(tx, worker, peer, wanted.lost)
+            outcome = await self._end_leases(tx, lost, worker, "the answer was lost")
+        log.info("leases_returned", extra={"worker": worker, "count": len(lost)})
+        self._core.publish(outcome)
+
+    async def _end_leases(self, tx: Transaction, ended: Sequence[int], worker: str, reason: str) -> Outcome:
+        """What is out under these leases is nobody's fault."""
+        out = await slices.leased_under(tx, ended)
+        known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
+        reports = [
+            Report(known[job], number, lease, Ending.RETURNED, worker=worker, reason=reason)
+            for job, number, lease in out
+        ]
+        outcome = await self._core.settlement.settle(tx, reports, self._core.clock())
+        await leases.end(tx, ended)
+        return outcome
 
     def _returning_worker(self, wanted: TaskRequest, peer: str) -> str:
         """The id in the statement, which the worker's identity has signed. The sender of the request must be that

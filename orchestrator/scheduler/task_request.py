@@ -17,6 +17,7 @@ from orchestrator.scheduler.pricing import read_minimum_wage
 FETCH_NORMAL = 1
 FETCH_RETURN_ALL = 16
 _MOST_IDS = 1000
+_LONGEST_ID = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class TaskRequest:
     """the most long slices that it wants; None when it does not say"""
     overdue: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """{jobId: [slice number…]} of slices that run longer than the worker thinks right"""
+    request_id: str | None = None
+    """the worker's own name for this request; a field of ours"""
+    lost: frozenset[str] = frozenset()
+    """names of its earlier requests whose answers it will never read; a field of ours"""
 
     @property
     def resolving(self) -> bool:
@@ -65,6 +70,7 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         worker = ""
     groups = _groups(data.get("workerComputeGroups"))
     load = _load(data.get("targetLoad"), "cpu", 1.0)
+    request_id = data.get("requestId")
     return TaskRequest(
         profile=_profile(data, worker, groups),
         groups=tuple(one for one in groups if not one.is_public),
@@ -85,6 +91,8 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         gpu_load=_load(data.get("targetLoad"), "gpu", 0.0),
         long_slices=_long_slices(data.get("targetLoad")),
         overdue=data["overdueSlices"] if isinstance(data.get("overdueSlices"), Mapping) else {},
+        request_id=request_id if isinstance(request_id, str) and 0 < len(request_id) <= _LONGEST_ID else None,
+        lost=_ids(data.get("lostRequests")),
     )
 
 

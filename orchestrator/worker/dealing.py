@@ -27,7 +27,9 @@ class Dealer(Desk):
         """When the next `Tick` is due at the latest, beyond the regular one a second."""
         if self._finished or self._stopping or self._demand.in_flight or not self._runtime:
             return math.inf
-        return self._beacon_at if self._satisfied or self._takes_nothing else min(self._demand.ask_at, self._beacon_at)
+        if (self._satisfied or self._takes_nothing) and not self._owes_word:
+            return self._beacon_at
+        return min(self._demand.ask_at, self._beacon_at)
 
     @property
     def tick_s(self) -> float:
@@ -291,7 +293,7 @@ class Dealer(Desk):
             return
         if not self._held:
             self._beacon_at = math.inf
-        beacon = now >= self._beacon_at
+        beacon = now >= self._beacon_at or (self._owes_word and now >= self._demand.ask_at)
         if (self._takes_nothing or now < self._demand.ask_at) and not beacon:
             return
         if not (self._look_at_space or beacon or now - self._space_at >= _SPACE_EVERY_S):

@@ -107,6 +107,7 @@ class Desk:
         self._room = policy.max_unacknowledged_size  # for it
         self._beacon_s = policy.beacon_s
         self._beacon_at = math.inf
+        self._owes_word = False  # the Scheduler is to hear of us, though nothing may be wanted or held
         self._lifetimes = Lifetimes()
         self._rotated_at = 0.0
         self._touched: dict[int, Sandbox] = {}  # sandboxes to top up

@@ -178,13 +178,17 @@ def task_request(
     sequence: int,
     return_all: str | None,
     isolation: Mapping[str, str] | None = None,
+    request_id: str | None = None,
+    lost: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Data of `requestTask@3`. `return_all` is the signed message that gives everything back, at start-up.
 
-    Two fields are ours, and a Scheduler that does not know them ignores them: `isolation`, {level, runtime, image}; and
+    Some fields are ours, and a Scheduler that does not know them ignores them: `isolation`, {level, runtime, image};
     `deferredJobs`, those of `unresolvedJobs` that this worker does not want for long, rather than fetching them now:
-    the request may wait for other jobs.
+    the request may wait for other jobs; `requestId`, a name for this request; `lostRequests`, the names of earlier ones
+    whose answers will never be read: what was leased in them may go to others.
     """
+    ours: dict[str, Any] = {"lostRequests": list(lost)} if lost else {}
     state = (BEACON if action.held is not None else 0) | (START_UP if action.first else 0)
     if action.beacon_only:
         return {
@@ -193,6 +197,7 @@ def task_request(
             "soteriaJobs": action.held,
             "overdueSlices": action.overdue,
             "fetchState": state | BEACON,
+            **ours,
         }
     data: dict[str, Any] = {
         "targetLoad": {"cpu": action.space, "gpu": 0, "longSlices": int(action.space)},
@@ -212,7 +217,10 @@ def task_request(
         "fetchState": state | NORMAL,
         "worktimes": list(worktimes),
         "seq": sequence,
+        **ours,
     }
+    if request_id is not None:
+        data["requestId"] = request_id
     if action.deferred_jobs:
         data["deferredJobs"] = list(action.deferred_jobs)
     if isolation is not None:

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -27,6 +28,7 @@ from orchestrator.wallet.keys import PrivateKey
 from orchestrator.worker import reports, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
+from orchestrator.worker.lost_answers import LostAnswers
 from orchestrator.worker.notary import Notary
 from orchestrator.worker.outbox import Entry, Outbox
 from orchestrator.worker.outbox_store import StoreUnusable
@@ -147,6 +149,9 @@ class SchedulerLink:
         self._packages_url = service_url(config, "packageManager")
         self._packages: ClientConnection | None = None
         self._sequence = 0
+        self._lost_answers = LostAnswers(secrets.token_urlsafe(6))
+        self._starts_over = False
+        self._work_answered = False
         self._capabilities = 0
         self._worktimes: Sequence[Mapping[str, str]] = ()
         self._results = 0
@@ -196,7 +201,7 @@ class SchedulerLink:
         """Ask for work. Raises `OrchestratorError` (network, Scheduler's refusal, malformed answer).
 
         When it is given up (no answer in time, or cancelled) and the answer comes later, `on_late_task` hears of its
-        slices. What was leased in a session that is lost comes back when its lease ends, or with `goodbye`.
+        slices. What was leased in an answer that is lost with its session is given back by the requests that follow.
         """
         if action.first:  # it gives back all that is leased to this worker: results would be late after it
             with contextlib.suppress(TimeoutError):
@@ -223,6 +228,9 @@ class SchedulerLink:
 
     async def _ask_for_task(self, action: act.RequestTask, sequence: int) -> task.Task | OrchestratorError:
         """What came of it: it lives on when nobody waits any more, and then nobody catches what it raises."""
+        name, lost = self._lost_answers.name(), self._lost_answers.to_tell(time.monotonic())
+        # Lost, it may not have given back what earlier processes held; while nothing was answered, nothing else is out.
+        starts = action.first or (self._starts_over and not self._work_answered and not action.beacon_only)
         try:
             if self._distributor.dcpsid is None:  # the proofs of group membership need the session's id
                 await self._distributor.request("keepalive", round(time.time() * 1000))
@@ -239,14 +247,28 @@ class SchedulerLink:
                     self._offer.groups, self._asks_public_group(), self._distributor.dcpsid or ""
                 ),
                 sequence=sequence,
-                return_all=self._return_all() if action.first else None,
+                return_all=self._return_all() if starts else None,
                 isolation=self._offer.isolation,
+                request_id=name,
+                lost=lost,
             )
             answer = await self._distributor.request("requestTask@3", data)
             self.requested_at = time.time()
+            self._work_answered = self._work_answered or not action.beacon_only
+            self._lost_answers.told(lost)
             return task.parse(answer)
+        except (ConnectionClosed, task.MalformedTask) as error:
+            if not action.beacon_only:
+                self._lost_answers.lost(name, time.monotonic())
+            self._starts_over = self._starts_over or starts
+            return error
         except OrchestratorError as error:
             return error
+
+    @property
+    def owes_word(self) -> bool:
+        """Whether the Scheduler is still to hear of answers that were lost."""
+        return self._lost_answers.untold
 
     def _task_came_late(self, asking: asyncio.Task[task.Task | OrchestratorError]) -> None:
         if asking.cancelled() or asking.exception() is not None:

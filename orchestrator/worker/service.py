@@ -473,7 +473,7 @@ class Worker:
             task = await self._link.request_task(action)
         except OrchestratorError as error:
             log.warning("request_failed", extra={"code": error.code, "error": error.message})
-            self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error)))
+            self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error), self._link.owes_word))
         except asyncio.CancelledError:
             self._tell_one(ev.TaskFailed("ESTOPPED", "the worker is stopping"))
             raise

@@ -84,6 +84,7 @@ class Supervisor(Auditor):
         task = event.task
         useful = self._take(task, now)
         self._demand.answered(useful, now, task.retry_after_s)
+        self._owes_word = False
         self._heard_at = now
         if self._asking:
             self._answered_at = now
@@ -225,6 +226,7 @@ class Supervisor(Auditor):
 
     def _on_task_failed(self, event: ev.TaskFailed, now: float) -> None:
         self._demand.failed(now, event.retry_after_s)
+        self._owes_word = event.owes_word
         self._counts["requests failed"] += 1
         if event.code != "ESTOPPED":
             self._refusals.note(Kind.REQUEST, event.code, now, detail=event.message)

@@ -57,11 +57,15 @@ class TaskCameLate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskFailed:
-    """The request for work failed. `retry_after_s` is the Scheduler's wish, if it has one."""
+    """The request for work failed. `retry_after_s` is the Scheduler's wish, if it has one.
+
+    `owes_word`: it is to hear soon, even of a worker that wants nothing, that answers of its were lost.
+    """
 
     code: str
     message: str
     retry_after_s: float | None = None
+    owes_word: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

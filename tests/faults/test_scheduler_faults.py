@@ -119,13 +119,8 @@ async def test_garbage(
     what: str, tmp_path: pathlib.Path, wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path,
     lasting: Callable[..., float],
 ) -> None:  # fmt: skip
+    """Slices that were leased in an answer which nobody could read do not wait for the end of their lease (300 s)."""
     parts = Parts(tmp_path, free_port())
-    # Slices leased in an answer that nobody could read come back when their lease ends: soon, here.
-    parts.scheduler_env |= {
-        "DCP_ORCHESTRATOR_SCHEDULER_LEASE_S": "15",
-        "DCP_ORCHESTRATOR_SCHEDULER_BEACON_S": "3",
-        "DCP_ORCHESTRATOR_SCHEDULER_ALIVE_S": "8",
-    }
     await parts.start_scheduler()
     liar = Liar(parts.port)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +30,8 @@ class Lease:
     ended: bool = False
     commissions: Mapping[int, Commission] = dataclasses.field(default_factory=dict)
     """by job: what the compute group takes through which its slices were handed out; as it was then"""
+    request: str | None = None
+    """the worker's own name for the request that was answered with it"""
 
 
 async def insert(
@@ -43,10 +45,12 @@ async def insert(
     opened_at: float,
     expires_at: float,
     commissions: Mapping[int, Commission],
+    request: str | None = None,
 ) -> Lease:
     number = await reserve(tx, "lease", 1)
     lease = Lease(
-        number, token, worker, peer, payment_address, jobs, opened_at, expires_at, commissions=commissions
+        number, token, worker, peer, payment_address, jobs, opened_at, expires_at, commissions=commissions,
+        request=request,
     )  # fmt: skip
     taken = {key: dataclasses.astuple(one) for key, one in commissions.items()}
     values = {field.name: getattr(lease, field.name) for field in dataclasses.fields(lease)} | {
@@ -76,6 +80,14 @@ async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:
 async def held_by(tx: AsyncConnection, worker: str, peer: str) -> list[int]:
     """Leases of a worker that have not ended. Only the identity that took them counts."""
     query = sa.select(leases.c.id).where(leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False))
+    return list((await tx.execute(query)).scalars())
+
+
+async def answering(tx: AsyncConnection, worker: str, peer: str, requests: Collection[str]) -> list[int]:
+    """Those of them that these requests of the worker's were answered with."""
+    query = sa.select(leases.c.id).where(
+        leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False), leases.c.request.in_(requests)
+    )
     return list((await tx.execute(query)).scalars())
 
 

@@ -155,6 +155,8 @@ leases = sa.Table(
     sa.Column("ended", sa.Boolean, nullable=False),
     # What compute groups take of its wages, as JSON {job key: [group, account, rate]}; null when nothing.
     sa.Column("commissions", sa.Text),
+    # The worker's own name for the request that it answered; official workers give none.
+    sa.Column("request", sa.Text),
 )
 
 events = sa.Table(
