@@ -59,6 +59,9 @@ class SchedulerSettings(ComponentSettings):
         description="async SQLAlchemy URL of the database; SQLite in the state folder when not given",
         json_schema_extra=flag("--database", metavar="URL", secret=True),
     )
+    migrate: bool = Field(
+        True, description="whether to bring the database's schema up to date at the start (see db migrate)"
+    )
 
     initial_credit: int = Field(
         0,

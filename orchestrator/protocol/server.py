@@ -26,7 +26,7 @@ from orchestrator.protocol.framing import FramingError, FramingLimits
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.session import Session
-from orchestrator.protocol.session_memory import Remembered, SessionMemory
+from orchestrator.protocol.session_memory import Memory, Remembered, SessionMemory
 from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
 from orchestrator.protocol.sockets import ServerSocket
 from orchestrator.protocol.tokens import random_token
@@ -43,6 +43,9 @@ ConfigText = Callable[[Literal[8, 9], str], str]
 """The configuration for a KVIN version, and for a client that reached the server under this origin (`http://host/`)."""
 _SERVICE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _CONFIG_PATH = "/etc/dcp-config.kvin"
+_SEEK_S = 10.0
+_MOST_WAITING = 64
+"""messages of a client while its session is sought"""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class DcpServer:
         config_text: ConfigText,
         *,
         limits: ServerLimits | None = None,
-        memory: SessionMemory | None = None,
+        memory: Memory | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         for name in services:
@@ -171,7 +174,7 @@ class DcpServer:
         self._config_text = config_text
         self._clock = clock
         self._stamps = Stamps()
-        self.memory = SessionMemory() if memory is None else memory
+        self.memory: Memory = SessionMemory() if memory is None else memory
         self._links: dict[str, _ServerLink] = {}
         self._unready: set[_ServerLink] = set()
         self._scope = TaskScope()
@@ -183,6 +186,7 @@ class DcpServer:
             spawn=self._scope.spawn,
             unread_packets=self.limits.unread_packets,
             greeting=self.limits.greeting,
+            memory=self.memory,
         )
         self.app = self._sockets.app
         self.app.router.add_get(_CONFIG_PATH, self._serve_config)
@@ -288,6 +292,16 @@ class DcpServer:
         if link is None:
             if socket.is_stray:
                 return  # the peer's ack of the farewell
+            if socket.waiting is not None:
+                if len(socket.waiting) >= _MOST_WAITING:
+                    socket.drop()
+                else:
+                    socket.waiting.append(envelope)
+                return
+            if self._is_unknown(socket, envelope):
+                socket.waiting = [envelope]
+                self._scope.spawn(self._seek(socket, envelope))
+                return
             link = self._find(socket, envelope)
             if link is None:
                 return
@@ -296,6 +310,37 @@ class DcpServer:
             link.attach(socket)
         if link.transport is socket:
             link.receive(envelope)
+
+    def _is_unknown(self, socket: ServerSocket, envelope: Envelope) -> bool:
+        """A session that only another process can know; each socket asks once."""
+        dcpsid = envelope.body.get("dcpsid")
+        return (
+            self.memory.is_shared
+            and not socket.has_sought
+            and isinstance(dcpsid, str)
+            and dcpsid not in self._links
+            and self.memory.recall(dcpsid) is None
+        )
+
+    async def _seek(self, socket: ServerSocket, envelope: Envelope) -> None:
+        socket.has_sought = True
+        try:
+            async with asyncio.timeout(_SEEK_S):
+                await self.memory.seek(envelope.body["dcpsid"], socket.service, envelope.owner)
+        except (OrchestratorError, TimeoutError) as error:
+            # Whether there is such a session is not known: the client comes back.
+            log.warning("a session could not be sought: %s", error, extra={"action": "seek-failed"})
+            socket.drop()
+        waiting, socket.waiting = socket.waiting or [], None
+        for one in waiting:
+            if not socket.is_dropped:
+                self._on_message(socket, one)
+
+    def surrender(self, dcpsid: str) -> None:
+        """The session's client went on at another process: here it is over, without a word."""
+        link = self._links.get(dcpsid)
+        if link is not None:
+            link.feed(Breach(ConnectionClosed("the client went on at another process", code="ECONNRESET")))
 
     def _find(self, socket: ServerSocket, envelope: Envelope) -> _ServerLink | None:
         """The session that the first message on a socket belongs to; a new one for a connect request."""

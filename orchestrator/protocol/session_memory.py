@@ -14,8 +14,9 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["Remembered", "SessionMemory"]
+__all__ = ["Memory", "Remembered", "SessionMemory"]
 
 _SLOT = 1024
 
@@ -30,6 +31,29 @@ class Remembered:
     token: str
     message_id: str
     nonce: str
+
+
+class Memory(Protocol):
+    """Where a server keeps the last ack of each session.
+
+    `recall` answers at once from what is at hand. A memory that is shared with other processes is asked with `seek`
+    first, for a session that is not at hand; and `settle` is awaited before an ack leaves, unless `is_settled`.
+    """
+
+    is_shared: bool
+
+    def recall(self, dcpsid: str) -> Remembered | None: ...
+
+    def remember(self, session: Remembered) -> None: ...
+
+    def forget(self, dcpsid: str) -> None: ...
+
+    async def seek(self, dcpsid: str, service: str, peer: str) -> None: ...
+
+    @property
+    def is_settled(self) -> bool: ...
+
+    async def settle(self) -> None: ...
 
 
 class SessionMemory:
@@ -67,6 +91,15 @@ class SessionMemory:
                 continue
             self._slots[remembered.dcpsid] = slot
             self._left[remembered.dcpsid] = remembered
+
+    is_shared = False
+    is_settled = True
+
+    async def seek(self, dcpsid: str, service: str, peer: str) -> None:
+        """Nothing: all that there is, `recall` knows."""
+
+    async def settle(self) -> None:
+        """Nothing: `remember` has written it."""
 
     def recall(self, dcpsid: str) -> Remembered | None:
         return self._left.get(dcpsid)

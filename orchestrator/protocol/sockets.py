@@ -23,6 +23,8 @@ from aiohttp import web
 
 from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
 from orchestrator.protocol.link import Link
+from orchestrator.protocol.session_memory import Memory
+from orchestrator.protocol.signing import Envelope
 
 __all__ = ["ServerSocket", "SocketServer"]
 
@@ -50,6 +52,9 @@ class ServerSocket:
         self.is_dropped = False
         self.is_stray = False
         """Its peer was told that its session is unknown, and has nothing more to say."""
+        self.has_sought = False
+        self.waiting: list[Envelope] | None = None
+        """What it has sent while its session is sought among those of other processes."""
         self.sid = sid
         self.eio_sid = eio_sid
         self._server = server
@@ -80,7 +85,9 @@ class SocketServer:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         unread_packets: int,
         greeting: FramingLimits,
+        memory: Memory,
     ) -> None:
+        self._memory = memory
         self.greeting = greeting
         self._on_message = on_message
         self._on_gone = on_gone
@@ -125,6 +132,8 @@ class SocketServer:
         """Write what was posted, for ever."""
         while True:
             socket, packet = await self._post.get()
+            if not self._memory.is_settled:
+                await self._memory.settle()
             if packet is None:
                 self._spawn(self._close_socket(socket))
             elif socket.sid in self._sockets:

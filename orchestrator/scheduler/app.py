@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -13,7 +15,8 @@ from orchestrator.clock import SteadyClock
 from orchestrator.database import Database, sqlite_url
 from orchestrator.errors import InvalidInput
 from orchestrator.protocol.server import DcpServer
-from orchestrator.protocol.session_memory import SessionMemory
+from orchestrator.protocol.session_memory import Memory, SessionMemory
+from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.compute_groups import ComputeGroups
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
@@ -24,6 +27,7 @@ from orchestrator.scheduler.pheme import Pheme
 from orchestrator.scheduler.reconcile import Reconciler
 from orchestrator.scheduler.result_submitter import ResultSubmitter
 from orchestrator.scheduler.roster import Roster
+from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.scheduler.task_distributor import TaskDistributor
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
@@ -65,15 +69,22 @@ class SchedulerApp:
         identity = await asyncio.to_thread(files.load_or_create, settings.state_dir / KEYSTORE, "scheduler")
         database = self._given_database
         if database is None:
-            database = await Database.open(settings.database_url or sqlite_url(settings.state_dir / DATABASE))
+            url = settings.database_url or sqlite_url(settings.state_dir / DATABASE)
+            database = await Database.open(url, migrate=settings.migrate)
             stack.push_async_callback(database.close)
         bank = Bank(self._clock)
         self.core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=self._clock)
         self.roster = roster = Roster(settings.alive_s)
+        company = 0
+        if database.is_shared:
+            self.core.cluster = Cluster(database, roster, self._clock, f"{socket.gethostname()}:{settings.port}")
+            company = await self.core.cluster.join(identity.address)
+            self.core.cluster.hear("work", lambda _: self.core.work.notify())
+            self.core.cluster.on_missed(self.core.work.notify)
         self.router = EventRouter(self.core)
         self.core.audience = self.router
         self.results = ResultSubmitter(self.core, roster)
-        self.reconciler = Reconciler(self.core)
+        self.reconciler = Reconciler(self.core, pardon=company == 0)
         services: dict[str, Any] = {
             "jobSubmit": JobSubmit(self.core),
             "taskDistributor": TaskDistributor(self.core, roster),
@@ -83,14 +94,20 @@ class SchedulerApp:
             "pheme": Pheme(self.core),
             "bankTeller": Teller(bank, database, initial_credit=settings.initial_credit),
         }
-        memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
-        stack.callback(memory.close)
+        memory: Memory
+        if self.core.cluster is not None:
+            memory = SharedSessions(database, self.core.cluster, self._clock)
+            self.core.cluster.hear("session", self._sessions_moved)
+        else:
+            memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
+            stack.callback(memory.close)
         services = {name: speaking_all(service, identity) for name, service in services.items()}
         self.server = DcpServer(identity, services, self._config_text, memory=memory, clock=self._clock)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
-        for side in (self.results, self.router, self.reconciler):
-            self._tasks.start(side.run())
+        for side in (self.core.cluster, self.results, self.router, self.reconciler):
+            if side is not None:
+                self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
         try:
             port = await self.server.listen(settings.host, settings.port)
@@ -99,6 +116,10 @@ class SchedulerApp:
             raise InvalidInput(f"{problem}; another --port, or 0 for a free one, may help") from error
         stack.push_async_callback(self.router.drain, DRAIN_S)
         self.url = settings.public_url or f"http://{_url_host(settings.host)}:{port}/"
+
+    def _sessions_moved(self, items: Sequence[Any]) -> None:
+        for (dcpsid,) in items:
+            self.server.surrender(dcpsid)
 
     def _config_text(self, version: Literal[8, 9], origin: str) -> str:
         """A client goes on using the address under which it found us, unless the operator has named one."""

@@ -12,6 +12,7 @@ from orchestrator.database import Database, retried
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler.catalog import Catalog, Job
+from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, ErrorLimit
 from orchestrator.scheduler.money import Money
@@ -71,11 +72,15 @@ class Core:
         )
         self.work = Signal()
         self.audience: Audience | None = None
+        self.cluster: Cluster | None = None
+        """the other processes; None when the database is ours alone"""
 
     def publish(self, outcome: Outcome) -> None:
         """Call after the commit."""
         if outcome.waiting:
             self.work.notify()
+            if self.cluster is not None:
+                self.cluster.tell("work")
         if self.audience is not None:
             self.audience.publish(outcome)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator import kvin
-from orchestrator.database import persistently
+from orchestrator.database import DatabaseAway, persistently, retried
 from orchestrator.errors import InvalidInput, NotFound, NotPermitted, OrchestratorError
 from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.scheduler.catalog import Job
@@ -32,6 +33,8 @@ JOB_LABELS = frozenset({"result", "status", "stop", "console", "error", "noprogr
 EMITTED = frozenset({"console", "error", "noprogress", "custom"})
 MAX_EVENT = 1_000_000
 """characters of one emitted event"""
+REFRESHED_AT_ONCE = 500
+"""jobs whose state is read in one statement"""
 ACKNOWLEDGE_S = 0.5
 """how long acknowledgements are gathered before their rows go"""
 _UNDEFINED = {"_serializeVerId": "v9", "what": {"undefined": True}}
@@ -57,6 +60,17 @@ class EventRouter:
         self._acknowledged: set[int] = set()
         self._counts: dict[tuple[int, str], int] = {}
         self._commits = GroupCommit(self._apply)
+        self._stale: dict[int, set[str] | None] = {}
+        """jobs that changed, here or at another process, and the labels of their new events; None: any"""
+        self._changed = asyncio.Event()
+        self._missed = False
+        self._newest = 0
+        """the newest event when lost notifications were looked for last"""
+        if core.cluster is not None:
+            core.cluster.hear("job", self._jobs_changed)
+            core.cluster.hear("answered", self._answered_elsewhere)
+            core.cluster.hear("command", self._commanded_elsewhere)
+            core.cluster.on_missed(self._all_changed)
         self._group: asyncio.TaskGroup | None = None
         self._operations = Operations(
             {
@@ -71,6 +85,8 @@ class EventRouter:
             self._group = group
             group.create_task(self._commits.run())
             group.create_task(self._forget_acknowledged())
+            if self._core.cluster is not None:
+                group.create_task(self._refresh())
 
     async def drain(self, within: float) -> None:
         """Before the sockets are closed: let clients answer to the events that they were sent. The process of an
@@ -79,7 +95,8 @@ class EventRouter:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await asyncio.gather(*(watch.drain() for watch in watches))
-        await self._forget()
+        with contextlib.suppress(DatabaseAway):
+            await retried(self._forget)
 
     async def handle(self, request: Request) -> Any:
         outcome = (await self.handle_batch([request]))[0]
@@ -173,9 +190,9 @@ class EventRouter:
     async def _run(self, watch: Watch) -> None:
         try:
             heard = watch.notes
-            state = await persistently(lambda: self._state(watch.job.key))
+            states = await persistently(functools.partial(self._states, [watch.job.key]))
             if watch.notes == heard:
-                watch.note(state)
+                watch.note(states[watch.job.key])
             await watch.run()
         finally:
             watches = self._watches.get(watch.job.key, {})
@@ -184,10 +201,6 @@ class EventRouter:
             if not watches:
                 self._watches.pop(watch.job.key, None)
                 self._answered.pop(watch.job.key, None)
-
-    async def _state(self, key: int) -> JobState:
-        async with self._core.database.snapshot() as tx:
-            return (await jobs.states(tx, [key]))[key]
 
     def _listen(self, request: Request, labels: Sequence[str]) -> list[dict[str, str]]:
         options = fields(request).get("options")
@@ -215,12 +228,18 @@ class EventRouter:
 
     def publish(self, outcome: Outcome) -> None:
         """A transaction was committed."""
+        if self._core.cluster is not None:
+            self._spread(outcome.states, outcome.events)
+            return
         for key, state in outcome.states.items():
             for watch in self._watches.get(key, {}).values():
                 watch.note(state)
         self._push(outcome.events)
 
     def _push(self, fresh: Sequence[Event]) -> None:
+        if self._core.cluster is not None:
+            self._spread((), fresh)
+            return
         by_job: dict[int, list[Event]] = {}
         for event in fresh:
             by_job.setdefault(event.job, []).append(event)
@@ -228,14 +247,92 @@ class EventRouter:
             for watch in self._watches.get(key, {}).values():
                 watch.push(batch)
 
+    # --- several processes. What a watch is told then always comes from the database, in the order of commits: what
+    # one process has committed may be older than what another one has, when it comes to tell of it.
+
+    def _spread(self, states: Iterable[int], fresh: Sequence[Event]) -> None:
+        changed: list[tuple[int, str]] = [(key, "") for key in states]
+        changed += dict.fromkeys((event.job, event.label) for event in fresh)
+        assert self._core.cluster is not None
+        for key, label in changed:
+            self._core.cluster.tell("job", key, label)
+        self._jobs_changed(changed)
+
+    def _jobs_changed(self, items: Iterable[Sequence[Any]]) -> None:
+        for key, label in items:
+            if key in self._watches:
+                labels = self._stale.setdefault(key, set())
+                if labels is not None:
+                    labels.add(label)
+        if self._stale:
+            self._changed.set()
+
+    def _all_changed(self) -> None:
+        """Notifications may have been lost."""
+        self._missed = True
+        self._changed.set()
+
+    async def _look_for_missed(self) -> None:
+        """Every watched job is to be read again, and those queues that got events since this was done last."""
+        self._missed = False
+        async with self._core.database.snapshot() as tx:
+            newest = await events.newest(tx)
+            queues = await events.queues_since(tx, self._newest) if newest > self._newest else []
+        self._newest = newest
+        self._jobs_changed((key, "") for key in list(self._watches))
+        self._jobs_changed(queues)
+
+    async def _refresh(self) -> None:
+        """Let watches look at what changed: their job's state first, then the events that were there with it."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._missed:
+                await persistently(self._look_for_missed)
+            stale, self._stale = self._stale, {}
+            watched = [key for key in stale if key in self._watches]
+            for start in range(0, len(watched), REFRESHED_AT_ONCE):
+                keys = watched[start : start + REFRESHED_AT_ONCE]
+                states = await persistently(functools.partial(self._states, keys))
+                for key in keys:
+                    state = states.get(key)
+                    for watch in list(self._watches.get(key, {}).values()):
+                        if state is not None:
+                            watch.note(state)
+                        # The end is told when all else was: then nothing may be left unseen.
+                        ended = state is None or state.ended_at is not None
+                        watch.look(None if ended else stale[key])
+
+    async def _states(self, keys: Sequence[int]) -> dict[int, JobState]:
+        async with self._core.database.snapshot() as tx:
+            return await jobs.states(tx, keys)
+
+    def _answered_elsewhere(self, items: Sequence[Any]) -> None:
+        for (key,) in items:
+            if key in self._watches:
+                self._answered[key] = asyncio.get_running_loop().time()
+
+    def _commanded_elsewhere(self, items: Sequence[Any]) -> None:
+        for worker, command, payload in items:
+            self._command({worker}, command, json.loads(payload))
+
     def answered(self, job: Job) -> None:
         """The owner is being answered to a step of deploying the job."""
+        if self._core.cluster is not None:
+            self._core.cluster.tell("answered", job.key)
         self._answered[job.key] = asyncio.get_running_loop().time()
         while len(self._answered) > 10_000:
             self._answered.pop(next(iter(self._answered)))
 
     def command(self, workers: set[str], command: str, payload: Mapping[str, Any]) -> None:
         """Tell workers to do something. Best effort: one that does not hear it finds out with its next report."""
+        if self._core.cluster is not None:
+            text = json.dumps(payload)
+            for worker in workers:
+                self._core.cluster.tell("command", worker, command, text)
+        self._command(workers, command, payload)
+
+    def _command(self, workers: set[str], command: str, payload: Mapping[str, Any]) -> None:
         for listener in self._listeners.values():
             token = listener.tokens.get("schedmsg::command")
             if token is not None and listener.targets & workers:
@@ -339,6 +436,8 @@ class EventRouter:
         return Event(job.key, label, number, body)
 
     async def _apply(self, emitted: Sequence[Event]) -> None:
+        if self._core.cluster is not None:
+            self._counts.clear()  # others queue and acknowledge, too
         async with self._core.database.transaction() as tx:
             kept = []
             for event in emitted:

@@ -32,6 +32,8 @@ _PARTED_KEPT = 10_000
 class JobSubmit:
     def __init__(self, core: Core) -> None:
         self._core = core
+        if core.cluster is not None:
+            core.cluster.hear("parted", self._part)
         self._uploading: set[ServerConnection] = set()
         self._parted: dict[str, None] = {}
         """sessions, oldest first, that their clients have ended in order: they had all their answers"""
@@ -139,11 +141,17 @@ class JobSubmit:
         def ended(error: ConnectionClosed) -> None:
             self._uploading.discard(connection)
             if isinstance(error, ClosedByPeer):
-                self._parted[connection.dcpsid] = None
-                if len(self._parted) > _PARTED_KEPT:
-                    del self._parted[next(iter(self._parted))]
+                self._part([[connection.dcpsid]])
+                if self._core.cluster is not None:
+                    self._core.cluster.tell("parted", connection.dcpsid)
 
         connection.on_close(ended)
+
+    def _part(self, items: Sequence[Sequence[str]]) -> None:
+        for (dcpsid,) in items:
+            self._parted[dcpsid] = None
+            if len(self._parted) > _PARTED_KEPT:
+                del self._parted[next(iter(self._parted))]
 
     async def _append(self, tx: Transaction, job: Job, state: JobState, uris: Sequence[str], digest: str) -> JobState:
         if state.closed or state.status in lifecycle.ENDED:

@@ -30,11 +30,14 @@ class Reconciler:
     At the start no lease is overdue: nobody could be heard before.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, pardon: bool = True) -> None:
+        """`pardon`: nobody could be heard before, so no lease is overdue yet."""
         self._core = core
+        self._pardons = pardon
 
     async def run(self) -> None:
-        await persistently(self._pardon)
+        if self._pardons:
+            await persistently(self._pardon)
         while True:
             while await persistently(self.expire):
                 pass

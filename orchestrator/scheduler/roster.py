@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 from orchestrator.scheduler.groups import Use
 from orchestrator.scheduler.matching import JobProfile, WorkerProfile, refusal
@@ -48,6 +48,14 @@ class Roster:
         self._kinds.setdefault(profile.offers, {})[profile.worker] = None
         self._load += load
         self._drop_dead(now)
+
+    def saw_elsewhere(self, seen: Seen) -> None:
+        """Another process has heard the worker."""
+        self.saw(seen.profile, seen.load, seen.at, seen.size)
+
+    def entries(self) -> Mapping[str, Seen]:
+        """What every present worker said last, by worker."""
+        return self._seen
 
     def heard(self, worker: str, now: float) -> None:
         """A worker reported something; it is alive though it asks for nothing."""

@@ -15,7 +15,7 @@ import functools
 import itertools
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from orchestrator.database import persistently
@@ -161,6 +161,13 @@ class Watch:
             elif event.id > channel.cursor:
                 channel.queue.append(event)
                 channel.cursor = event.id
+        self._wake.set()
+
+    def look(self, labels: Collection[str] | None) -> None:
+        """The database has events that were not pushed: of these labels, or of any."""
+        for channel in self.channels.values():
+            if channel.label not in ("status", "stop") and (labels is None or channel.label in labels):
+                channel.behind = channel.missed = True
         self._wake.set()
 
     def note(self, state: JobState) -> None:

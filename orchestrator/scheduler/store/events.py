@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.scheduler.store.counters import reserve
-from orchestrator.scheduler.store.schema import events, slice_results
+from orchestrator.scheduler.store.schema import counters, events, slice_results
 
 CHUNK = 2000
 
@@ -63,6 +63,17 @@ async def queued(tx: AsyncConnection, job: int, label: str, after: int, limit: i
 async def count(tx: AsyncConnection, job: int, label: str) -> int:
     query = sa.select(sa.func.count()).select_from(events).where(events.c.job == job, events.c.label == label)
     return int((await tx.execute(query)).scalar_one())
+
+
+async def newest(tx: AsyncConnection) -> int:
+    """The id of the newest event that was ever queued."""
+    return int((await tx.execute(sa.select(counters.c.value).where(counters.c.name == "event"))).scalar() or 0)
+
+
+async def queues_since(tx: AsyncConnection, after: int) -> list[tuple[int, str]]:
+    """(job, label) of the queues that got events with an id greater than `after`."""
+    query = sa.select(events.c.job, events.c.label).distinct().where(events.c.id > after)
+    return [(job, label) for job, label in await tx.execute(query)]
 
 
 async def delete(tx: AsyncConnection, ids: Iterable[int]) -> None:

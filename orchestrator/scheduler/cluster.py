@@ -1,0 +1,255 @@
+"""The processes that share one database: what one does is heard by the others, and none of them is special.
+
+A decision is made under the lock of a row. What crosses here only says that something may be looked at again: work
+became available, a job changed, events wait, a session moved. A notification may be lost (a process can die between a
+commit and telling of it), so every process also looks by itself every `RESYNC_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pydantic
+
+from orchestrator import __version__
+from orchestrator.database import Database, DatabaseAway, persistently, retried
+from orchestrator.errors import InvalidInput
+from orchestrator.scheduler.roster import Roster, Seen
+from orchestrator.scheduler.store import cluster as store
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "dcp_scheduler"
+RESYNC_S = 5.0
+"""how late a change is heard of whose notification was lost"""
+HEARTBEAT_S = 3.0
+ALIVE_S = 15.0
+"""a process that was not heard of for so long has died"""
+ROSTER_S = 1.0
+"""how often processes tell each other of workers"""
+SESSIONS_KEPT_S = 7300.0
+_LARGEST = 7000
+"""bytes of one notification; PostgreSQL takes less than 8000"""
+
+Item = tuple[int | str, ...]
+Hear = Callable[[Sequence[Any]], None]
+"""Takes the items of one kind, in the order in which they were told; each is a list."""
+
+_SEEN = pydantic.TypeAdapter(Seen)
+
+
+class Cluster:
+    """`join` first; `run()` must be running while anything is told. Handlers are added with `hear` before that.
+
+    `missed` is called whenever notifications may have been lost, and every `RESYNC_S`.
+    """
+
+    def __init__(self, database: Database, roster: Roster, clock: Callable[[], float], place: str = "") -> None:
+        self.process = secrets.token_hex(8)
+        self._database = database
+        self._roster = roster
+        self._clock = clock
+        self._place = place or socket.gethostname()
+        self._started_at = clock()
+        self._handlers: dict[str, Hear] = {}
+        self._missed: list[Callable[[], None]] = []
+        self._told: dict[str, dict[Item, None]] = {}
+        self._something = asyncio.Event()
+        self._mine: dict[str, Seen] = {}
+        """what this process has written of its workers"""
+        self._foreign: dict[str, Seen] = {}
+        self.hear("worker-gone", self._workers_left)
+
+    # --- telling and hearing
+
+    def hear(self, kind: str, handler: Hear) -> None:
+        self._handlers[kind] = handler
+
+    def on_missed(self, handler: Callable[[], None]) -> None:
+        self._missed.append(handler)
+
+    def tell(self, kind: str, *item: int | str) -> None:
+        """The other processes hear of it soon; what is told several times meanwhile, once."""
+        self._told.setdefault(kind, {})[item] = None
+        self._something.set()
+
+    async def _send(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            told, self._told = self._told, {}
+            payloads = list(_payloads(self.process, told))
+            await persistently(lambda payloads=payloads: self._database.notify(CHANNEL, payloads))  # type: ignore[misc]
+
+    def _heard(self, payload: str) -> None:
+        try:
+            process, kinds = json.loads(payload)
+            if process == self.process:
+                return
+            for kind, items in kinds.items():
+                handler = self._handlers.get(kind)  # a newer version may tell what this one does not know
+                if handler is not None:
+                    handler(items)
+        except Exception:  # what another version says must not end this one
+            log.exception("a notification could not be understood", extra={"action": "bug"})
+
+    def _look_again(self) -> None:
+        for handler in self._missed:
+            handler()
+
+    # --- life
+
+    async def join(self, identity: str) -> int:
+        """Make this process known; how many others are alive. Raises `InvalidInput` when they have another key."""
+        agreed = await retried(lambda: self._join(identity))
+        if agreed[0] != identity:
+            raise InvalidInput(
+                f"this database belongs to a Scheduler with the address {agreed[0]}, and the keystore here is that of "
+                f"{identity}: give every process a copy of the same scheduler.keystore"
+            )
+        return agreed[1]
+
+    async def _join(self, identity: str) -> tuple[str, int]:
+        async with self._database.transaction() as tx:
+            agreed = await store.agree(tx, "identity", identity)
+            if agreed != identity:
+                return agreed, 0
+            await store.register(tx, self._row())
+            return agreed, len(await store.others(tx, self.process, self._clock() - ALIVE_S))
+
+    def _row(self) -> dict[str, Any]:
+        return {
+            "id": self.process,
+            "place": self._place,
+            "version": __version__,
+            "started_at": self._started_at,
+            "seen_at": self._clock(),
+        }
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send())
+                group.create_task(self._database.listen(CHANNEL, self._heard, self._look_again))
+                group.create_task(self._repeatedly(HEARTBEAT_S, self._beat))
+                group.create_task(self._repeatedly(ROSTER_S, self._share_workers))
+                group.create_task(self._resync())
+        finally:
+            with contextlib.suppress(DatabaseAway, TimeoutError):
+                async with asyncio.timeout(2):
+                    await retried(self._leave)
+
+    async def _repeatedly(self, every: float, work: Callable[[], Any]) -> None:
+        while True:
+            await persistently(work)
+            await asyncio.sleep(every)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_S)
+            self._look_again()
+
+    async def _beat(self) -> None:
+        now = self._clock()
+        async with self._database.transaction() as tx:
+            await store.register(tx, self._row())
+            await store.forget(
+                tx,
+                processes_before=now - 4 * ALIVE_S,
+                workers_before=now - 10 * ALIVE_S,
+                sessions_before=now - SESSIONS_KEPT_S,
+            )
+
+    async def _leave(self) -> None:
+        async with self._database.transaction() as tx:
+            await store.leave(tx, self.process)
+
+    # --- workers
+
+    async def _share_workers(self) -> None:
+        """Write what was heard here, take in what was heard elsewhere."""
+        await self.write_workers()
+        await self.read_workers()
+
+    async def write_workers(self) -> None:
+        present = {
+            worker: seen
+            for worker, seen in self._roster.entries().items()
+            if (theirs := self._foreign.get(worker)) is None or seen.at > theirs.at
+        }
+        fresh = {worker: seen for worker, seen in present.items() if _is_news(self._mine.get(worker), seen)}
+        gone = self._mine.keys() - present.keys()
+        if not fresh and not gone:
+            return
+        rows = [
+            {"worker": worker, "process": self.process, "seen": _SEEN.dump_json(seen).decode(), "at": seen.at}
+            for worker, seen in fresh.items()
+        ]
+        async with self._database.transaction() as tx:
+            await store.save_workers(tx, rows)
+            if gone:
+                await store.drop_workers(tx, self.process, gone)
+        self._mine.update(fresh)
+        for worker in gone:
+            del self._mine[worker]
+            if self._roster.entries().get(worker) is None:
+                self.tell("worker-gone", worker)
+
+    async def read_workers(self) -> None:
+        since = self._clock() - 3 * ROSTER_S if self._foreign else 0.0
+        async with self._database.snapshot() as tx:
+            rows = await store.workers_elsewhere(tx, self.process, since)
+        known = self._roster.entries()
+        for worker, text in rows:
+            try:
+                seen = _SEEN.validate_json(text)
+            except pydantic.ValidationError:
+                continue  # of a version that says it otherwise
+            here = known.get(worker)
+            if here is None or here.at < seen.at:
+                self._foreign[worker] = seen
+                self._roster.saw_elsewhere(seen)
+        for worker in [worker for worker in self._foreign if worker not in known]:
+            del self._foreign[worker]
+
+    def _workers_left(self, items: Sequence[Any]) -> None:
+        for (worker,) in items:
+            if self._foreign.pop(worker, None) is not None:
+                self._roster.gone(worker)
+
+    def statistics(self) -> dict[str, Any]:
+        return {"process": self.process, "workers": len(self._mine), "workers_elsewhere": len(self._foreign)}
+
+
+def _is_news(before: Seen | None, now: Seen) -> bool:
+    """Worth a row: another profile, or the same one long after the last time."""
+    if before is None:
+        return True
+    same = (before.profile, before.load) == (now.profile, now.load)
+    return now.at - before.at >= (20.0 if same else ROSTER_S)
+
+
+def _payloads(process: str, told: dict[str, dict[Item, None]]) -> Iterable[str]:
+    """Texts that a notification can hold; an item that is larger than that travels in no notification."""
+    kinds: dict[str, list[Item]] = {}
+    size = 0
+    for kind, items in told.items():
+        for item in items:
+            bytes_ = len(json.dumps(item).encode()) + len(kind) + 8
+            if bytes_ > _LARGEST:
+                log.warning("something is too large to tell other processes: %s", kind, extra={"action": "untold"})
+                continue
+            if size + bytes_ > _LARGEST:
+                yield json.dumps([process, kinds])
+                kinds, size = {}, 0
+            kinds.setdefault(kind, []).append(item)
+            size += bytes_
+    if kinds:
+        yield json.dumps([process, kinds])

@@ -1,0 +1,92 @@
+"""Sessions that outlive a process: the last ack of each is a row, so that a client may go on at any process.
+
+The process that it comes to takes the session over, lets the client finish what it has to say, closes it in order, and
+the client opens a new one there (`protocol.session_memory` says why that matters).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from orchestrator.database import Database, DatabaseAway, retried
+from orchestrator.protocol.session_memory import Remembered
+from orchestrator.scheduler.cluster import Cluster
+from orchestrator.scheduler.store import cluster as store
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 2.0
+"""how long acks wait for a database that is away; then they leave without having been written"""
+
+
+class SharedSessions:
+    """What the server remembers, in rows. `settle` writes all that is new at once, before the acks leave."""
+
+    is_shared = True
+
+    def __init__(self, database: Database, cluster: Cluster, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._cluster = cluster
+        self._clock = clock
+        self._left: dict[str, Remembered] = {}
+        """those that this process has taken over"""
+        self._fresh: dict[str, Remembered] = {}
+        self._over: set[str] = set()
+        self._written: set[str] = set()
+
+    def recall(self, dcpsid: str) -> Remembered | None:
+        return self._left.get(dcpsid)
+
+    async def seek(self, dcpsid: str, service: str, peer: str) -> None:
+        """Take a session over from whatever process had it: `recall` knows it then. Raises `DatabaseAway`."""
+
+        async def take() -> tuple[str, str, str] | None:
+            async with self._database.transaction() as tx:
+                return await store.take_session(tx, dcpsid, self._cluster.process, service=service, peer=peer)
+
+        found = await retried(take)
+        if found is not None:
+            self._left[dcpsid] = Remembered(dcpsid, service, peer, *found)
+            self._written.add(dcpsid)
+            # It may be alive there: its client has only lost its connection.
+            self._cluster.tell("session", dcpsid)
+
+    def remember(self, session: Remembered) -> None:
+        self._fresh[session.dcpsid] = session
+        self._over.discard(session.dcpsid)
+
+    def forget(self, dcpsid: str) -> None:
+        self._left.pop(dcpsid, None)
+        if self._fresh.pop(dcpsid, None) is not None or dcpsid in self._written:
+            self._over.add(dcpsid)
+
+    @property
+    def is_settled(self) -> bool:
+        """No ack waits to be written. Ends of sessions may wait: they are written with the next."""
+        return not self._fresh and len(self._over) < 100
+
+    async def settle(self) -> None:
+        fresh, self._fresh = self._fresh, {}
+        over, self._over = self._over, set()
+        rows = [
+            dataclasses.asdict(one) | {"process": self._cluster.process, "at": self._clock()} for one in fresh.values()
+        ]
+        ended = [(dcpsid, self._cluster.process) for dcpsid in over]
+
+        async def write() -> None:
+            async with self._database.transaction() as tx:
+                await store.save_sessions(tx, rows, ended)
+
+        try:
+            async with asyncio.timeout(2 * _PATIENCE_S):
+                await retried(write, patience=_PATIENCE_S)
+        except (DatabaseAway, TimeoutError) as error:
+            log.warning("the last acks are not written: %s", error, extra={"action": "database-away"})
+        self._written |= fresh.keys()
+        self._written -= over
+
+    def close(self) -> None:
+        pass

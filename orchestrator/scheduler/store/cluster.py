@@ -1,0 +1,157 @@
+"""Rows through which processes of one Scheduler know of each other: who runs, which workers they see, and sessions.
+
+Only a database that several processes share holds any; the statements are PostgreSQL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.database import metadata
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+)
+
+# The last ack of each session. On PostgreSQL unlogged: it outlives every process of ours, and a database that crashed
+# has lost no more than a place in a conversation.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("dcpsid", sa.Text, primary_key=True),
+    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("peer", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("message_id", sa.Text, nullable=False),
+    sa.Column("nonce", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+# What each live worker said last, as JSON, by the process that heard it.
+present_workers = sa.Table(
+    "present_workers",
+    metadata,
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("seen", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+)
+
+# What all processes must agree on.
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+_insert_session = insert(sessions)
+_SAVE_SESSION = _insert_session.on_conflict_do_update(
+    index_elements=[sessions.c.dcpsid],
+    set_={name: _insert_session.excluded[name] for name in ("token", "message_id", "nonce", "at")},
+    where=sessions.c.process == _insert_session.excluded.process,
+)
+_insert_worker = insert(present_workers)
+_SAVE_WORKER = _insert_worker.on_conflict_do_update(
+    index_elements=[present_workers.c.worker],
+    set_={name: _insert_worker.excluded[name] for name in ("process", "seen", "at")},
+)
+
+
+async def agree(tx: AsyncConnection, name: str, value: str) -> str:
+    """The value of a fact: the given one when nobody has given it before."""
+    statement = insert(facts).values(name=name, value=value).on_conflict_do_nothing(index_elements=[facts.c.name])
+    await tx.execute(statement)
+    return str((await tx.execute(sa.select(facts.c.value).where(facts.c.name == name))).scalar_one())
+
+
+# --- processes
+
+
+async def register(tx: AsyncConnection, row: Mapping[str, Any]) -> None:
+    """Add a process, or say that it is alive."""
+    statement = insert(processes).values(row)
+    statement = statement.on_conflict_do_update(
+        index_elements=[processes.c.id], set_={"seen_at": statement.excluded.seen_at}
+    )
+    await tx.execute(statement)
+
+
+async def others(tx: AsyncConnection, process: str, since: float) -> list[dict[str, Any]]:
+    query = sa.select(processes).where(processes.c.id != process, processes.c.seen_at >= since)
+    return [dict(row) for row in (await tx.execute(query.order_by(processes.c.started_at))).mappings()]
+
+
+async def leave(tx: AsyncConnection, process: str) -> None:
+    await tx.execute(sa.delete(processes).where(processes.c.id == process))
+    await tx.execute(sa.delete(present_workers).where(present_workers.c.process == process))
+
+
+async def forget(
+    tx: AsyncConnection, *, processes_before: float, workers_before: float, sessions_before: float
+) -> None:
+    await tx.execute(sa.delete(processes).where(processes.c.seen_at < processes_before))
+    await tx.execute(sa.delete(present_workers).where(present_workers.c.at < workers_before))
+    await tx.execute(sa.delete(sessions).where(sessions.c.at < sessions_before))
+
+
+# --- workers
+
+
+async def save_workers(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        await tx.execute(_SAVE_WORKER, sorted(rows, key=lambda row: str(row["worker"])))
+
+
+async def drop_workers(tx: AsyncConnection, process: str, workers: Iterable[str]) -> None:
+    where = (present_workers.c.process == process, present_workers.c.worker.in_(list(workers)))
+    await tx.execute(sa.delete(present_workers).where(*where))
+
+
+async def workers_elsewhere(tx: AsyncConnection, process: str, since: float) -> list[tuple[str, str]]:
+    """(worker, what it said) of those whom other processes have heard since then."""
+    query = sa.select(present_workers.c.worker, present_workers.c.seen).where(
+        present_workers.c.process != process, present_workers.c.at >= since
+    )
+    return [(worker, seen) for worker, seen in await tx.execute(query.order_by(present_workers.c.at))]
+
+
+# --- sessions
+
+
+async def save_sessions(
+    tx: AsyncConnection, rows: Sequence[Mapping[str, Any]], ended: Iterable[tuple[str, str]]
+) -> None:
+    """`ended` are pairs (dcpsid, process). What another process has taken over is left alone."""
+    # The network is slower than a crash of the database is likely.
+    await tx.exec_driver_sql("SET LOCAL synchronous_commit = off")
+    if rows:
+        await tx.execute(_SAVE_SESSION, sorted(rows, key=lambda row: str(row["dcpsid"])))
+    gone = [{"of_id": dcpsid, "of_process": process} for dcpsid, process in sorted(ended)]
+    if gone:
+        where = (sessions.c.dcpsid == sa.bindparam("of_id"), sessions.c.process == sa.bindparam("of_process"))
+        await tx.execute(sa.delete(sessions).where(*where), gone)
+
+
+async def take_session(
+    tx: AsyncConnection, dcpsid: str, process: str, *, service: str, peer: str
+) -> tuple[str, str, str] | None:
+    """Make a session this process's own: (token, message id, nonce) of its last ack; None when there is none."""
+    where = (sessions.c.dcpsid == dcpsid, sessions.c.service == service, sessions.c.peer == peer)
+    statement = sa.update(sessions).where(*where).values(process=process)
+    row = (
+        await tx.execute(statement.returning(sessions.c.token, sessions.c.message_id, sessions.c.nonce))
+    ).one_or_none()
+    return None if row is None else (row.token, row.message_id, row.nonce)
