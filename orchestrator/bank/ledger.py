@@ -13,33 +13,33 @@ refused operation leaves it as it was.
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Iterable, Sequence
 
 from orchestrator.bank.amounts import MAX_AMOUNT, format_amount
+from orchestrator.bank.chain import Posting
+from orchestrator.bank.kinds import (
+    CHAIN_RESERVE,
+    FEES,
+    ISSUANCE,
+    MAX_BALANCE,
+    AccountKind,
+    PostingKind,
+    kind_of,
+    may_move,
+)
+from orchestrator.bank.pending import (
+    NotPending,
+    Pending,
+    PendingState,
+    posted_posting_id,
+    reserve_posting_id,
+    void_posting_id,
+)
 from orchestrator.errors import Fault, InvalidInput, NotEnoughFunds, NotFound, OrchestratorError
 
-ISSUANCE = "issuance"
-"""The account that new money comes from. The only one that may be below zero."""
-MAX_BALANCE = 9 * MAX_AMOUNT
+__all__ = ["CHAIN_RESERVE", "FEES", "ISSUANCE", "MAX_BALANCE", "AccountKind", "Posting", "PostingKind"]
+
 MAX_ID = 200
-
-
-class AccountKind(enum.StrEnum):
-    ADDRESS = "address"
-    """Named by its checksummed address."""
-    ESCROW = "escrow"
-    """Holds the money of one job."""
-    ISSUANCE = "issuance"
-
-
-class PostingKind(enum.StrEnum):
-    CREDIT = "credit"
-    """New money, out of the issuance account."""
-    TRANSFER = "transfer"
-    HOLD = "hold"
-    PAYMENT = "payment"
-    RELEASE = "release"
 
 
 class IdReused(OrchestratorError):
@@ -60,21 +60,12 @@ class Account:
     name: str
     kind: AccountKind
     balance: int = 0
+    key: int = 0
+    """The store's number of it; 0 when it is not stored yet."""
 
     @property
     def may_owe(self) -> bool:
-        return self.kind is AccountKind.ISSUANCE
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Posting:
-    """`amount` (positive) goes from account `source` to account `target`. The id is unique in the whole ledger."""
-
-    id: str
-    kind: PostingKind
-    source: str
-    target: str
-    amount: int
+        return self.kind.may_owe
 
 
 @dataclasses.dataclass(slots=True)
@@ -131,7 +122,7 @@ class Book:
     """Accounts, holds, and the postings known under the ids that are about to be used.
 
     The caller loads what an operation names (accounts that do not exist yet are opened here) and afterwards stores
-    `postings`, `opened`, `new_holds`, `closed_holds` and the balances of `changed`.
+    `postings`, `opened`, `moved`, `new_holds`, `closed_holds`, `new_pending` and `settled_pending`.
     """
 
     def __init__(
@@ -139,16 +130,21 @@ class Book:
         accounts: Iterable[Account] = (),
         holds: Iterable[Hold] = (),
         known: Iterable[Posting] = (),
+        pending: Iterable[Pending] = (),
     ) -> None:
         self.accounts = {account.name: account for account in accounts}
         self.holds = {hold.id: hold for hold in holds}
+        self.pending = {one.id: one for one in pending}
         self._known = {posting.id: posting for posting in known}
         self.postings: list[Posting] = []
         """Made here, in order."""
         self.opened: list[Account] = []
-        self.changed: dict[str, Account] = {}
+        self.moved: dict[str, int] = {}
+        """By how much each account has changed here."""
         self.new_holds: list[Hold] = []
         self.closed_holds: list[Hold] = []
+        self.new_pending: list[Pending] = []
+        self.settled_pending: list[Pending] = []
 
     def balance(self, name: str) -> int:
         account = self.accounts.get(name)
@@ -185,6 +181,78 @@ class Book:
         self._post([posting])
         return posting
 
+    def move(self, posting: Posting) -> bool:
+        """One posting of a kind that needs nothing else (issue, fee, payout, deposit). False when it was made before.
+
+        Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
+        """
+        return self._post_once(posting)
+
+    def reserve(self, pending: Pending) -> bool:
+        """Put the money of a pending transfer aside. False when that very transfer was made before, whatever became of
+        it since.
+
+        Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
+        """
+        check_id(pending.id, "transfer id")
+        if not may_move(pending.kind, AccountKind.PENDING, kind_of(pending.target)) or pending.target == pending.source:
+            raise InvalidInput(f"{pending.kind} from {pending.source} to {pending.target} is not possible")
+        known = self.pending.get(pending.id)
+        if known is not None:
+            if (known.kind, known.target, known.amount) != (pending.kind, pending.target, pending.amount):
+                raise IdReused(f"pending transfer {pending.id!r} exists with another kind, target or amount")
+            return False
+        self._post(
+            [
+                Posting(
+                    reserve_posting_id(pending.id), PostingKind.RESERVE, pending.source, pending.account, pending.amount
+                )
+            ]
+        )
+        self._account(pending.target)
+        self.pending[pending.id] = pending
+        self.new_pending.append(pending)
+        return True
+
+    def post_pending(self, pending_id: str, now: float) -> bool:
+        """Carry a pending transfer out. False when it was before.
+
+        Raises `NotFound`, and `NotPending` when it is void or its time is over.
+        """
+        pending = self._pending(pending_id)
+        if pending.state is PendingState.POSTED:
+            return False
+        if pending.state is PendingState.VOID or pending.is_over(now):
+            raise NotPending(f"pending transfer {pending_id!r} is void: its money went back, or is about to")
+        self._settle(pending, PendingState.POSTED, now)
+        return True
+
+    def void_pending(self, pending_id: str, now: float) -> bool:
+        """Give the money of a pending transfer back. False when it was before. Raises `NotFound`, and `NotPending` when
+        it was posted."""
+        pending = self._pending(pending_id)
+        if pending.state is PendingState.VOID:
+            return False
+        if pending.state is PendingState.POSTED:
+            raise NotPending(f"pending transfer {pending_id!r} was posted")
+        self._settle(pending, PendingState.VOID, now)
+        return True
+
+    def _settle(self, pending: Pending, state: PendingState, now: float) -> None:
+        if state is PendingState.POSTED:
+            posting_id, kind, target = posted_posting_id(pending.id), pending.kind, pending.target
+        else:
+            posting_id, kind, target = void_posting_id(pending.id), PostingKind.VOID, pending.source
+        self._post([Posting(posting_id, kind, pending.account, target, pending.amount)])
+        pending.state, pending.settled_at = state, now
+        self.settled_pending.append(pending)
+
+    def _pending(self, pending_id: str) -> Pending:
+        pending = self.pending.get(pending_id)
+        if pending is None:
+            raise NotFound(f"no pending transfer {pending_id!r}")
+        return pending
+
     def hold(self, hold_id: str, owner: str, amount: int) -> bool:
         """Put an amount (0 is allowed) aside. False when the same hold exists.
 
@@ -204,7 +272,7 @@ class Book:
         hold = self.holds[hold_id] = Hold(hold_id, owner)
         self.new_holds.append(hold)
         self._account(owner)
-        self._account(hold.account, AccountKind.ESCROW)
+        self._account(hold.account)
         if amount:
             self._post([posting])
         return True
@@ -255,9 +323,14 @@ class Book:
     def validate(self) -> None:
         """Raise AssertionError when an invariant is broken (the sum only where all accounts are loaded)."""
         for account in self.accounts.values():
-            assert account.balance >= 0 or account.may_owe, f"{account.name} is below zero: {account.balance}"
+            assert account.kind.allows(account.balance), f"{account.name} may not have {account.balance}"
         for hold in self.holds.values():
             assert hold.is_open or self.balance(hold.account) == 0, f"hold {hold.id} is closed but not empty"
+        for one in self.pending.values():
+            expected = one.amount if one.state is PendingState.PENDING else 0
+            assert self.balance(one.account) == expected, (
+                f"pending transfer {one.id} is {one.state} but holds otherwise"
+            )
 
     def _post_once(self, posting: Posting) -> bool:
         known = self._known.get(posting.id)
@@ -274,30 +347,35 @@ class Book:
             _check_amount(posting.amount, at_least=1)
             if posting.source == posting.target:
                 raise InvalidInput(f"source and target are the same account: {posting.source}")
+            if not may_move(posting.kind, kind_of(posting.source), kind_of(posting.target)):
+                raise InvalidInput(f"{posting.kind} from {posting.source} to {posting.target} is not possible")
             moved[posting.source] = moved.get(posting.source, 0) - posting.amount
             moved[posting.target] = moved.get(posting.target, 0) + posting.amount
         for name, amount in moved.items():
             self._check_balance(name, amount)
         for name, amount in moved.items():
-            account = self._account(name)
-            account.balance += amount
-            self.changed[name] = account
+            self._account(name).balance += amount
+            self.moved[name] = self.moved.get(name, 0) + amount
         for posting in postings:
             self._known[posting.id] = posting
         self.postings.extend(postings)
 
     def _check_balance(self, name: str, change: int) -> None:
-        balance = self.balance(name)
-        if balance + change < 0 and name != ISSUANCE:
+        balance, kind = self.balance(name), kind_of(name)
+        if kind.allows(balance + change):
+            return
+        if kind.may_owe and change > 0:
+            raise InvalidInput(
+                f"account {name} cannot get back more than the {format_amount(-balance)} DCC that it gave"
+            )
+        if change < 0 and not kind.may_owe:
             raise _not_enough(name, -change, balance)
-        if abs(balance + change) > MAX_BALANCE:
-            raise InvalidInput(f"account {name} cannot hold more than {format_amount(MAX_BALANCE)} DCC")
+        raise InvalidInput(f"account {name} cannot hold more than {format_amount(MAX_BALANCE)} DCC")
 
-    def _account(self, name: str, kind: AccountKind = AccountKind.ADDRESS) -> Account:
+    def _account(self, name: str) -> Account:
         account = self.accounts.get(name)
         if account is None:
-            kind = AccountKind.ISSUANCE if name == ISSUANCE else kind
-            account = self.accounts[name] = Account(name, kind)
+            account = self.accounts[name] = Account(name, kind_of(name))
             self.opened.append(account)
         return account
 

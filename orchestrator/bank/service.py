@@ -11,23 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from orchestrator.bank import ledger, store
-from orchestrator.bank.amounts import format_amount
-from orchestrator.bank.ledger import AccountKind, Book, Payment, Posting
+from orchestrator.bank import auditing, ledger, store
+from orchestrator.bank.auditing import Audit
+from orchestrator.bank.chain import Lane, Posting
+from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE, PostingKind
+from orchestrator.bank.ledger import Book, Payment
+from orchestrator.bank.pending import Pending, pending_id
 from orchestrator.database import Transaction
-
-
-@dataclasses.dataclass(frozen=True)
-class Audit:
-    """What a recomputation of the whole ledger found."""
-
-    accounts: int
-    postings: int
-    open_holds: int
-    issued: int
-    """Units of all money in the accounts of people and jobs."""
-    problems: tuple[str, ...]
-    """Empty when every balance is the sum of its postings and every rule holds."""
 
 
 class Bank:
@@ -42,6 +32,7 @@ class Bank:
         Raises `NotEnoughFunds` (`info`: `needed` and `available`, decimal DCC), or `IdReused` when a hold of that id
         has another owner or amount.
         """
+        # The account first: of two that make the same hold at once, the second sees it.
         names = (account, ledger.escrow_account(hold_id))
         book = await store.load(tx, names=names, hold_id=hold_id, posting_ids=[ledger.hold_posting_id(hold_id)])
         made = book.hold(hold_id, account, amount)
@@ -61,7 +52,7 @@ class Bank:
         return added
 
     async def pay(self, tx: Transaction, *, hold_id: str, payments: Sequence[Payment]) -> int:
-        """Pay out of a hold, all or none: eight statements, however many payments. Returns the units that moved now.
+        """Pay out of a hold, all or none: ten statements, however many payments. Returns the units that moved now.
 
         A payment whose `transfer_id` was paid out of this hold before is left out, as is one of 0.
         Raises `NotEnoughFunds` when the hold holds less, `NotFound`, `HoldClosed`, `IdReused`.
@@ -69,7 +60,7 @@ class Bank:
         names = {payment.payee for payment in payments}
         prefix = ledger.payment_posting_id(hold_id, "")
         posting_ids = {prefix + payment.transfer_id for payment in payments}
-        book = await store.load(tx, names=names, hold_id=hold_id, posting_ids=posting_ids)
+        book = await store.load(tx, payees=names, hold_id=hold_id, posting_ids=posting_ids)
         paid = book.pay(hold_id, payments)
         await self._save(tx, book)
         return paid
@@ -102,11 +93,102 @@ class Bank:
 
         "Seen" means by this method: an account that was paid before gets its credit too.
         """
-        names = (account, ledger.ISSUANCE)
-        book = await store.load(tx, names=names, posting_ids=[ledger.credit_posting_id(account)])
+        book = await store.load(tx, names=(account, ISSUANCE), posting_ids=[ledger.credit_posting_id(account)])
         given = book.credit(account, credit)
         await self._save(tx, book)
         return given
+
+    async def issue(self, tx: Transaction, *, issue_id: str, account: str, amount: int) -> bool:
+        """Make new money for an account. The same id again: False. Raises `IdReused`, `InvalidInput`."""
+        return await self._move(tx, issue_id, Posting("", PostingKind.ISSUE, ISSUANCE, account, amount))
+
+    async def charge(self, tx: Transaction, *, fee_id: str, account: str, amount: int) -> bool:
+        """A fee, from an account to the operator's fees. The same id again: False.
+
+        Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
+        """
+        return await self._move(tx, fee_id, Posting("", PostingKind.FEE, account, FEES, amount))
+
+    async def pay_out(self, tx: Transaction, *, payout_id: str, account: str, amount: int) -> bool:
+        """From the operator's fees to an account. The same id again: False.
+
+        Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
+        """
+        return await self._move(tx, payout_id, Posting("", PostingKind.PAYOUT, FEES, account, amount))
+
+    async def deposit(self, tx: Transaction, *, deposit_id: str, account: str, amount: int) -> bool:
+        """What came in from an outside chain. The same id again: False. Raises `IdReused`, `InvalidInput`.
+
+        A withdrawal is a pending transfer (`reserve` with the chain reserve as target): posted once it is final there.
+        """
+        return await self._move(tx, deposit_id, Posting("", PostingKind.DEPOSIT, CHAIN_RESERVE, account, amount))
+
+    async def reserve(
+        self,
+        tx: Transaction,
+        *,
+        transfer_id: str,
+        source: str,
+        target: str,
+        amount: int | None,
+        expires_at: float | None = None,
+    ) -> Pending:
+        """The first step of a transfer in two: put the amount (everything when None) aside.
+
+        To the chain reserve it is a withdrawal. After `expires_at` (seconds since 1970; None: never) it can only become
+        void. Made before with the same id: what it is now. Ids of pending transfers are apart from those of others.
+
+        Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
+        """
+        ledger.check_id(transfer_id, "transfer id")
+        key = pending_id(source, transfer_id)
+        book = await store.load(tx, names=(source,), payees=(target,))
+        known = await store.pending_transfer(tx, key)  # after the lock: of two at once, the second sees the first's
+        if known is not None:
+            book.pending[key] = known
+        if amount is None:
+            amount = known.amount if known is not None else max(book.balance(source), 1)
+        kind = PostingKind.WITHDRAWAL if target == CHAIN_RESERVE else PostingKind.TRANSFER
+        book.reserve(Pending(key, kind, source, target, amount, self._clock(), expires_at))
+        await self._save(tx, book)
+        return book.pending[key]
+
+    async def post_pending(self, tx: Transaction, *, source: str, transfer_id: str) -> Pending:
+        """Carry a pending transfer out; again: nothing. Raises `NotFound`, `NotPending` (void, or too late)."""
+        key = pending_id(source, transfer_id)
+        book = await store.load(tx, pending_id=key)
+        book.post_pending(key, self._clock())
+        await self._save(tx, book)
+        return book.pending[key]
+
+    async def void_pending(self, tx: Transaction, *, source: str, transfer_id: str) -> Pending:
+        """Give the money of a pending transfer back; again: nothing. Raises `NotFound`, `NotPending` (posted)."""
+        key = pending_id(source, transfer_id)
+        book = await store.load(tx, pending_id=key)
+        book.void_pending(key, self._clock())
+        await self._save(tx, book)
+        return book.pending[key]
+
+    async def pending_transfer(self, tx: Transaction, *, source: str, transfer_id: str) -> Pending | None:
+        return await store.pending_transfer(tx, pending_id(source, transfer_id))
+
+    async def pending_of(self, tx: Transaction, account: str) -> list[Pending]:
+        """What of an account waits to be posted or void."""
+        return await store.pending_of(tx, account)
+
+    async def expire(self, tx: Transaction, most: int = 100) -> int:
+        """Make pending transfers void whose time is over; how many. Several processes may do so at once."""
+        now = self._clock()
+        over = await store.due(tx, now, most)
+        for key in over:
+            book = await store.load(tx, pending_id=key)
+            book.void_pending(key, now)
+            await self._save(tx, book)
+        return len(over)
+
+    async def next_expiry(self, tx: Transaction) -> float | None:
+        """When the next pending transfer expires, seconds since 1970."""
+        return await store.next_expiry(tx)
 
     async def balance(self, tx: Transaction, account: str) -> int:
         """Units; 0 for an account that nobody opened."""
@@ -126,40 +208,21 @@ class Bank:
         amounts = await store.open_holds(tx, account)
         return len(amounts), sum(amounts)
 
-    async def audit(self, tx: Transaction) -> Audit:
-        """Recompute every balance from the postings and check every rule; reads the whole ledger, changes nothing.
+    async def audit(self, tx: Transaction, noted: Sequence[Lane] = ()) -> Audit:
+        """Recompute everything from the postings; see `auditing`. Run it in a snapshot, so that it sees one moment."""
+        return await auditing.audit(tx, noted)
 
-        Run it in a snapshot, so that it sees one moment.
-        """
-        expected, count = await store.posted(tx)
-        problems: list[str] = []
-        kinds: dict[int, AccountKind] = {}
-        balances: dict[int, int] = {}
-        async for key, account in store.all_accounts(tx):
-            kinds[key], balances[key] = account.kind, account.balance
-            sum_of_postings = expected.pop(key, 0)
-            if account.balance != sum_of_postings:
-                problems.append(
-                    f"account {account.name} says {format_amount(account.balance)} DCC,"
-                    f" its postings {format_amount(sum_of_postings)} DCC"
-                )
-            if account.balance < 0 and not account.may_owe:
-                problems.append(f"account {account.name} is below zero: {format_amount(account.balance)} DCC")
-        problems.extend(f"postings name account number {key}, which does not exist" for key in expected)
-        if sum(balances.values()) != 0:
-            problems.append(f"all accounts together hold {format_amount(sum(balances.values()))} DCC, not 0")
-        escrows = {key for key, kind in kinds.items() if kind is AccountKind.ESCROW}
-        open_holds = 0
-        for hold_id, key, is_open in await store.all_holds(tx):
-            open_holds += is_open
-            if key not in escrows:
-                problems.append(f"hold {hold_id} has no escrow account of its own")
-            elif not is_open and balances[key] != 0:
-                problems.append(f"hold {hold_id} is released but holds {format_amount(balances[key])} DCC")
-            escrows.discard(key)
-        problems.extend(f"escrow account number {key} belongs to no hold" for key in sorted(escrows))
-        issued = -sum(balance for key, balance in balances.items() if kinds[key] is AccountKind.ISSUANCE)
-        return Audit(len(kinds), count, open_holds, issued, tuple(problems))
+    async def adopt(self, tx: Transaction) -> int:
+        """Chain the postings that an elder version made without; how many there were."""
+        return await store.adopt(tx)
+
+    async def _move(self, tx: Transaction, given_id: str, posting: Posting) -> bool:
+        ledger.check_id(given_id, f"{posting.kind} id")
+        posting = dataclasses.replace(posting, id=f"{posting.kind}:{given_id}")
+        book = await store.load(tx, names=(posting.source, posting.target), posting_ids=[posting.id])
+        moved = book.move(posting)
+        await self._save(tx, book)
+        return moved
 
     async def _save(self, tx: Transaction, book: Book) -> None:
         await store.save(tx, book, self._clock())

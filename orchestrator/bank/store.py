@@ -2,19 +2,27 @@
 
 Amounts. A 64-bit integer ends at 9.2 DCC, SQLite has nothing wider, and its NUMERIC turns into floating point. So an
 amount is two integers, `high` × 10^12 + `low` with 0 ≤ `low` < 10^12: both databases can compare them (the CHECK that
-no balance goes below zero is `high >= 0`) and add them up (the audit), which they cannot do with text.
+no balance goes below zero is `high >= 0`) and add to them, which they cannot do with text.
+
+What the database itself refuses: a balance beyond what its account allows, a posting that is changed or deleted, a
+pending transfer that changes once it is settled, and a commit after which all accounts would not sum to zero (see the
+migrations: a deferred constraint trigger on PostgreSQL, a deferred foreign key on SQLite).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.bank.ledger import Account, AccountKind, Book, Hold, Posting, PostingKind
+from orchestrator.bank.chain import Chained, Lane, Posting
+from orchestrator.bank.kinds import AccountKind, PostingKind, kind_of
+from orchestrator.bank.ledger import Account, Book, Hold
+from orchestrator.bank.pending import Pending, PendingState
 from orchestrator.database import metadata
 
 LIMB = 10**12
@@ -23,6 +31,8 @@ _IDS_PER_QUERY = 500
 _key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """SQLite numbers rows by itself only in a column of type INTEGER."""
 _LOW = f"low BETWEEN 0 AND {LIMB - 1}"
+_OWING = "kind IN ('issuance', 'chain')"
+_MOST = 9 * 10**18
 
 accounts = sa.Table(
     "bank_accounts",
@@ -34,7 +44,9 @@ accounts = sa.Table(
     sa.Column("low", sa.BigInteger, nullable=False),
     sa.Column("opened_at", sa.Float, nullable=False),
     sa.CheckConstraint(_LOW, name="ck_bank_accounts_low"),
-    sa.CheckConstraint("high >= 0 OR kind = 'issuance'", name="ck_bank_accounts_not_below_zero"),
+    sa.CheckConstraint(f"high >= 0 OR {_OWING}", name="ck_bank_accounts_not_below_zero"),
+    sa.CheckConstraint(f"NOT ({_OWING}) OR high < 0 OR (high = 0 AND low = 0)", name="ck_bank_accounts_not_above_zero"),
+    sa.CheckConstraint(f"high BETWEEN {-_MOST} AND {_MOST}", name="ck_bank_accounts_most"),
 )
 
 postings = sa.Table(
@@ -48,11 +60,54 @@ postings = sa.Table(
     sa.Column("high", sa.BigInteger, nullable=False),
     sa.Column("low", sa.BigInteger, nullable=False),
     sa.Column("posted_at", sa.Float, nullable=False),
+    # Null only where a version without chains posted.
+    sa.Column("lane", sa.BigInteger),
+    sa.Column("number", sa.BigInteger),
+    sa.Column("digest", sa.LargeBinary),
     sa.CheckConstraint(_LOW, name="ck_bank_postings_low"),
     sa.CheckConstraint("high >= 0 AND high + low > 0", name="ck_bank_postings_positive"),
     sa.CheckConstraint("source <> target", name="ck_bank_postings_two_accounts"),
+    sa.CheckConstraint("digest IS NULL OR length(digest) = 32", name="ck_bank_postings_digest"),
+    sa.UniqueConstraint("lane", "number", name="uq_bank_postings_chain"),
+    sa.Index("ix_bank_postings_source", "source", "id"),
+    sa.Index("ix_bank_postings_target", "target", "id"),
 )
 """Rows are never changed or deleted; triggers refuse it."""
+
+lanes = sa.Table(
+    "bank_lanes",
+    metadata,
+    sa.Column("id", _key, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+)
+"""Where each lane of the chain of postings ends."""
+
+pending = sa.Table(
+    "bank_pending",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("source", sa.BigInteger, sa.ForeignKey("bank_accounts.id"), nullable=False, index=True),
+    sa.Column("target", sa.BigInteger, sa.ForeignKey("bank_accounts.id"), nullable=False),
+    sa.Column("account", sa.BigInteger, sa.ForeignKey("bank_accounts.id"), nullable=False, unique=True),
+    sa.Column("high", sa.BigInteger, nullable=False),
+    sa.Column("low", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("made_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("settled_at", sa.Float),
+    sa.CheckConstraint(_LOW, name="ck_bank_pending_low"),
+    sa.CheckConstraint("high >= 0 AND high + low > 0", name="ck_bank_pending_positive"),
+    sa.CheckConstraint("state IN ('pending', 'posted', 'void')", name="ck_bank_pending_state"),
+    sa.CheckConstraint("(state = 'pending') = (settled_at IS NULL)", name="ck_bank_pending_settled"),
+)
+sa.Index(
+    "ix_bank_pending_due",
+    pending.c.expires_at,
+    sqlite_where=pending.c.state == sa.literal_column("'pending'"),
+    postgresql_where=pending.c.state == sa.literal_column("'pending'"),
+)
 
 holds = sa.Table(
     "bank_holds",
@@ -65,7 +120,7 @@ holds = sa.Table(
 
 _source, _target, _owner = accounts.alias("source"), accounts.alias("target"), accounts.alias("owner")
 
-_select_balances = sa.select(accounts.c.name, accounts.c.kind, accounts.c.high, accounts.c.low).where(
+_select_balances = sa.select(accounts.c.id, accounts.c.name, accounts.c.kind, accounts.c.high, accounts.c.low).where(
     accounts.c.name.in_(sa.bindparam("names", expanding=True))
 )
 # One order for everybody, so that two transactions never wait for each other in a circle.
@@ -85,6 +140,7 @@ _select_postings = (
     .join(_source, _source.c.id == postings.c.source)
     .join(_target, _target.c.id == postings.c.target)
 )
+_select_chained = _select_postings.add_columns(postings.c.id, postings.c.posted_at)
 _postings_with_id = _select_postings.where(postings.c.posting_id.in_(sa.bindparam("ids", expanding=True)))
 _select_hold = (
     sa.select(_owner.c.name, holds.c.is_open)
@@ -98,13 +154,54 @@ _open_holds_of = (
     .join(_owner, _owner.c.id == holds.c.owner)
     .where(_owner.c.name == sa.bindparam("owner"), holds.c.is_open)
 )
-_insert_account = accounts.insert()
+_conflicting_accounts = {
+    "sqlite": sqlite.insert(accounts).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(accounts).on_conflict_do_nothing(),
+}
+"""Two transactions may open the same account at once."""
 _insert_posting = postings.insert()
 _insert_hold = holds.insert()
+_insert_pending = pending.insert()
+# A change, not a new balance: what an account receives needs no look at what it has.
+_low_sum = accounts.c.low + sa.bindparam("low_change")
 _update_balance = (
     accounts.update()
-    .where(accounts.c.name == sa.bindparam("account_name"))
-    .values(high=sa.bindparam("new_high"), low=sa.bindparam("new_low"))
+    .where(accounts.c.id == sa.bindparam("account_key"))
+    .values(high=accounts.c.high + sa.bindparam("high_change") + _low_sum // LIMB, low=_low_sum % LIMB)
+)
+_settle_pending = (
+    pending.update()
+    .where(pending.c.id == sa.bindparam("pending_id"))
+    .values(state=sa.bindparam("new_state"), settled_at=sa.bindparam("new_settled_at"))
+)
+_select_pending = (
+    sa.select(
+        pending.c.id,
+        pending.c.kind,
+        _source.c.name.label("source"),
+        _target.c.name.label("target"),
+        pending.c.high,
+        pending.c.low,
+        pending.c.state,
+        pending.c.made_at,
+        pending.c.expires_at,
+        pending.c.settled_at,
+    )
+    .join(_source, _source.c.id == pending.c.source)
+    .join(_target, _target.c.id == pending.c.target)
+)
+_pending_with_id = _select_pending.where(pending.c.id == sa.bindparam("pending_id"))
+_due = sa.select(pending.c.id).where(pending.c.state == "pending", pending.c.expires_at <= sa.bindparam("now"))
+_select_due = _due.order_by(pending.c.expires_at).limit(sa.bindparam("most")).with_for_update(skip_locked=True)
+_next_expiry = sa.select(sa.func.min(pending.c.expires_at)).where(pending.c.state == "pending")
+_pending_of = _select_pending.where(_source.c.name == sa.bindparam("owner"), pending.c.state == "pending")
+# One that nobody else is appending to: nobody ever waits here.
+_free_lane = sa.select(lanes).order_by(lanes.c.id).limit(1).with_for_update(skip_locked=True)
+_insert_lane = lanes.insert().values(number=0, digest=bytes(32)).returning(lanes.c.id)
+_update_lane = (
+    lanes.update()
+    .where(lanes.c.id == sa.bindparam("lane_id"))
+    .values(number=sa.bindparam("new_number"), digest=sa.bindparam("new_digest"))
 )
 _close_hold = holds.update().where(holds.c.id == sa.bindparam("hold_id")).values(is_open=False)
 
@@ -118,52 +215,98 @@ async def load(
     tx: AsyncConnection,
     *,
     names: Iterable[str] = (),
+    payees: Iterable[str] = (),
     hold_id: str | None = None,
     with_owner: bool = False,
+    pending_id: str | None = None,
     posting_ids: Collection[str] = (),
 ) -> Book:
-    """The part of the ledger that an operation touches, locked until the transaction ends.
+    """The part of the ledger that an operation touches.
 
-    A hold brings its own account with it, and its owner's `with_owner`.
+    Accounts that may give (`names`) are locked until the transaction ends, those that only receive (`payees`) are not.
+    A hold brings its own account with it, and its owner's `with_owner`; a pending transfer brings its accounts.
     """
-    wanted = set(names)
+    wanted, receiving = set(names), set(payees)
     found_holds: list[Hold] = []
+    found_pending: list[Pending] = []
+    if pending_id is not None:
+        one = await pending_transfer(tx, pending_id, lock=True)
+        if one is not None:
+            found_pending.append(one)
+            wanted.add(one.account)
+            receiving |= {one.source, one.target}
     if hold_id is not None:
         row = (await tx.execute(_select_hold, {"hold_id": hold_id})).first()
         if row is not None:
             hold = Hold(hold_id, row.name, row.is_open)
             found_holds.append(hold)
             wanted |= {hold.account, hold.owner} if with_owner else {hold.account}
-    found = [account for part in _parts(wanted) async for account in _accounts(tx, part)]
+    found = [account for part in _parts(wanted) async for account in _accounts(tx, part, lock=True)]
+    found += [account for part in _parts(receiving - wanted) async for account in _accounts(tx, part, lock=False)]
+    # After the locks: what another transaction posted meanwhile is seen.
     known = [posting for part in _parts(posting_ids) async for posting in _postings(tx, part)]
-    return Book(found, found_holds, known)
+    return Book(found, found_holds, known, found_pending)
 
 
 async def save(tx: AsyncConnection, book: Book, now: float) -> None:
-    """Write what the book changed: at most six statements, however many postings."""
+    """Write what the book changed: at most eight statements, however many postings."""
     if book.opened:
-        await tx.execute(_insert_account, [_account_row(account, now) for account in book.opened])
-    opened = {account.name for account in book.opened}
-    changed = [account for account in book.changed.values() if account.name not in opened]
-    if changed:
+        rows = [_account_row(name, now) for name in sorted(account.name for account in book.opened)]
+        await tx.execute(_conflicting_accounts[tx.dialect.name], rows)
+        keys = await _keys(tx, [account.name for account in book.opened])
+        for account in book.opened:
+            account.key = keys[account.name]
+    changes = _changes(book)
+    if changes:
+        await tx.execute(_update_balance, changes)
+    if book.new_holds:
+        await tx.execute(_insert_hold, [_hold_row(book, hold) for hold in book.new_holds])
+    if book.new_pending:
+        await tx.execute(_insert_pending, [_pending_row(book, one) for one in book.new_pending])
+    if book.settled_pending:
         rows = [
-            {"account_name": account.name, "new_high": high, "new_low": low}
-            for account in changed
-            for high, low in (split(account.balance),)
+            {"pending_id": one.id, "new_state": one.state.value, "new_settled_at": one.settled_at}
+            for one in book.settled_pending
         ]
-        await tx.execute(_update_balance, rows)
-    if book.postings or book.new_holds:
-        keys = await _keys(tx, book)
-        if book.new_holds:
-            rows = [
-                {"id": hold.id, "owner": keys[hold.owner], "account": keys[hold.account], "is_open": hold.is_open}
-                for hold in book.new_holds
-            ]
-            await tx.execute(_insert_hold, rows)
-        if book.postings:
-            await tx.execute(_insert_posting, [_posting_row(posting, keys, now) for posting in book.postings])
+        await tx.execute(_settle_pending, rows)
     if book.closed_holds:
         await tx.execute(_close_hold, [{"hold_id": hold.id} for hold in book.closed_holds])
+    if book.postings:
+        keys = {name: account.key for name, account in book.accounts.items()}
+        await append(tx, [(posting, now) for posting in book.postings], keys)
+
+
+async def append(tx: AsyncConnection, new: Sequence[tuple[Posting, float]], keys: Mapping[str, int]) -> None:
+    """Chain postings to a lane and write them; last of all, so that the lane is free again soon."""
+    lane = await _take_lane(tx)
+    rows = [_posting_row(posting, keys, at, lane) for posting, at in new]
+    await tx.execute(_insert_posting, rows)
+    await _leave_lane(tx, lane)
+
+
+async def adopt(tx: AsyncConnection) -> int:
+    """Give the postings that are in no chain a place at the end of one; how many there were."""
+    rows = (await tx.execute(_select_chained.where(postings.c.lane.is_(None)).order_by(postings.c.id))).all()
+    if rows:
+        lane = await _take_lane(tx)
+        for row in rows:
+            number, digest = lane.append(_posting_of_row(row), row.posted_at)
+            values = {"lane": lane.id, "number": number, "digest": digest}
+            await tx.execute(postings.update().where(postings.c.id == row.id).values(values))
+        await _leave_lane(tx, lane)
+    return len(rows)
+
+
+async def _take_lane(tx: AsyncConnection) -> Lane:
+    row = (await tx.execute(_free_lane)).first()
+    if row is None:
+        return Lane((await tx.execute(_insert_lane)).scalar_one())
+    return Lane(row.id, row.number, row.digest)
+
+
+async def _leave_lane(tx: AsyncConnection, lane: Lane) -> None:
+    row = {"lane_id": lane.id, "new_number": lane.number, "new_digest": lane.digest}
+    await tx.execute(_update_lane, row)
 
 
 async def balances(tx: AsyncConnection, names: Sequence[str]) -> dict[str, int]:
@@ -177,10 +320,38 @@ async def open_holds(tx: AsyncConnection, owner: str) -> list[int]:
     return [row.high * LIMB + row.low for row in await tx.execute(_open_holds_of, {"owner": owner})]
 
 
-async def all_accounts(tx: AsyncConnection) -> AsyncIterator[tuple[int, Account]]:
-    """Every account and its row's number."""
-    async for row in await tx.stream(sa.select(accounts)):
-        yield row.id, Account(row.name, AccountKind(row.kind), row.high * LIMB + row.low)
+async def pending_transfer(tx: AsyncConnection, pending_id: str, *, lock: bool = False) -> Pending | None:
+    query = _pending_with_id.with_for_update(of=pending) if lock else _pending_with_id
+    row = (await tx.execute(query, {"pending_id": pending_id})).first()
+    return None if row is None else _pending_of_row(row)
+
+
+async def pending_of(tx: AsyncConnection, owner: str) -> list[Pending]:
+    """The transfers of an account that wait."""
+    return [_pending_of_row(row) for row in await tx.execute(_pending_of, {"owner": owner})]
+
+
+async def due(tx: AsyncConnection, now: float, most: int) -> list[str]:
+    """Ids of pending transfers whose time is over, locked; those that somebody else has locked are left to them."""
+    return list((await tx.execute(_select_due, {"now": now, "most": most})).scalars())
+
+
+async def next_expiry(tx: AsyncConnection) -> float | None:
+    found: float | None = (await tx.execute(_next_expiry)).scalar_one()
+    return found
+
+
+async def all_accounts(tx: AsyncConnection) -> AsyncIterator[Account]:
+    """Every account, in the order in which they were opened."""
+    async for row in await tx.stream(sa.select(accounts).order_by(accounts.c.id)):
+        yield Account(row.name, AccountKind(row.kind), row.high * LIMB + row.low, row.id)
+
+
+async def some_accounts(tx: AsyncConnection, kinds: Collection[AccountKind], after: int, most: int) -> list[Account]:
+    """Accounts of these kinds in the order in which they were opened, after the one with the key `after`."""
+    query = sa.select(accounts).where(accounts.c.kind.in_([kind.value for kind in kinds]), accounts.c.id > after)
+    rows = await tx.execute(query.order_by(accounts.c.id).limit(most))
+    return [Account(row.name, AccountKind(row.kind), row.high * LIMB + row.low, row.id) for row in rows]
 
 
 async def all_holds(tx: AsyncConnection) -> list[tuple[str, int, bool]]:
@@ -188,48 +359,120 @@ async def all_holds(tx: AsyncConnection) -> list[tuple[str, int, bool]]:
     return [(row.id, row.account, row.is_open) for row in await tx.execute(sa.select(holds))]
 
 
-async def posted(tx: AsyncConnection) -> tuple[dict[int, int], int]:
-    """What all postings together put into each account (by its row's number), and how many there are."""
-    total: dict[int, int] = {}
+async def all_pending(tx: AsyncConnection) -> list[tuple[Pending, int]]:
+    """Every pending transfer, settled ones too, and the number of its account."""
+    return [
+        (_pending_of_row(row), row.account) for row in await tx.execute(_select_pending.add_columns(pending.c.account))
+    ]
+
+
+async def all_lanes(tx: AsyncConnection) -> dict[int, Lane]:
+    return {row.id: Lane(row.id, row.number, row.digest) for row in await tx.execute(sa.select(lanes))}
+
+
+async def all_postings(tx: AsyncConnection, names: Mapping[int, str]) -> AsyncIterator[tuple[Chained, int, int]]:
+    """Every posting in the order of the chain, with the numbers of its two accounts. `names` are those of accounts."""
+    query = sa.select(postings).order_by(postings.c.lane, postings.c.number, postings.c.id)
+    async for row in await tx.stream(query, execution_options={"yield_per": 2000}):
+        source, target = names.get(row.source, f"number {row.source}"), names.get(row.target, f"number {row.target}")
+        posting = Posting(row.posting_id, PostingKind(row.kind), source, target, row.high * LIMB + row.low)
+        yield Chained(posting, row.posted_at, row.lane, row.number, row.digest), row.source, row.target
+
+
+async def postings_of(
+    tx: AsyncConnection, account: str, *, before: int | None, since: float | None, until: float | None, most: int
+) -> list[tuple[int, Posting, float]]:
+    """The newest postings of an account, the newest first: (row's number, posting, time). `before` is such a number."""
+    key = (await _keys(tx, [account])).get(account)
+    if key is None:
+        return []
+    query = _select_chained
+    if before is not None:
+        query = query.where(postings.c.id < before)
+    if since is not None:
+        query = query.where(postings.c.posted_at >= since)
+    if until is not None:
+        query = query.where(postings.c.posted_at < until)
+    halves = [
+        query.where(column == key).order_by(postings.c.id.desc()).limit(most)
+        for column in (postings.c.source, postings.c.target)
+    ]
+    rows = sorted([row for half in halves for row in await tx.execute(half)], key=lambda row: -row.id)
+    return [(row.id, _posting_of_row(row), row.posted_at) for row in rows[:most]]
+
+
+async def net_after(tx: AsyncConnection, account: str, row_id: int) -> int:
+    """What the postings of an account after the row of that number changed in all."""
+    key = (await _keys(tx, [account])).get(account)
+    net = 0
     for column, sign in ((postings.c.target, 1), (postings.c.source, -1)):
-        # Each column in two parts: the sum of whole ones could pass 64 bits.
-        part = 10**6
-        sums = [
-            sa.func.sum(value) for limb in (postings.c.high, postings.c.low) for value in (limb // part, limb % part)
-        ]
-        for account, *found in await tx.execute(sa.select(column, *sums).group_by(column)):
-            high_a, high_b, low_a, low_b = (int(value) for value in found)
-            amount = (high_a * part + high_b) * LIMB + low_a * part + low_b
-            total[account] = total.get(account, 0) + sign * amount
-    count = (await tx.execute(sa.select(sa.func.count()).select_from(postings))).scalar_one()
-    return total, count
+        query = sa.select(postings.c.high, postings.c.low).where(column == key, postings.c.id > row_id)
+        async for row in await tx.stream(query, execution_options={"yield_per": 2000}):
+            net += sign * (row.high * LIMB + row.low)
+    return net
 
 
-async def _accounts(tx: AsyncConnection, names: Sequence[str]) -> AsyncIterator[Account]:
-    for name, kind, high, low in await tx.execute(_select_accounts, {"names": names}):
-        yield Account(name, AccountKind(kind), high * LIMB + low)
+async def _accounts(tx: AsyncConnection, names: Sequence[str], *, lock: bool) -> AsyncIterator[Account]:
+    for row in await tx.execute(_select_accounts if lock else _select_balances, {"names": names}):
+        yield Account(row.name, AccountKind(row.kind), row.high * LIMB + row.low, row.id)
 
 
 async def _postings(tx: AsyncConnection, ids: Sequence[str]) -> AsyncIterator[Posting]:
     for row in await tx.execute(_postings_with_id, {"ids": ids}):
-        amount = row.high * LIMB + row.low
-        yield Posting(row.posting_id, PostingKind(row.kind), row.source, row.target, amount)
+        yield _posting_of_row(row)
 
 
-async def _keys(tx: AsyncConnection, book: Book) -> dict[str, int]:
-    names = {name for posting in book.postings for name in (posting.source, posting.target)}
-    names |= {name for hold in book.new_holds for name in (hold.owner, hold.account)}
+def _posting_of_row(row: Any) -> Posting:
+    return Posting(row.posting_id, PostingKind(row.kind), row.source, row.target, row.high * LIMB + row.low)
+
+
+def _pending_of_row(row: Any) -> Pending:
+    return Pending(
+        row.id, PostingKind(row.kind), row.source, row.target, row.high * LIMB + row.low, row.made_at, row.expires_at,
+        PendingState(row.state), row.settled_at,
+    )  # fmt: skip
+
+
+async def _keys(tx: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
     rows = [row for part in _parts(names) for row in await tx.execute(_select_keys, {"names": part})]
     return {row.name: row.id for row in rows}
 
 
-def _account_row(account: Account, now: float) -> dict[str, Any]:
-    high, low = split(account.balance)
-    return {"name": account.name, "kind": account.kind.value, "high": high, "low": low, "opened_at": now}
+def _changes(book: Book) -> list[dict[str, int]]:
+    """In the order of the accounts' rows, as everybody does it: nobody waits in a circle."""
+    changes = [(book.accounts[name].key, *split(change)) for name, change in book.moved.items() if change]
+    return [{"account_key": key, "high_change": high, "low_change": low} for key, high, low in sorted(changes)]
 
 
-def _posting_row(posting: Posting, keys: dict[str, int], now: float) -> dict[str, Any]:
+def _account_row(name: str, now: float) -> dict[str, Any]:
+    return {"name": name, "kind": kind_of(name).value, "high": 0, "low": 0, "opened_at": now}
+
+
+def _hold_row(book: Book, hold: Hold) -> dict[str, Any]:
+    keys = {"owner": book.accounts[hold.owner].key, "account": book.accounts[hold.account].key}
+    return {"id": hold.id, "is_open": hold.is_open, **keys}
+
+
+def _pending_row(book: Book, one: Pending) -> dict[str, Any]:
+    high, low = split(one.amount)
+    return {
+        "id": one.id,
+        "kind": one.kind.value,
+        "source": book.accounts[one.source].key,
+        "target": book.accounts[one.target].key,
+        "account": book.accounts[one.account].key,
+        "high": high,
+        "low": low,
+        "state": one.state.value,
+        "made_at": one.made_at,
+        "expires_at": one.expires_at,
+        "settled_at": one.settled_at,
+    }
+
+
+def _posting_row(posting: Posting, keys: Mapping[str, int], posted_at: float, lane: Lane) -> dict[str, Any]:
     high, low = split(posting.amount)
+    number, digest = lane.append(posting, posted_at)
     return {
         "posting_id": posting.id,
         "kind": posting.kind.value,
@@ -237,7 +480,10 @@ def _posting_row(posting: Posting, keys: dict[str, int], now: float) -> dict[str
         "target": keys[posting.target],
         "high": high,
         "low": low,
-        "posted_at": now,
+        "posted_at": posted_at,
+        "lane": lane.id,
+        "number": number,
+        "digest": digest,
     }
 
 

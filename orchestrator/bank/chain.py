@@ -1,0 +1,114 @@
+"""The chain of postings: each carries the hash of its own content and of its predecessor's hash.
+
+So a posting cannot be changed, removed, inserted or moved without every later hash being wrong. There are several
+*lanes*, each a chain of its own: a transaction appends to one that no other transaction is using, so that none waits
+for another's commit. Usually there are as many as transactions have ever run at once.
+
+Whoever can write to the database can also compute a whole lane anew; what they cannot do is to make it end in a hash
+that somebody has noted before. `Verifier` compares with such notes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+from orchestrator.bank.kinds import PostingKind
+
+ORIGIN = bytes(32)
+"""What the first posting of a lane follows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Posting:
+    """`amount` (positive) goes from account `source` to account `target`. The id is unique in the whole ledger."""
+
+    id: str
+    kind: PostingKind
+    source: str
+    target: str
+    amount: int
+
+
+@dataclasses.dataclass(slots=True)
+class Lane:
+    """The end of a lane: how many postings it has, and the hash of the last."""
+
+    id: int
+    number: int = 0
+    digest: bytes = ORIGIN
+
+    def append(self, posting: Posting, posted_at: float) -> tuple[int, bytes]:
+        """The posting's number in the lane (from 1) and its hash."""
+        self.number += 1
+        self.digest = digest(self.digest, self.id, self.number, posting, posted_at)
+        return self.number, self.digest
+
+
+def digest(previous: bytes, lane: int, number: int, posting: Posting, posted_at: float) -> bytes:
+    """SHA-256 of the predecessor's hash and of everything that the posting says, as JSON without blanks.
+
+    Accounts are named, not numbered: a row that gets another name breaks the chain too. The migration that chained
+    elder postings has a copy of this.
+    """
+    moved = (posting.kind.value, posting.source, posting.target, str(posting.amount))
+    content = [lane, number, posting.id, *moved, repr(posted_at)]
+    return hashlib.sha256(previous + json.dumps(content, separators=(",", ":")).encode()).digest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chained:
+    """A posting as it is stored, with its place in the chain. `lane` is None when it has none."""
+
+    posting: Posting
+    posted_at: float
+    lane: int | None
+    number: int | None
+    digest: bytes | None
+
+
+class Verifier:
+    """Takes stored postings in the order of lane and number, and says what is wrong with them.
+
+    `noted` are ends of lanes of an earlier time. After a fault the lane goes on from the hash that is stored, so that
+    one change is one problem.
+    """
+
+    def __init__(self, noted: Iterable[Lane] = ()) -> None:
+        self._lanes: dict[int, Lane] = {}
+        self._noted: dict[tuple[int, int], bytes] = {(lane.id, lane.number): lane.digest for lane in noted}
+
+    def check(self, row: Chained) -> list[str]:
+        """The problems of one posting."""
+        if row.lane is None or row.number is None or row.digest is None:
+            return [f"posting {row.posting.id!r} is in no chain: it was not made by this Bank, or by an elder version"]
+        lane = self._lanes.setdefault(row.lane, Lane(row.lane))
+        problems = []
+        place = f"posting {row.posting.id!r} (number {row.number} of lane {row.lane})"
+        if row.number != lane.number + 1:
+            problems.append(f"{place} follows number {lane.number}: what was between them is gone")
+        elif digest(lane.digest, row.lane, row.number, row.posting, row.posted_at) != row.digest:
+            problems.append(f"{place} is not what was chained: it was changed, inserted or moved")
+        lane.number, lane.digest = row.number, row.digest
+        noted = self._noted.pop((row.lane, row.number), row.digest)
+        if noted != row.digest:
+            problems.append(f"{place} has another hash than was noted before: the lane was written anew")
+        return problems
+
+    def finish(self, ends: Mapping[int, Lane]) -> list[str]:
+        """The problems of what should be there and was not. `ends` is what is stored about the lanes."""
+        problems = []
+        for number in sorted(set(ends) | set(self._lanes)):
+            end, last = ends.get(number), self._lanes.get(number) or Lane(number)
+            if end is None:
+                problems.append(f"lane {number} is not known, but {last.number} postings are in it")
+            elif (end.number, end.digest) != (last.number, last.digest):
+                problems.append(f"lane {number} should end with number {end.number}, but ends with {last.number}")
+        problems += [
+            f"number {number} of lane {lane}, noted before, is gone"
+            for (lane, number), _ in self._noted.items()
+            if number > 0
+        ]
+        return problems
