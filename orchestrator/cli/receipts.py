@@ -147,11 +147,11 @@ def _verdict(receipt: dict[str, Any]) -> dict[str, str]:
 
 
 def _line(receipt: dict[str, Any]) -> str:
-    metrics = receipt.get("metrics") or {}
+    metrics, isolation = receipt.get("metrics") or {}, receipt.get("isolation")
     return (
         f"{_moment(receipt.get('time'))}  job {receipt.get('job')}  slice {receipt.get('slice')}  "
         f"cpu {metrics.get('cpuNs', 0) / 1e6:.1f} ms  wall {metrics.get('wallNs', 0) / 1e6:.1f} ms"
-        f"{'  threw' if receipt.get('threw') else ''}"
+        f"{f'  {isolation}' if isinstance(isolation, str) else ''}{'  threw' if receipt.get('threw') else ''}"
     )
 
 

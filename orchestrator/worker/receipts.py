@@ -30,6 +30,7 @@ _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F466
 
 class _Texts(NamedTuple):
     head: str
+    isolation: str
     limits: str
     payee: str
     worker: str
@@ -45,6 +46,8 @@ class Terms:
     image: str
     """The image's digest."""
     limits: Mapping[str, int | None]
+    isolation: str | None = None
+    """The level of isolation (see `isolation`); None leaves the field out, as receipts of before have it."""
 
     @functools.cached_property
     def texts(self) -> _Texts:
@@ -52,6 +55,7 @@ class Terms:
         string = js_json.string
         return _Texts(
             head=f'{{"format":{string(FORMAT)},"image":{string(self.image)}',
+            isolation="" if self.isolation is None else f'"isolation":{string(self.isolation)},',
             limits=f'"limits":{js_json.dumps(_sorted(self.limits))}',
             payee=f'"paymentAddress":{string(self.payment_address)}',
             worker=f'"worker":{string(self.worker)},"workerId":{string(self.worker_id)}',
@@ -114,7 +118,7 @@ def issue(key: keys.PrivateKey, terms: Terms, delivery: Delivery, time_ms: int) 
     # The canonical text by hand, as `signed_text` makes it from the receipt: a third of the time, for every slice.
     figures = ",".join(f'"{name}":{value}' for name, value in metrics.items())
     text = (
-        f'{fixed.head},"input":"{entry}","job":{js_json.string(delivery.job)},{fixed.limits},"metrics":{{{figures}}},'
+        f'{fixed.head},"input":"{entry}",{fixed.isolation}"job":{js_json.string(delivery.job)},{fixed.limits},"metrics":{{{figures}}},'
         f'"output":"{exit_}",{fixed.payee},"slice":{delivery.slice},"threw":{"true" if delivery.threw else "false"},'
         f'"time":{time_ms},{fixed.worker}}}'
     )
@@ -124,6 +128,7 @@ def issue(key: keys.PrivateKey, terms: Terms, delivery: Delivery, time_ms: int) 
         "format": FORMAT,
         "image": terms.image,
         "input": entry,
+        **({} if terms.isolation is None else {"isolation": terms.isolation}),
         "job": delivery.job,
         "limits": terms.limits,
         "metrics": metrics,
@@ -151,7 +156,7 @@ def signed_text(receipt: Mapping[str, Any]) -> str:
 
 def signer(receipt: Mapping[str, Any]) -> str:
     """The address that signed. Raises `InvalidInput`, saying what is wrong, unless every field is as `issue` makes it,
-    none is missing or unknown, and the signature is that of `worker`."""
+    none is missing (but optional ones) or unknown, and the signature is that of `worker`."""
     _check_form(receipt)
     match = _SIGNATURE.fullmatch(str(receipt["signature"]))
     if match is None:
@@ -208,6 +213,7 @@ _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "format": lambda value: bool(value == FORMAT),
     "image": _text,
     "input": _hash,
+    "isolation": _text,
     "job": _text,
     "limits": lambda value: isinstance(value, Mapping),
     "metrics": lambda value: isinstance(value, Mapping),
@@ -220,6 +226,8 @@ _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "worker": _address,
     "workerId": _text,
 }
+#: Not in receipts of before it was told.
+_OPTIONAL: Final = frozenset({"isolation"})
 _LIMITS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "cpuMillis": _whole,
     "memoryBytes": _whole,
@@ -250,6 +258,8 @@ def _check_form(receipt: Mapping[str, Any]) -> None:
             raise InvalidInput(f"{place}{name} is no field of a receipt of this format")
         for name, holds in fields.items():
             if name not in found:
+                if not place and name in _OPTIONAL:
+                    continue
                 raise InvalidInput(f"{place}{name} is missing")
             if not holds(found[name]):
                 raise InvalidInput(f"{place}{name} is {found[name]!r:.80}, which it cannot be")

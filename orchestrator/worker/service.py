@@ -631,6 +631,7 @@ def _notary(settings: WorkerSettings, account: WorkerAccount, runtime: DockerRun
         payment_address=account.payment_address,
         image=runtime.image_digest,
         limits=limits_in_force(runtime.settings.limits, limits),
+        isolation=str(runtime.isolation),
     )
     files = ReceiptFiles(
         settings.state_dir / FOLDER, max_bytes=settings.receipts_max_mib * MIB, keep_days=settings.receipts_keep_days

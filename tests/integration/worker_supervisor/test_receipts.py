@@ -42,6 +42,7 @@ async def test_every_result_carries_a_receipt_that_others_can_check(scheduler, w
         assert receipt["workerId"] == w.account.worker_id
         assert receipt["limits"]["memoryBytes"] == 300 << 20
         assert receipt["limits"]["sliceTimeoutMs"] == 9000
+        assert receipt["isolation"] == w.statistics()["runtime"]["isolation"]
         assert receipt["image"] == w.statistics()["runtime"]["image_digest"]
     result = CliRunner().invoke(command, ["verify", "--state", str(tmp_path / "worker"), "--output", "json"])
     assert result.exit_code == 0, result.output

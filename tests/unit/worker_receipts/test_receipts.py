@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -25,7 +26,22 @@ TERMS = receipts.Terms(
     payment_address=PrivateKey(b"\x22" * 32).address,
     image="sha256:" + "3" * 64,
     limits=receipts.limits_in_force(SandboxLimits(cpus=0.5), SliceLimits(slice_timeout_s=None)),
+    isolation="runc-hardened",
 )
+OLD = (
+    '{"format":"dcp-orchestrator receipt 1",'
+    '"image":"sha256:3333333333333333333333333333333333333333333333333333333333333333",'
+    '"input":"0x445b6599bcf267ef41be2c5735c494c8e5b52933fe6a8da0212a98a2c3e7eb5f","job":"jjjjjjjjjjjjjjjjjjjjjj",'
+    '"limits":{"cpuMillis":500,"memoryBytes":536870912,"pids":32,"progressTimeoutMs":300000,"sliceTimeoutMs":null,'
+    '"swapBytes":0},'
+    '"metrics":{"bytesIn":100,"bytesOut":2000,"cpuNs":12345600,"gpuNs":0,"peakMemory":5000000,"wallNs":1500000000},'
+    '"output":"0xe58756d1c595c1999aecd001baff5559506f1d4628f4dcbb48f33a036f517cc9",'
+    '"paymentAddress":"0x1563915e194D8CfBA1943570603F7606A3115508","slice":7,"threw":false,"time":5,'
+    '"worker":"0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A","workerId":"wwwwwwwwwwwwwwwwwwwwww",'
+    '"signature":"0xedc5395672f7aa7124423bebf110c22927e06e05046cfd0cbef7c30bd5e3ce3a'
+    '54bc957f93ac5e2b4d98c7960fecb484505fc2a9c4af9fd7e36c9dbcb7e1ece01b"}'
+)
+"""Signed before receipts told the level of isolation."""
 METRICS = SliceMetrics(0.0123456, 1.5, 100, 2000, 5_000_000)
 DELIVERY = receipts.Delivery("j" * 22, 7, "data:application/json,7", '"é"', False, METRICS)
 
@@ -48,6 +64,7 @@ def test_what_it_says() -> None:
     assert receipt["input"] == "0x" + keccak256(b"data:application/json,7").hex()
     assert receipt["output"] == "0x" + keccak256('"é"'.encode()).hex()
     assert receipt["metrics"]["cpuNs"] == 12_345_600
+    assert receipt["isolation"] == "runc-hardened"
     assert receipt["limits"] == {
         "cpuMillis": 500, "memoryBytes": 512 << 20, "pids": 32, "progressTimeoutMs": 300_000, "sliceTimeoutMs": None,
         "swapBytes": 0,
@@ -58,6 +75,13 @@ def test_the_line_is_the_receipt() -> None:
     one = receipts.issue(KEY, TERMS, DELIVERY, 5)
     assert receipts.parse(one.line) == json.loads(json.dumps(one.receipt))
     assert receipts.signer(receipts.parse(one.line)) == KEY.address
+
+
+def test_receipts_of_before_the_level_of_isolation_was_told_are_still_good() -> None:
+    assert receipts.signer(receipts.parse(OLD)) == KEY.address
+    assert receipts.issue(KEY, dataclasses.replace(TERMS, isolation=None), DELIVERY, 5).line == OLD
+    with pytest.raises(InvalidInput, match="changed"):
+        receipts.signer({**receipts.parse(OLD), "isolation": "kata"})
 
 
 def test_any_order_of_fields_is_the_same_receipt() -> None:
@@ -115,7 +139,7 @@ def test_no_field_can_be_taken_away(path: tuple[str, ...]) -> None:
     for name in path[:-1]:
         place = place[name]
     del place[path[-1]]
-    with pytest.raises(InvalidInput, match="missing"):
+    with pytest.raises(InvalidInput, match="changed" if path == ("isolation",) else "missing"):
         receipts.signer(receipt)
 
 

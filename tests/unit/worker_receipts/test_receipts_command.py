@@ -66,7 +66,7 @@ def test_list(state: pathlib.Path) -> None:
 
 def test_show(state: pathlib.Path) -> None:
     [shown] = json.loads(run("show", "j" * 22, "3", "--state", str(state)).output)
-    assert shown["verified"] == {"signer": KEY.address}
+    assert (shown["verified"], shown["isolation"]) == ({"signer": KEY.address}, "runc-hardened")
     missing = run("show", "j" * 22, "99", "--state", str(state)).exception
     assert isinstance(missing, NotFound)
     assert "99" in missing.message
