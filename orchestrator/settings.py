@@ -438,6 +438,11 @@ class WorkerSettings(ComponentSettings):
         None, gt=0, description="longest time without progress, seconds; the Scheduler's when not given"
     )
     stop_timeout_s: float = Field(30.0, gt=0, description="how long a stop waits for the Scheduler, seconds")
+    goodbye_timeout_s: float = Field(
+        3.0,
+        gt=0,
+        description="how long a worker that has delivered all tries to tell the Scheduler that it leaves, seconds",
+    )
 
     # being a good citizen: when the machine is needed
     enable: bool = Field(

@@ -41,6 +41,8 @@ __all__ = ["ClientConnection", "ClientLimits", "DcpClient", "fetch_config"]
 
 log = logging.getLogger(__name__)
 
+_UNHEARD_S = 0.5  # for the goodbye to a service that is away just now
+
 Handler = Callable[[str, Any], Awaitable[Any]]
 
 
@@ -203,7 +205,8 @@ class ClientConnection:
             link.transport.drop()
 
     async def close(self) -> None:
-        """Say goodbye, at most for the close time-out. Requests without an answer raise `ConnectionClosed`."""
+        """Say goodbye, at most for the close time-out; when there is no transport, hardly at all. Requests without an
+        answer raise `ConnectionClosed`."""
         self._is_closed = True
         self._client.forget(self)
         link, runner = self._link, self._runner
@@ -213,7 +216,9 @@ class ClientConnection:
             return
         if link is not None and link.session.is_closed:  # nobody was there to say goodbye to
             runner.cancel()
-        await asyncio.wait([runner], timeout=self._client.limits.session.close_timeout + 1)
+        is_heard = link is not None and link.transport is not None
+        patience = self._client.limits.session.close_timeout + 1
+        await asyncio.wait([runner], timeout=patience if is_heard else min(patience, _UNHEARD_S))
 
     def statistics(self) -> dict[str, Any]:
         """`trouble` is why the last attempt to connect failed, while there is no connection."""

@@ -15,8 +15,8 @@ AT_ONCE: Final = frozenset(
         "wage_slices", "wage_retry_s", "pause_give_back", "quiet_hours", "quiet_zone", "busy_cpu", "busy_memory_mib",
         "busy_memory_pressure", "busy_after_s", "calm_after_s", "paused_keep_warm_s", "prefetch_s", "queue_s",
         "idle_poll_s", "send_begin", "slice_timeout_s", "progress_timeout_s", "start_timeout_s", "assign_timeout_s",
-        "stop_timeout_s", "sandbox_max_slices",
-        "sandbox_max_age_s", "sandbox_max_growth_mib", "log_level", "log_format", "allow_origin",
+        "stop_timeout_s", "goodbye_timeout_s", "sandbox_max_slices", "sandbox_max_age_s",
+        "sandbox_max_growth_mib", "log_level", "log_format", "allow_origin",
         "accept_scheduler_key",
     }
 )  # fmt: skip

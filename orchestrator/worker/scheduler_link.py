@@ -39,9 +39,7 @@ from orchestrator.worker.trusting import KeyChange
 log = logging.getLogger(__name__)
 
 _PACKAGES_TIMEOUT_S: Final = 180.0
-_GOODBYE_TRIES: Final = 3
-_GOODBYE_PAUSE_S: Final = 3.0
-_GOODBYE_TIMEOUT_S: Final = 5.0
+_GOODBYE_PAUSE_S: Final = 0.3
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 30.0
 _REMOTE_TRIES: Final = 4
@@ -293,10 +291,11 @@ class SchedulerLink:
         """The signed statement that gives back everything this worker id held before."""
         return signing.seal(self._account.identity, js_json.dumps({"id": self._account.worker_id}))
 
-    async def goodbye(self) -> None:
-        """Tell the Scheduler that nothing is held any more. Failures are logged: leases end by themselves.
+    async def goodbye(self, timeout_s: float) -> None:
+        """Tell the Scheduler that nothing is held any more; give up after so many seconds, however often it was tried.
 
-        Not said while results are kept for the next start: it would make them late.
+        That is logged and does no harm: what is leased comes back at the next start, or when its lease ends. Not said
+        while results are kept for the next start: it would make them late.
         """
         if self._outbox.kept:
             log.warning("results_kept", extra={"count": self._outbox.kept})
@@ -307,17 +306,22 @@ class SchedulerLink:
             "fetchState": reports.RETURN_ALL,
             "returnAllSlices": self._return_all(),
         }
-        for attempt in range(_GOODBYE_TRIES):
-            if attempt:
-                await asyncio.sleep(_GOODBYE_PAUSE_S)
-            try:
-                async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
-                    await self._distributor.request("requestTask@3", data)
-                    return
-            except (OrchestratorError, TimeoutError) as error:
-                log.warning("goodbye_failed", extra={"attempt": attempt + 1, "error": str(error) or "time-out"})
-                if isinstance(error, PeerChanged):
-                    return
+        attempt, trouble = 0, "no answer"
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    attempt += 1
+                    try:
+                        await self._distributor.request("requestTask@3", data)
+                        return
+                    except OrchestratorError as error:
+                        trouble = str(error)
+                        if isinstance(error, PeerChanged):
+                            break
+                    await asyncio.sleep(_GOODBYE_PAUSE_S)
+        except TimeoutError:
+            trouble = self._distributor.statistics()["trouble"] or trouble
+        log.warning("goodbye_failed", extra={"attempt": attempt, "error": trouble})
 
     async def module_urls(self, modules: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """{package: {file: URL}} from the package manager.

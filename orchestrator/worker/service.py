@@ -18,7 +18,8 @@ from yarl import URL
 
 from orchestrator import telemetry
 from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
-from orchestrator.protocol.client import DcpClient, fetch_config
+from orchestrator.protocol.client import ClientLimits, DcpClient, fetch_config
+from orchestrator.protocol.vocabulary import SessionLimits
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import (
     artifacts,
@@ -68,7 +69,6 @@ log = logging.getLogger(__name__)
 
 _CONFIG_RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 _HARD_STOP_PATIENCE_S: Final = 5.0
-_GOODBYE_S: Final = 3.0
 _FETCH_AGAIN_S: Final = 60.0
 
 
@@ -252,7 +252,11 @@ class Worker:
             self._answers.delivered = True  # there was nothing
             return False
         client = await stack.enter_async_context(
-            DcpClient(self.account.identity, settings.state_dir / "identity-cache.json")
+            DcpClient(
+                self.account.identity,
+                settings.state_dir / "identity-cache.json",
+                limits=ClientLimits(session=SessionLimits(close_timeout=settings.goodbye_timeout_s)),
+            )
         )
         client.accepted = trusting.accepted_keys(settings.accept_scheduler_key)
         # Modules may come from the package manager that the Scheduler names: the worker asks it about them anyway.
@@ -424,13 +428,13 @@ class Worker:
         """Deliver what is queued, and give everything else back, while patience with the Scheduler lasts."""
         left = self.settings.stop_timeout_s if self._stop_at is None else max(self._stop_at - self._clock(), 0.0)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left + _GOODBYE_S) as self._delivering:
+            async with asyncio.timeout(left + self.settings.goodbye_timeout_s) as self._delivering:
                 delivered = self.supervisor.finished and await self._link.flush(left)
                 if not delivered:
                     kept, outstanding = self._outbox.kept, self._link.outstanding
                     log.error("reports_unacknowledged", extra={"count": outstanding, "results_kept": kept})
                 self._answers.delivered = delivered
-                await self._link.goodbye()
+                await self._link.goodbye(self.settings.goodbye_timeout_s)
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
 
     # -- actions -------------------------------------------------------------------------------------------------------
