@@ -83,6 +83,15 @@ class Core:
                 self.cluster.tell("work")
         if self.audience is not None:
             self.audience.publish(outcome)
+        for job, lease in outcome.overtaken:
+            self._call_off(job, lease, outcome.states.get(job.key))
+
+    def _call_off(self, job: Job, lease_id: int, state: JobState | None) -> None:
+        """A worker computes a slice that has its result. While the job goes on it hears so when it reports; a job
+        that has ended need not take its cores any longer."""
+        lease = self.leases.cached(lease_id)
+        if lease is not None and self.audience is not None and state is not None and state.ended_at is not None:
+            self.audience.command({lease.worker}, "remove", {"jobId": job.id})
 
     def publish_state(self, state: JobState) -> None:
         """One job changed; call after the commit."""

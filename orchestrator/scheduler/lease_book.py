@@ -77,6 +77,9 @@ class LeaseBook:
             raise NotPermitted("the authorizationMessage does not belong to this worker's lease")
         return lease
 
+    def cached(self, lease_id: int) -> Lease | None:
+        return self._known.get(lease_id)
+
     def renewed(self, lease: Lease, expires_at: float) -> None:
         self.keep(dataclasses.replace(lease, expires_at=expires_at))
 

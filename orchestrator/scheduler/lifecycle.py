@@ -4,6 +4,9 @@ A slice goes ready → leased → accepted | failed, and back to ready when its 
 a number that only grows: the fencing token. A report counts only when it carries the token of the slice's newest
 lease, so a worker that was thought dead can never overwrite what its successor did.
 
+A slice that is late may be leased a second time while the first lease lives: that one is its rival then. Either may
+bring the result; the first takes the slice, and with it both leases end. What else comes under the other is late.
+
 Functions take values and return new values; no I/O, no clock, no randomness. The store keeps the same fields in rows.
 """
 
@@ -50,6 +53,8 @@ class Verdict(enum.StrEnum):
     ACCEPTED = "accepted"
     RETRY = "retry"
     """the slice is ready for another attempt"""
+    CARRIED = "carried"
+    """the attempt is over, and the slice's other lease goes on"""
     EXHAUSTED = "exhausted"
     """the budget is spent: the slice has failed for good"""
     DUPLICATE = "duplicate"
@@ -99,13 +104,15 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice. `lease` is its newest lease, 0 when it has none (never leased, or handed back)."""
+    """One slice. `lease` is its newest lease, 0 when it has none (never leased, or handed back); `rival` an older one
+    that lives beside it, else 0."""
 
     number: int
     state: SliceState = SliceState.READY
     lease: int = 0
     failures: int = 0
     losses: int = 0
+    rival: int = 0
 
     def validate(self, budget: Budget) -> None:
         """Raise `IllegalTransition` unless every invariant holds."""
@@ -114,6 +121,8 @@ class Slice:
             "slices are numbered from 1": self.number >= 1,
             "a leased slice names its lease": self.state is not SliceState.LEASED or self.lease > 0,
             "an accepted slice names its lease": self.state is not SliceState.ACCEPTED or self.lease > 0,
+            "a rival is an older lease of a leased slice": self.rival == 0
+            or (self.state is SliceState.LEASED and 0 < self.rival < self.lease),
             "a failed slice has spent its budget": self.state is not SliceState.FAILED or spent,
             "a slice that spent its budget is not tried again": not spent
             or self.state in (SliceState.FAILED, SliceState.ACCEPTED),
@@ -125,6 +134,8 @@ class Slice:
     def story(self) -> str:
         """One sentence: where the slice is and what it went through."""
         past = f"{self.failures} failed and {self.losses} lost attempts"
+        if self.rival:
+            return f"slice {self.number} is with two workers, under leases {self.rival} and {self.lease}, after {past}"
         return {
             SliceState.READY: f"slice {self.number} waits for a worker after {past}",
             SliceState.LEASED: f"slice {self.number} is with a worker under lease {self.lease} after {past}",
@@ -140,32 +151,42 @@ def lease(piece: Slice, lease_id: int) -> Slice:
     return dataclasses.replace(piece, state=SliceState.LEASED, lease=lease_id)
 
 
+def lease_beside(piece: Slice, lease_id: int) -> Slice:
+    """Hand a late slice out a second time, to another worker; the first lease becomes its rival."""
+    if piece.state is not SliceState.LEASED or piece.rival or lease_id <= piece.lease:
+        raise IllegalTransition(f"slice {piece} cannot be leased as {lease_id} beside its lease")
+    return dataclasses.replace(piece, lease=lease_id, rival=piece.lease)
+
+
 def settle(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:
     """Apply the end of a lease. Total: any report, however late or repeated, has a verdict."""
-    if lease_id != piece.lease or lease_id <= 0:
+    if lease_id <= 0 or lease_id not in (piece.lease, piece.rival):
         return piece, Verdict.LATE
     if piece.state in (SliceState.ACCEPTED, SliceState.FAILED):
         repeated = ending is Ending.COMPLETED and piece.state is SliceState.ACCEPTED
         return piece, Verdict.DUPLICATE if repeated else Verdict.LATE
     if ending is Ending.COMPLETED:
-        return dataclasses.replace(piece, state=SliceState.ACCEPTED), Verdict.ACCEPTED
+        return dataclasses.replace(piece, state=SliceState.ACCEPTED, lease=lease_id, rival=0), Verdict.ACCEPTED
     if piece.state is SliceState.READY:
         return piece, Verdict.LATE
-    return _give_back(piece, ending, budget)
+    return _give_back(piece, lease_id, ending, budget)
 
 
 def expire(piece: Slice, lease_id: int, budget: Budget) -> tuple[Slice, Verdict]:
     """The lease ran out. The slice keeps its lease number: the result is still welcome while nobody else has it."""
-    if piece.state is not SliceState.LEASED or piece.lease != lease_id:
+    if piece.state is not SliceState.LEASED or lease_id <= 0 or lease_id not in (piece.lease, piece.rival):
         return piece, Verdict.LATE
-    after, verdict = _give_back(piece, Ending.LOST, budget)
-    return dataclasses.replace(after, lease=lease_id), verdict
+    after, verdict = _give_back(piece, lease_id, Ending.LOST, budget)
+    return after if verdict is Verdict.CARRIED else dataclasses.replace(after, lease=lease_id), verdict
 
 
-def _give_back(piece: Slice, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:
+def _give_back(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:
     failures = piece.failures + (ending is Ending.FAILED)
     losses = piece.losses + (ending is Ending.LOST)
     spent = failures >= budget.failures or losses >= budget.losses
+    if piece.rival and not spent:
+        other = piece.rival if lease_id == piece.lease else piece.lease
+        return Slice(piece.number, SliceState.LEASED, other, failures, losses), Verdict.CARRIED
     state = SliceState.FAILED if spent else SliceState.READY
     after = Slice(piece.number, state, piece.lease if spent else 0, failures, losses)
     return after, Verdict.EXHAUSTED if spent else Verdict.RETRY

@@ -61,15 +61,15 @@ class Reconciler:
         """End a group of overdue leases; how many there were."""
         now = self._core.clock()
         async with self._core.database.snapshot() as tx:
-            seen = [lease.id for lease in await leases.overdue(tx, now, GROUP)]
-            out = await slices.leased_under(tx, seen) if seen else []
+            seen = {lease.id: lease for lease in await leases.overdue(tx, now, GROUP)}
+            out = await slices.leased_under(tx, leases.jobs_of(seen.values())) if seen else []
         if not seen:
             return 0
         async with self._core.database.transaction() as tx:
             # Jobs before leases, as everybody locks them; a lease may have been renewed or ended meanwhile.
             await jobs.states(tx, {job for job, _, _ in out}, lock=True)
             overdue = await leases.take_overdue(tx, seen, now)
-            out = await slices.leased_under(tx, overdue)
+            out = await slices.leased_under(tx, leases.jobs_of(overdue.values()))
             known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
             reports = [
                 Report(

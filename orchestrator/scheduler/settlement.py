@@ -28,6 +28,8 @@ class Outcome:
     events: list[events.Event] = dataclasses.field(default_factory=list)
     waiting: bool = False
     """slices wait for a worker that did not wait before"""
+    overtaken: list[tuple[Job, int]] = dataclasses.field(default_factory=list)
+    """leases under which a slice was still out when another worker's result came"""
 
 
 class Settlement:
@@ -54,6 +56,7 @@ class Settlement:
             if batch.state is not states[key]:
                 outcome.states[key] = batch.state
             outcome.waiting |= batch.slices_wait
+            outcome.overtaken += [(batch.job, lease) for lease in batch.overtaken]
         ended = await self.advance(tx, [(grouped[key][0].job, state) for key, state in outcome.states.items()], now)
         outcome.states.update(ended)
         # The estimation hands out only so many slices at a time: with each result, or at its end, more may go.
@@ -83,7 +86,8 @@ class Settlement:
     async def _write(self, tx: Transaction, batch: Settled, now: float) -> None:
         key = batch.job.key
         if batch.accepted:
-            await slices.mark_accepted(tx, key, batch.accepted)
+            await slices.mark_accepted(tx, key, batch.accepted.keys() - batch.raced.keys())
+            await slices.save(tx, key, batch.raced.values(), now)
             await slices.add_results(tx, key, batch.results, now)
             await self._money.pay(tx, batch.job, batch.wages)
         await slices.save(tx, key, batch.changed.values(), now)

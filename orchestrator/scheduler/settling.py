@@ -53,6 +53,10 @@ class Settled:
     accepted: dict[int, Report] = dataclasses.field(default_factory=dict)
     changed: dict[int, Slice] = dataclasses.field(default_factory=dict)
     """slices that are not accepted, as they are now"""
+    raced: dict[int, Slice] = dataclasses.field(default_factory=dict)
+    """accepted slices that two workers had, as they are now"""
+    overtaken: list[int] = dataclasses.field(default_factory=list)
+    """the leases whose workers came second"""
     failures: list[Failure] = dataclasses.field(default_factory=list)
     exhausted: list[Report] = dataclasses.field(default_factory=list)
     wages: list[Wage] = dataclasses.field(default_factory=list)
@@ -82,7 +86,7 @@ def settle(
     pieces = dict(rows)
     measured: list[Measured] = []
     for report in reports:
-        _judge(batch, pieces, report, budget)
+        _judge(batch, pieces, report, budget, rows.get(report.number))
         if report.verdict is Verdict.ACCEPTED:
             if report.measured is not None:
                 measured.append(report.measured)
@@ -96,7 +100,10 @@ def settle(
     return batch
 
 
-def _judge(batch: Settled, pieces: dict[int, Slice], report: Report, budget: lifecycle.Budget) -> None:
+def _judge(
+    batch: Settled, pieces: dict[int, Slice], report: Report, budget: lifecycle.Budget, was: Slice | None
+) -> None:
+    """`was` is the slice as it is in the database."""
     piece = pieces.get(report.number)
     if piece is None or batch.state.status in lifecycle.ENDED:
         repeated = piece is not None and piece.state is SliceState.ACCEPTED and piece.lease == report.lease
@@ -113,6 +120,10 @@ def _judge(batch: Settled, pieces: dict[int, Slice], report: Report, budget: lif
     if report.verdict is Verdict.ACCEPTED:
         batch.accepted[report.number] = report
         batch.changed.pop(report.number, None)
+        if was is not None and was.rival:
+            batch.raced[report.number] = after
+        if piece.rival:
+            batch.overtaken.append(piece.rival if after.lease == piece.lease else piece.lease)
         return
     batch.changed[report.number] = after
     if report.ending is Ending.FAILED:

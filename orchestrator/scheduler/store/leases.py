@@ -28,6 +28,8 @@ class Lease:
     opened_at: float
     expires_at: float
     ended: bool = False
+    due_at: float | None = None
+    """by when its slices should be done; later they may be leased a second time"""
     commissions: Mapping[int, Commission] = dataclasses.field(default_factory=dict)
     """by job: what the compute group takes through which its slices were handed out; as it was then"""
     request: str | None = None
@@ -44,13 +46,14 @@ async def insert(
     jobs: frozenset[int],
     opened_at: float,
     expires_at: float,
+    due_at: float,
     commissions: Mapping[int, Commission],
     request: str | None = None,
 ) -> Lease:
     number = await reserve(tx, "lease", 1)
     lease = Lease(
-        number, token, worker, peer, payment_address, jobs, opened_at, expires_at, commissions=commissions,
-        request=request,
+        number, token, worker, peer, payment_address, jobs, opened_at, expires_at,
+        due_at=due_at, commissions=commissions, request=request,
     )  # fmt: skip
     taken = {key: dataclasses.astuple(one) for key, one in commissions.items()}
     values = {field.name: getattr(lease, field.name) for field in dataclasses.fields(lease)} | {
@@ -66,7 +69,7 @@ def _lease(row: Mapping[Any, Any]) -> Lease:
     return Lease(
         **{
             **row,
-            "jobs": frozenset(map(int, row["jobs"].split())),
+            "jobs": _jobs(row["jobs"]),
             "commissions": {int(key): Commission(*one) for key, one in taken.items()},
         }
     )
@@ -77,18 +80,36 @@ async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:
     return {row["id"]: _lease(row) for row in rows.mappings()}
 
 
-async def held_by(tx: AsyncConnection, worker: str, peer: str) -> list[int]:
-    """Leases of a worker that have not ended. Only the identity that took them counts."""
-    query = sa.select(leases.c.id).where(leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False))
-    return list((await tx.execute(query)).scalars())
+async def held_by(tx: AsyncConnection, worker: str, peer: str) -> dict[int, frozenset[int]]:
+    """Leases of a worker that have not ended, with the jobs that they cover. Only the identity that took them counts."""
+    query = sa.select(leases.c.id, leases.c.jobs).where(
+        leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False)
+    )
+    return {lease: _jobs(text) for lease, text in await tx.execute(query)}
 
 
-async def answering(tx: AsyncConnection, worker: str, peer: str, requests: Collection[str]) -> list[int]:
+def jobs_of(held: Iterable[Lease]) -> dict[int, frozenset[int]]:
+    return {lease.id: lease.jobs for lease in held}
+
+
+def _jobs(text: str) -> frozenset[int]:
+    return frozenset(map(int, text.split()))
+
+
+async def make_due(tx: AsyncConnection, ids: Iterable[int], now: float) -> None:
+    """Their worker says itself that slices run longer than they should."""
+    where = (leases.c.id.in_(sorted(ids)), leases.c.due_at > now)
+    await tx.execute(sa.update(leases).where(*where).values(due_at=now))
+
+
+async def answering(
+    tx: AsyncConnection, worker: str, peer: str, requests: Collection[str]
+) -> dict[int, frozenset[int]]:
     """Those of them that these requests of the worker's were answered with."""
-    query = sa.select(leases.c.id).where(
+    query = sa.select(leases.c.id, leases.c.jobs).where(
         leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False), leases.c.request.in_(requests)
     )
-    return list((await tx.execute(query)).scalars())
+    return {lease: _jobs(text) for lease, text in await tx.execute(query)}
 
 
 async def renew(tx: AsyncConnection, ids: Iterable[int], expires_at: float) -> None:

@@ -98,6 +98,8 @@ slices = sa.Table(
     sa.Column("lease", Key, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    # An older lease that lives beside the newest one, else 0.
+    sa.Column("rival", Key, nullable=False, server_default="0"),
     # since when it waits again
     sa.Column("ready_at", sa.Float),
     sa.Index(
@@ -108,10 +110,17 @@ slices = sa.Table(
         postgresql_where=sa.text("state = 'ready'"),
     ),
     sa.Index(
-        "ix_slices_leased",
+        "ix_slices_out",
+        "job",
         "lease",
         sqlite_where=sa.text("state = 'leased'"),
         postgresql_where=sa.text("state = 'leased'"),
+    ),
+    sa.Index(
+        "ix_slices_rival",
+        "rival",
+        sqlite_where=sa.text("rival > 0"),
+        postgresql_where=sa.text("rival > 0"),
     ),
     sqlite_with_rowid=False,
 )
@@ -152,6 +161,8 @@ leases = sa.Table(
     sa.Column("opened_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False, index=True),
     # Kept for a while after its end, so that a repeated report still gets the right answer.
+    # By when its slices should be done; null for leases of an older version.
+    sa.Column("due_at", sa.Float),
     sa.Column("ended", sa.Boolean, nullable=False),
     # What compute groups take of its wages, as JSON {job key: [group, account, rate]}; null when nothing.
     sa.Column("commissions", sa.Text),

@@ -15,7 +15,10 @@ from orchestrator.scheduler.store.schema import leases, slice_failures, slice_in
 CHUNK = 2000
 """values per IN list: databases bound the number of parameters"""
 
-_SLICE = (slices.c.number, slices.c.state, slices.c.lease, slices.c.failures, slices.c.losses)
+_SLICE = (slices.c.number, slices.c.state, slices.c.lease, slices.c.failures, slices.c.losses, slices.c.rival)
+_IS_OUT = slices.c.state == sa.literal_column("'leased'")
+_HAS_RIVAL = slices.c.rival > sa.literal_column("0")
+"""spelt so that databases see that the partial indexes serve"""
 _SAVE = (
     sa.update(slices)
     .where(slices.c.job == sa.bindparam("of_job"), slices.c.number == sa.bindparam("of_number"))
@@ -24,6 +27,7 @@ _SAVE = (
         lease=sa.bindparam("new_lease"),
         failures=sa.bindparam("new_failures"),
         losses=sa.bindparam("new_losses"),
+        rival=sa.bindparam("new_rival"),
         ready_at=sa.bindparam("new_ready_at"),
     )
 )
@@ -62,8 +66,8 @@ async def load(tx: AsyncConnection, job: int, numbers: Iterable[int], *, lock: b
 
 def _read(rows: Iterable[Any]) -> dict[int, Slice]:
     return {
-        number: Slice(number, SliceState(state), lease, failures, losses)
-        for number, state, lease, failures, losses in rows
+        number: Slice(number, SliceState(state), lease, failures, losses, rival)
+        for number, state, lease, failures, losses, rival in rows
     }
 
 
@@ -82,6 +86,7 @@ async def save(tx: AsyncConnection, job: int, changed: Iterable[Slice], now: flo
             "new_lease": one.lease,
             "new_failures": one.failures,
             "new_losses": one.losses,
+            "new_rival": one.rival,
             "new_ready_at": now if one.state is SliceState.READY else None,
         }
         for one in changed
@@ -102,21 +107,12 @@ async def take_ready(
 ) -> list[Slice]:
     """Slices that wait again, lowest number first. One that this worker failed is left to others unless it has been
     waiting since before `failed_elsewhere_before`."""
-    failed_here = (
-        sa.select(slice_failures.c.number)
-        .where(
-            slice_failures.c.job == slices.c.job,
-            slice_failures.c.number == slices.c.number,
-            slice_failures.c.worker == worker,
-        )
-        .exists()
-    )
     query = (
         sa.select(*_SLICE)
         .where(
             slices.c.job == job,
             slices.c.state == sa.literal_column("'ready'"),
-            sa.or_(slices.c.ready_at <= failed_elsewhere_before, ~failed_here),
+            sa.or_(slices.c.ready_at <= failed_elsewhere_before, ~_failed_by(worker)),
         )
         .order_by(slices.c.number)
         .limit(limit)
@@ -133,29 +129,75 @@ async def lease_again(tx: AsyncConnection, job: int, numbers: Iterable[int], lea
         )
 
 
-async def leased_under(tx: AsyncConnection, lease_ids: Iterable[int]) -> list[tuple[int, int, int]]:
-    """(job, number, lease) of every slice that is out under these leases."""
+async def leased_under(tx: AsyncConnection, held: Mapping[int, Iterable[int]]) -> list[tuple[int, int, int]]:
+    """(job, number, lease) of every slice that is out under these leases; `held` names the jobs of each."""
     found: list[tuple[int, int, int]] = []
-    for chunk in _chunks(lease_ids):
-        query = sa.select(slices.c.job, slices.c.number, slices.c.lease).where(
-            slices.c.lease.in_(chunk), slices.c.state == sa.literal_column("'leased'")
-        )
-        found.extend((job, number, lease) for job, number, lease in await tx.execute(query))
+    for chunk in _chunks(held):
+        of_jobs = sorted({job for lease in chunk for job in held[lease]})
+        for column, where in ((slices.c.lease, _IS_OUT), (slices.c.rival, _HAS_RIVAL)):
+            query = sa.select(slices.c.job, slices.c.number, column).where(
+                slices.c.job.in_(of_jobs), column.in_(chunk), where
+            )
+            found.extend((job, number, lease) for job, number, lease in await tx.execute(query))
     return found
 
 
-async def leases_without_slices(tx: AsyncConnection, lease_ids: Iterable[int]) -> set[int]:
-    """Those of the given leases under which nothing is out any more."""
-    wanted = set(lease_ids)
-    return wanted - {lease for _, _, lease in await leased_under(tx, wanted)}
+@dataclasses.dataclass(frozen=True, slots=True)
+class Late:
+    """A slice that is out under one lease."""
+
+    piece: Slice
+    worker: str
+    due_at: float
+
+
+async def longest_out(tx: AsyncConnection, job: int, limit: int, *, not_failed_by: str) -> list[Late]:
+    """Slices of a job that are out under one lease, the oldest leases first. Those that a worker has failed before
+    are left out, and those whose leases are not due at any time."""
+    query = (
+        sa.select(*_SLICE, leases.c.worker, leases.c.due_at)
+        .join(leases, leases.c.id == slices.c.lease)
+        .where(
+            slices.c.job == job,
+            _IS_OUT,
+            slices.c.rival == 0,
+            leases.c.due_at.is_not(None),
+            ~_failed_by(not_failed_by),
+        )
+        .order_by(slices.c.lease, slices.c.number)
+        .limit(limit)
+    )
+    return [
+        Late(Slice(number, SliceState(state), lease, failures, losses, rival), worker, due_at)
+        for number, state, lease, failures, losses, rival, worker, due_at in await tx.execute(query)
+    ]
+
+
+async def lease_beside(tx: AsyncConnection, job: int, pieces: Iterable[Slice], lease: int) -> None:
+    """Lease slices a second time."""
+    for chunk in _chunks(piece.number for piece in pieces):
+        where = (slices.c.job == job, slices.c.number.in_(chunk), _IS_OUT, slices.c.rival == 0)
+        await tx.execute(sa.update(slices).where(*where).values(rival=slices.c.lease, lease=lease))
+
+
+def _failed_by(worker: str) -> sa.Exists:
+    return (
+        sa.select(slice_failures.c.number)
+        .where(
+            slice_failures.c.job == slices.c.job,
+            slice_failures.c.number == slices.c.number,
+            slice_failures.c.worker == worker,
+        )
+        .exists()
+    )
 
 
 async def workers_holding(tx: AsyncConnection, job: int) -> set[str]:
     query = (
         sa.select(leases.c.worker)
         .distinct()
-        .join(slices, slices.c.lease == leases.c.id)
-        .where(slices.c.job == job, slices.c.state == sa.literal_column("'leased'"))
+        .join(slices, sa.or_(slices.c.lease == leases.c.id, slices.c.rival == leases.c.id))
+        .where(slices.c.job == job, _IS_OUT)
     )
     return set((await tx.execute(query)).scalars())
 
