@@ -104,6 +104,13 @@ class SchedulerSettings(ComponentSettings):
         description="how long a worker may be silent before its slices go to others, seconds",
         json_schema_extra=flag(topic="Workers and failures"),
     )
+    late_factor: float = Field(
+        1.5, ge=1, description="times the usual length of a task after which its slices also go to idle workers"
+    )
+    late_bias_s: float = Field(5.0, ge=0, description="seconds that are added to it")
+    late_unknown_s: float = Field(
+        60.0, gt=0, description="taken for the usual length of a slice before any of the job was measured, seconds"
+    )
     beacon_s: float = Field(60.0, gt=0, description="how often a worker says what it still holds, seconds")
     alive_s: float = Field(90.0, gt=0, description="how long after its last word a worker counts as present, seconds")
     other_worker_s: float = Field(

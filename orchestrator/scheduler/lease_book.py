@@ -40,6 +40,7 @@ class LeaseBook:
         jobs: frozenset[int],
         opened_at: float,
         expires_at: float,
+        due_at: float,
         commissions: Mapping[int, Commission],
         request: str | None = None,
     ) -> Lease:
@@ -53,6 +54,7 @@ class LeaseBook:
             jobs=jobs,
             opened_at=opened_at,
             expires_at=expires_at,
+            due_at=due_at,
             commissions=commissions,
             request=request,
         )

@@ -151,9 +151,14 @@ def lease(piece: Slice, lease_id: int) -> Slice:
     return dataclasses.replace(piece, state=SliceState.LEASED, lease=lease_id)
 
 
+def may_have_rival(piece: Slice) -> bool:
+    """Whether the slice can be leased to a second worker beside the first."""
+    return piece.state is SliceState.LEASED and not piece.rival
+
+
 def lease_beside(piece: Slice, lease_id: int) -> Slice:
     """Hand a late slice out a second time, to another worker; the first lease becomes its rival."""
-    if piece.state is not SliceState.LEASED or piece.rival or lease_id <= piece.lease:
+    if not may_have_rival(piece) or lease_id <= piece.lease:
         raise IllegalTransition(f"slice {piece} cannot be leased as {lease_id} beside its lease")
     return dataclasses.replace(piece, lease=lease_id, rival=piece.lease)
 

@@ -54,7 +54,7 @@ class Memberships:
         ]
         full = frozenset(group.id for group in proved if not self._has_room(group, wanted))
         known = {group.id: group for group in proved if group.id not in full}
-        profile = dataclasses.replace(wanted.profile, groups=wanted.profile.groups | known.keys())
+        profile = dataclasses.replace(wanted.profile, groups=wanted.profile.groups | frozenset(known))
         return dataclasses.replace(wanted, profile=profile), Membership(known, full)
 
     def _has_room(self, group: Group, wanted: TaskRequest) -> bool:

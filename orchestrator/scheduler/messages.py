@@ -56,14 +56,17 @@ def job_metrics(estimate: Estimate, counts: Counts) -> dict[str, Any]:
     }
 
 
-def slice_message(job: Job, number: int, datum_uri: str | None, *, estimation: bool, long: bool) -> dict[str, Any]:
-    """One slice of a task. `datumUri` is left out when the worker takes it from the job's range."""
+def slice_message(
+    job: Job, number: int, datum_uri: str | None, *, estimation: bool, long: bool, cotasks: int = 0
+) -> dict[str, Any]:
+    """One slice of a task; `cotasks` other workers have it, too. `datumUri` is left out when the worker takes it from
+    the job's range."""
     message: dict[str, Any] = {
         "jobId": job.id,
         "sliceNumber": number,
         "isEstimationSlice": estimation,
         "isLongSlice": long,
-        "cotaskCount": 0,
+        "cotaskCount": cotasks,
         "resultStorageType": job.spec["resultStorageType"],
     }
     if datum_uri is not None:

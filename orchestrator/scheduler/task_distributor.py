@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator import telemetry
@@ -21,6 +21,7 @@ from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
+from orchestrator.scheduler.late import SOONEST_S, LateRules, Watchman, split
 from orchestrator.scheduler.lease_book import auth_body, authorization
 from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 
 MOST_CANDIDATES = 200
 """jobs looked at per request, the longest unserved first"""
+MOST_ENDING = 20
+"""jobs whose late slices are looked for in one request"""
+MOST_LATE = 64
+"""slices of such a job that are looked at, those with the oldest leases"""
 MOST_PLANS = 3
 """how often a request looks again when others took what it had chosen"""
 RESOLVING_S = 0.1
@@ -57,6 +62,8 @@ class Grant:
     estimation: bool
     group: str
     """the compute group through which the worker gets them"""
+    cotasks: int = 0
+    """workers that have these slices, too"""
 
 
 class TaskDistributor:
@@ -70,6 +77,8 @@ class TaskDistributor:
         self._memberships = Memberships(core, roster)
         self._operations = Operations({"requestTask@3": self.request_task})
         self._rejected_since: dict[int, float] = {}
+        self._late_rules = LateRules(settings.late_factor, settings.late_bias_s, settings.late_unknown_s)
+        self._watchman = Watchman()
         self._open = OpenRequests()
 
     async def handle(self, request: Request) -> Any:
@@ -83,7 +92,7 @@ class TaskDistributor:
             await self._take_back(self._returning_worker(wanted, request.peer), request.peer)
         elif wanted.holds_nothing:
             await self._take_back(worker, request.peer)
-        if wanted.held:
+        if wanted.held or wanted.overdue:
             await self._renew(wanted, request.peer)
         if wanted.lost:
             await self._take_back_lost(wanted, request.peer)
@@ -106,7 +115,11 @@ class TaskDistributor:
             reasons.clear()
             # Nothing is leased to somebody who may never hear of it.
             reachable = request.connection.is_connected
-            answer = await self._lease(wanted, groups, opened, reasons) if reachable else None
+            answer, look_at = None, math.inf
+            if reachable:
+                answer = await self._lease(wanted, groups, opened, reasons)
+                if answer is None:
+                    answer, look_at = await self._lease_late(wanted, groups, opened)
             if answer is not None:
                 return answer
             patience = deadline - self._core.clock()
@@ -115,10 +128,11 @@ class TaskDistributor:
                 reasons.update(await self._elsewhere(wanted, groups))
                 return self._answer(None, [], {}, reasons)
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(min(patience, max(look_at - self._core.clock(), SOONEST_S))):
                     await ticket.wait()
             except TimeoutError:
-                deadline = 0
+                if look_at >= deadline:
+                    deadline = 0
 
     async def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
         """Jobs that wait in groups of others, by why the worker is not in those."""
@@ -183,6 +197,67 @@ class TaskDistributor:
                 await jobs.save(tx, [grant.state for grant in grants])
             return bool(held), lease, grants, await self._data(tx, grants)
 
+    async def _lease_late(
+        self, wanted: TaskRequest, groups: Membership, opened: OpenRequest
+    ) -> tuple[dict[str, Any] | None, float]:
+        """For a worker without anything else to do: slices that are late at other workers, and when to look again."""
+        async with self._core.database.snapshot() as tx:
+            known, found, look_at = await self._find_late(tx, wanted, groups)
+        if not found:
+            return None, look_at
+        grants: list[Grant] = []
+        async with self._core.database.transaction() as tx:
+            states = await jobs.states(tx, found, lock=True)
+            if opened.abandoned:
+                return None, math.inf
+            routes = await self._routes(tx, list(states), wanted, groups)
+            for key, state in states.items():
+                rows = await slices.load(tx, key, found[key])
+                numbers = [row.number for row in rows.values() if lifecycle.may_have_rival(row)]
+                if numbers and state.status in lifecycle.DISTRIBUTABLE:
+                    estimation = state.status is RunStatus.ESTIMATION
+                    grants.append(Grant(known[key], state, numbers, estimation, routes[key], cotasks=1))
+            if not grants:
+                return None, look_at
+            held = [(Portion(grant.job.key, len(grant.numbers)), grant.state) for grant in grants]
+            commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
+            lease = await self._open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
+            for grant in grants:
+                await slices.lease_beside(tx, grant.job.key, grant.numbers, lease.id)
+            data = await self._data(tx, grants)
+        self._core.leases.keep(lease)
+        number = sum(len(grant.numbers) for grant in grants)
+        telemetry.slices_leased.add(number)
+        log.info("late_slices_leased", extra={"worker": wanted.profile.worker, "count": number})
+        return self._answer(lease, grants, data), look_at
+
+    async def _find_late(
+        self, tx: Transaction, wanted: TaskRequest, membership: Membership
+    ) -> tuple[dict[int, Job], dict[int, list[int]], float]:
+        """Jobs, the numbers of their slices to lease, at most one per free core, and when to look again."""
+        now, worker = self._core.clock(), wanted.profile.worker
+        mine, named = wanted.profile.groups, wanted.profile.job_ids
+        states = {one.key: one for one in await jobs.ending(tx, MOST_ENDING, groups=mine, named=named)}
+        known = await self._core.catalog.by_keys(tx, states)
+        groups = await jobs.groups(tx, states)
+        left = max(1, math.floor(wanted.load))
+        found: dict[int, list[int]] = {}
+        fitting = []
+        for key, state in states.items():
+            profile = _profile_for(known[key], state, membership, groups.get(key, frozenset()))
+            if why_not(profile, wanted.profile, state.estimate) is not None:
+                continue
+            fitting.append(key)
+            if left <= 0 or self._watchman.is_quiet(key, now):
+                continue
+            late, look_at = split(await slices.longest_out(tx, key, MOST_LATE, not_failed_by=worker), worker, now)
+            if late:
+                found[key] = [one.piece.number for one in late[: 1 if known[key].spec["discrete"] else left]]
+                left -= len(found[key])
+            else:
+                self._watchman.look_again(key, look_at)
+        return known, found, self._watchman.next_look(fitting)
+
     async def _routes(
         self, tx: Transaction, keys: Sequence[int], wanted: TaskRequest, groups: Membership
     ) -> dict[int, str]:
@@ -203,8 +278,7 @@ class TaskDistributor:
         found = []
         for key, state in states.items():
             job = known[key]
-            payment = hold_for(state.counts.total, job.slice_price)
-            profile = job_profile(job, membership.open_to(groups.get(key, frozenset()), payment))
+            profile = _profile_for(job, state, membership, groups.get(key, frozenset()))
             refusal = why_not(profile, wanted.profile, state.estimate)
             if refusal is not None:
                 reasons[refusal[0]] += 1
@@ -285,6 +359,8 @@ class TaskDistributor:
             jobs=frozenset(known[portion.key].key for portion, _ in held),
             opened_at=now,
             expires_at=now + self._core.settings.lease_s + 2 * work_s,
+            due_at=now
+            + self._late_rules.due_in([(portion.slices, state.estimate) for portion, state in held], wanted.load),
             commissions=commissions,
             request=wanted.request_id,
         )
@@ -371,6 +447,7 @@ class TaskDistributor:
                 _datum(grant.job, number, listed),
                 estimation=grant.estimation,
                 long=long,
+                cotasks=grant.cotasks,
             )
             for number in grant.numbers
         ]
@@ -400,7 +477,9 @@ class TaskDistributor:
         log.info("leases_returned", extra={"worker": worker, "count": len(lost)})
         self._core.publish(outcome)
 
-    async def _end_leases(self, tx: Transaction, ended: Sequence[int], worker: str, reason: str) -> Outcome:
+    async def _end_leases(
+        self, tx: Transaction, ended: Mapping[int, Iterable[int]], worker: str, reason: str
+    ) -> Outcome:
         """What is out under these leases is nobody's fault."""
         out = await slices.leased_under(tx, ended)
         known = await self._core.catalog.by_keys(tx, {job for job, _, _ in out})
@@ -427,20 +506,36 @@ class TaskDistributor:
         return worker
 
     async def _renew(self, wanted: TaskRequest, peer: str) -> None:
-        """The worker lists what it still holds: those leases live on, and it is alive."""
+        """The worker lists what it still holds: those leases live on, and it is alive. What it calls overdue may go to
+        idle workers, too, with the rest of its lease."""
         now = self._core.clock()
         self._roster.heard(wanted.profile.worker, now)
         async with self._core.database.transaction() as tx:
-            mine = set(await leases.held_by(tx, wanted.profile.worker, peer))
-            alive: set[int] = set()
-            for job_id, numbers in list(wanted.held.items())[:1000]:
-                job = await self._core.catalog.find(tx, job_id)
-                if job is None or not isinstance(numbers, list):
-                    continue
-                wanted_numbers = [n for n in numbers[:100_000] if isinstance(n, int) and not isinstance(n, bool)]
-                rows = await slices.load(tx, job.key, wanted_numbers, lock=False)
-                alive |= {row.lease for row in rows.values() if row.state is SliceState.LEASED} & mine
+            held = await leases.held_by(tx, wanted.profile.worker, peer)
+            mine = set(held)
+            alive = mine & await self._leases_of(tx, wanted.held)
             await leases.renew(tx, alive, now + self._core.settings.lease_s)
+            overdue = mine & await self._leases_of(tx, wanted.overdue)
+            if overdue:
+                await leases.make_due(tx, overdue, now)
+        for lease in overdue:
+            for job in held[lease]:
+                self._watchman.look_again(job, now)
+        if overdue:
+            self._core.work.notify()
+
+    async def _leases_of(self, tx: Transaction, named: Mapping[str, Any]) -> set[int]:
+        """The leases of slices that a worker names: {jobId: [number…]}."""
+        found: set[int] = set()
+        for job_id, numbers in list(named.items())[:1000]:
+            job = await self._core.catalog.find(tx, job_id)
+            if job is None or not isinstance(numbers, list):
+                continue
+            wanted_numbers = [n for n in numbers[:100_000] if isinstance(n, int) and not isinstance(n, bool)]
+            for row in (await slices.load(tx, job.key, wanted_numbers, lock=False)).values():
+                if row.state is SliceState.LEASED:
+                    found |= {row.lease, row.rival}
+        return found
 
 
 def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
@@ -455,6 +550,11 @@ def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
         isolation=None if level is None else Isolation(level),
         slice_price=job.slice_price,
     )
+
+
+def _profile_for(job: Job, state: JobState, membership: Membership, groups: frozenset[str]) -> JobProfile:
+    """As a worker sees it that is in some groups, which may take no job that pays so much."""
+    return job_profile(job, membership.open_to(groups, hold_for(state.counts.total, job.slice_price)))
 
 
 def _candidate(job: Job, state: JobState, load: float) -> Candidate:

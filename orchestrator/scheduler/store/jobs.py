@@ -131,6 +131,23 @@ async def distributable(
     return [_state(row) for row in (await tx.execute(query)).mappings()]
 
 
+async def ending(tx: AsyncConnection, limit: int, *, groups: Iterable[str], named: Iterable[str]) -> list[JobState]:
+    """Jobs with slices at workers that have none to give, or hold them back until these are measured."""
+    own = sa.and_(jobs.c.local_exec, jobs.c.id.in_(sorted(named)))
+    query = (
+        sa.select(*_STATE_COLUMNS)
+        .where(
+            jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]),
+            jobs.c.leased > 0,
+            sa.or_(jobs.c.total - jobs.c.cursor + jobs.c.ready == 0, jobs.c.status == str(RunStatus.ESTIMATION)),
+            sa.or_(_within(groups), own),
+        )
+        .order_by(jobs.c.served_at, jobs.c.key)
+        .limit(limit)
+    )
+    return [_state(row) for row in (await tx.execute(query)).mappings()]
+
+
 async def count_elsewhere(tx: AsyncConnection, groups: Iterable[str], *, within: Iterable[str] | None = None) -> int:
     """How many jobs wait that are in none of these groups; with `within`, of those that are in some of those."""
     where = [_WAITING, ~jobs.c.local_exec, ~_within(groups)]

@@ -81,7 +81,7 @@ async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:
 
 
 async def held_by(tx: AsyncConnection, worker: str, peer: str) -> dict[int, frozenset[int]]:
-    """Leases of a worker that have not ended, with the jobs that they cover. Only the identity that took them counts."""
+    """Leases of a worker that have not ended, with their jobs. Only the identity that took them counts."""
     query = sa.select(leases.c.id, leases.c.jobs).where(
         leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False)
     )
@@ -118,9 +118,10 @@ async def renew(tx: AsyncConnection, ids: Iterable[int], expires_at: float) -> N
 
 
 async def renew_all(tx: AsyncConnection, expires_at: float) -> None:
-    """Every lease that has not ended lives at least until then."""
-    where = (leases.c.ended.is_(False), leases.c.expires_at < expires_at)
-    await tx.execute(sa.update(leases).where(*where).values(expires_at=expires_at))
+    """Every lease that has not ended lives at least until then, and is not late before."""
+    for column in (leases.c.expires_at, leases.c.due_at):
+        where = (leases.c.ended.is_(False), column < expires_at)
+        await tx.execute(sa.update(leases).where(*where).values({column: expires_at}))
 
 
 async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:

@@ -173,9 +173,9 @@ async def longest_out(tx: AsyncConnection, job: int, limit: int, *, not_failed_b
     ]
 
 
-async def lease_beside(tx: AsyncConnection, job: int, pieces: Iterable[Slice], lease: int) -> None:
+async def lease_beside(tx: AsyncConnection, job: int, numbers: Iterable[int], lease: int) -> None:
     """Lease slices a second time."""
-    for chunk in _chunks(piece.number for piece in pieces):
+    for chunk in _chunks(numbers):
         where = (slices.c.job == job, slices.c.number.in_(chunk), _IS_OUT, slices.c.rival == 0)
         await tx.execute(sa.update(slices).where(*where).values(rival=slices.c.lease, lease=lease))
 

@@ -63,6 +63,15 @@ class JobHistory(RuleBasedStateMachine):
         self.slices[one.number] = lifecycle.lease(one, self.leases)
         self.counts = self.counts.moved(SliceState.READY, SliceState.LEASED)
 
+    @precondition(lambda self: self.counts.leased)
+    @rule(data=st.data())
+    def lease_beside(self, data: st.DataObject) -> None:
+        late = [one for one in self.slices.values() if lifecycle.may_have_rival(one)]
+        if late:
+            one = data.draw(st.sampled_from(late))
+            self.leases += 1
+            self.slices[one.number] = lifecycle.lease_beside(one, self.leases)
+
     @precondition(lambda self: self.slices)
     @rule(data=st.data(), ending=endings)
     def report(self, data: st.DataObject, ending: Ending) -> None:
@@ -75,14 +84,18 @@ class JobHistory(RuleBasedStateMachine):
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
         before = data.draw(st.sampled_from(list(self.slices.values())))
-        after, verdict = lifecycle.expire(before, data.draw(st.integers(0, self.leases)), BUDGET)
-        self.settled(before, after, verdict, before.lease)
+        lease = data.draw(st.integers(0, self.leases))
+        after, verdict = lifecycle.expire(before, lease, BUDGET)
+        self.settled(before, after, verdict, lease)
 
     def settled(self, before: Slice, after: Slice, verdict: Verdict, lease: int) -> None:
         if verdict in (Verdict.LATE, Verdict.DUPLICATE):
             assert after == before
             return
-        assert lease == before.lease, "only the newest lease counts"
+        assert lease in (before.lease, before.rival), "only living leases count"
+        assert (verdict is Verdict.CARRIED) == (after.state is SliceState.LEASED)
+        if verdict is Verdict.CARRIED:
+            assert {lease, after.lease} == {before.lease, before.rival}, "the other one goes on"
         if verdict is Verdict.ACCEPTED:
             assert before.number not in self.accepted, "accepted once"
             self.accepted[before.number] = lease
@@ -125,6 +138,34 @@ def test_a_lost_worker_cannot_overwrite_its_successor() -> None:
     assert verdict is Verdict.RETRY
     second = lifecycle.lease(waiting, 2)
     assert lifecycle.settle(second, 1, Ending.COMPLETED, BUDGET) == (second, Verdict.LATE)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_the_first_result_of_two_takes_the_slice(first: int, second: int) -> None:
+    both = lifecycle.lease_beside(lifecycle.lease(Slice(1), 1), 2)
+    assert "two workers" in both.story()
+    done, verdict = lifecycle.settle(both, first, Ending.COMPLETED, BUDGET)
+    assert (verdict, done.lease, done.rival) == (Verdict.ACCEPTED, first, 0)
+    assert lifecycle.settle(done, second, Ending.COMPLETED, BUDGET) == (done, Verdict.LATE)
+    assert lifecycle.settle(done, first, Ending.COMPLETED, BUDGET) == (done, Verdict.DUPLICATE)
+
+
+@pytest.mark.parametrize("ended", [1, 2])
+@pytest.mark.parametrize("how", [Ending.LOST, Ending.RETURNED, Ending.FAILED, None])
+def test_when_one_of_two_workers_drops_out_the_other_goes_on(ended: int, how: Ending | None) -> None:
+    both = lifecycle.lease_beside(lifecycle.lease(Slice(1), 1), 2)
+    left, verdict = lifecycle.expire(both, ended, BUDGET) if how is None else lifecycle.settle(both, ended, how, BUDGET)
+    assert (verdict, left.state, left.lease, left.rival) == (Verdict.CARRIED, SliceState.LEASED, 3 - ended, 0)
+    assert lifecycle.settle(left, ended, Ending.COMPLETED, BUDGET) == (left, Verdict.LATE)
+    assert lifecycle.lease_beside(left, 3).rival == 3 - ended
+    assert lifecycle.settle(left, 3 - ended, Ending.COMPLETED, BUDGET)[1] is Verdict.ACCEPTED
+
+
+def test_a_slice_never_has_three_workers() -> None:
+    both = lifecycle.lease_beside(lifecycle.lease(Slice(1), 1), 2)
+    for piece, lease in ((both, 3), (Slice(1), 1), (lifecycle.lease(Slice(1), 5), 5)):
+        with pytest.raises(IllegalTransition):
+            lifecycle.lease_beside(piece, lease)
 
 
 def test_a_late_result_counts_while_nobody_else_has_the_slice() -> None:
