@@ -35,7 +35,7 @@ MAX_EVENT = 1_000_000
 """characters of one emitted event"""
 REFRESHED_AT_ONCE = 500
 """jobs whose state is read in one statement"""
-ACKNOWLEDGE_S = 0.5
+ACKNOWLEDGE_S = 2.0
 """how long acknowledgements are gathered before their rows go"""
 _UNDEFINED = {"_serializeVerId": "v9", "what": {"undefined": True}}
 

@@ -3,7 +3,8 @@
 A task should last about `target_task_s` per core: long enough that asking for it does not matter, short enough that
 a lost worker loses little and that the end of a job is shared. Empty slices therefore go out by the hundreds and
 slices of minutes one per core. What remains of a job is shared among the workers that are around (guided
-self-scheduling: each takes a part of what is left, so parts shrink towards the end).
+self-scheduling: each takes a part of what is left, so parts shrink towards the end); a worker that is alone shares with
+nobody.
 """
 
 from __future__ import annotations
@@ -47,8 +48,11 @@ class Portion:
     slices: int
 
 
-def pack(candidates: Sequence[Candidate], load: float, cluster_load: float, rules: PackingRules) -> list[Portion]:
+def pack(
+    candidates: Sequence[Candidate], load: float, cluster_load: float, rules: PackingRules, *, alone: bool = False
+) -> list[Portion]:
     """Divide `load` (free cores of the worker) among jobs; `cluster_load` is what all live workers ask for together.
+    `alone` tells that there is no other.
 
     Fair: one core after the other goes to the job that has the least work (slice seconds) in workers' hands.
     """
@@ -65,7 +69,7 @@ def pack(candidates: Sequence[Candidate], load: float, cluster_load: float, rule
         if room <= 0 or not open_jobs:
             break
         job = min(open_jobs, key=lambda one: (outstanding[one.key], one.served_at, one.key))
-        number = min(room, _portion(job, taken, share, max(cluster_load, load), rules))
+        number = min(room, _portion(job, taken, share, 0.0 if alone else max(cluster_load, load), rules))
         if number <= 0:
             break
         taken[job.key] = taken.get(job.key, 0) + number
@@ -95,7 +99,7 @@ def _portion(job: Candidate, taken: dict[int, int], share: float, cluster_load: 
     seconds = max(job.slice_s, 1e-6)
     wanted = math.floor(share * rules.target_task_s / seconds)
     # Half of this worker's part of what is left, but not less than is worth a message.
-    fair_part = math.ceil(left * share / (2 * cluster_load))
+    fair_part = math.ceil(left * share / (2 * cluster_load)) if cluster_load else left
     worth_it = math.ceil(share * rules.min_task_s / seconds)
     return max(1, min(left, wanted, max(fair_part, worth_it)))
 

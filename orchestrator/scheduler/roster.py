@@ -90,6 +90,11 @@ class Roster:
         self._drop_dead(now)
         return self._load
 
+    def alone(self, worker: str, now: float) -> bool:
+        """No other worker is alive."""
+        self._drop_dead(now)
+        return len(self._seen) == (worker in self._seen)
+
     def others_could(self, job: JobProfile, worker: str, now: float, excluded: Container[str] = ()) -> bool:
         """A live worker besides this one, and besides those excluded, may have slices of the job."""
         self._drop_dead(now)

@@ -153,8 +153,9 @@ class TaskDistributor:
             await self._stop_rejected()
             if not candidates:
                 return None
-            load = self._roster.load(self._core.clock())
-            plan = pack([candidate for _, _, candidate in candidates], wanted.load, load, self._rules)
+            now = self._core.clock()
+            load, alone = self._roster.load(now), self._roster.alone(wanted.profile.worker, now)
+            plan = pack([candidate for _, _, candidate in candidates], wanted.load, load, self._rules, alone=alone)
             known = {job.key: job for job, _, _ in candidates}
             held, lease, grants, data = await self._lease_planned(wanted, groups, opened, plan, known)
             if lease is not None and grants:

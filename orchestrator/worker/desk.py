@@ -238,6 +238,7 @@ class Desk:
                 held.offer.storage,
                 job.modern,
                 held.uri or "",
+                last=len(job.held) == job.reported,
             )
         )
         self._drop_datum(held)

@@ -1,8 +1,8 @@
 """Finished results on their way: kept on disk until they are acknowledged, and in memory only as far as needed.
 
-Durability: a result that is not acknowledged within `_LAG_S` is written and synced to disk with all that wait beside
-it; a kill at any moment loses at most what finished within that time. Most results are acknowledged sooner, and never
-touch the disk.
+Durability: a result that is not acknowledged within `_LAG_S`, or `_SOON_S` when it is dear, is written and synced to
+disk with all that wait beside it; a kill at any moment loses at most what finished within that time, and others compute
+it again. Most results are acknowledged sooner, and never touch the disk.
 
 Memory: `_WINDOW_BYTES` of results are on their way at once. Others wait for their turn; once they are on disk their
 text leaves memory and is read again when the turn comes. A disk that takes nothing (full, gone, over the bound) is a
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """How much may wait unacknowledged while the disk takes nothing."""
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
-_LAG_S: Final = 0.05
+_LAG_S: Final = 1.5
+_SOON_S: Final = 0.05
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _CHUNK: Final = 500
 _RETRY_FIRST_S: Final = 1.0
@@ -87,6 +89,7 @@ class Outbox:
         self._on_way_bytes = 0
         self._line: collections.deque[Entry] = collections.deque()
         self._work = asyncio.Event()
+        self._soon = asyncio.Event()
         self._trouble = ""
         self._counts: collections.Counter[str] = collections.Counter()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="outbox")
@@ -136,12 +139,15 @@ class Outbox:
 
     # -- results -------------------------------------------------------------------------------------------------------
 
-    def add(self, report: Mapping[str, Any], size: int) -> Entry:
-        """A result has finished: from now on it is kept. `size` is about that of its text."""
+    def add(self, report: Mapping[str, Any], size: int, *, soon: bool = True) -> Entry:
+        """A result has finished: from now on it is kept, on disk within `_SOON_S` or `_LAG_S`. `size` is about that of
+        its text."""
         entry = Entry(self._next_id, report["job"], report["slice"], size, self._clock(), report)
         self._next_id += 1
         self._open[entry.id] = entry
         self._to_disk(entry)
+        if soon:
+            self._soon.set()
         return entry
 
     def _to_disk(self, entry: Entry) -> None:
@@ -220,8 +226,12 @@ class Outbox:
         pause = _RETRY_FIRST_S
         while True:
             await self._work.wait()
-            await asyncio.sleep(_LAG_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAG_S):
+                    await self._soon.wait()
+                    await asyncio.sleep(_SOON_S)
             self._work.clear()
+            self._soon.clear()
             try:
                 await self._write_all()
             except StoreUnusable as error:

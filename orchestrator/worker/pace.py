@@ -1,37 +1,51 @@
 """Reports to the Scheduler leave together: the first at once, what follows soon after it in one go.
 
-Each message is signed here, verified there, committed and answered, some ten milliseconds of processor time over both
-sides, however many reports share it. Slices of a few milliseconds would cost more to report than to compute.
+Each message is signed here, verified there, committed, told to the job's owner and answered by them: some twenty
+milliseconds of processor time in all, however many reports share it. Short slices would cost more to report than to
+compute.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 
 
 class Pace:
-    """`await turn()` before sending: returns at once when nothing was let through for `every_s`, else with all others
+    """`await turn(patience_s)` before sending: returns at once when nothing was let through for `patience_s`.
 
-    that wait, at the end of that time. Cancelling gives up one's own turn only.
+    Otherwise it returns with all others that wait, as soon as the first of them has no more patience. Cancelling gives
+    up one's own turn only.
     """
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._free_at = 0.0
+    def __init__(self) -> None:
+        self._last = -math.inf
+        self._opens_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._gate: asyncio.Future[None] | None = None
 
-    async def turn(self) -> None:
+    async def turn(self, patience_s: float) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        at = self._last + patience_s
+        if loop.time() >= at:
+            self._open()
+            return
         if self._gate is None:
-            if now >= self._free_at:
-                self._free_at = now + self._every_s
-                return
             self._gate = loop.create_future()
-            loop.call_at(self._free_at, self._open, self._gate)
+        if at < self._opens_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._opens_at = at
+            self._timer = loop.call_at(at, self._open)
         await asyncio.shield(self._gate)
 
-    def _open(self, gate: asyncio.Future[None]) -> None:
-        self._gate = None
-        self._free_at = asyncio.get_running_loop().time() + self._every_s
-        gate.set_result(None)
+    def _open(self) -> None:
+        """Let everybody through who waits."""
+        self._last = asyncio.get_running_loop().time()
+        self._opens_at = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._gate is not None:
+            self._gate.set_result(None)
+            self._gate = None

@@ -46,8 +46,13 @@ _REMOTE_TRIES: Final = 4
 _RESULT_TRIES: Final = 12
 _LEFTOVERS_S: Final = 120.0
 _LEFTOVERS_AT_ONCE: Final = 200
-#: Results and statuses that come up within this time share a signed message.
-_REPORTS_EVERY_S: Final = 0.1
+#: Results that come up within this time share a signed message: while more of their job are under way, or at its end.
+_RESULTS_EVERY_S: Final = 1.0
+_LAST_RESULTS_EVERY_S: Final = 0.1
+#: What a slice took that is worth a write to the disk at once, instead of being computed again after a crash.
+_DEAR_S: Final = 5.0
+#: Results of that size go to the disk at once: their text need not stay in memory.
+_LARGE_BYTES: Final = 256 * 1024
 _MOST_EMITS: Final = 10_000
 _MOST_STATUS_ENTRIES: Final = 500
 _SEEN_EVENTS: Final = 1000
@@ -160,7 +165,7 @@ class SchedulerLink:
         self._returns: collections.deque[dict[str, Any]] = collections.deque()
         self._begins: collections.deque[dict[str, Any]] = collections.deque()
         self._status_due = asyncio.Event()
-        self._pace = Pace(_REPORTS_EVERY_S)
+        self._pace = Pace()
         self._status_busy = False
         self._emits: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
         self._emitting = 0
@@ -354,11 +359,13 @@ class SchedulerLink:
     def send_result(self, action: act.SendResult, body: Mapping[str, Any] | str) -> None:
         """Deliver a result; `ResultAccepted` or `ResultRefused` follows, however long it takes."""
         data = reports.result(action, self._account.worker_id, self._account.payment_address, body)
-        entry = self._outbox.add(data, reports.size_of(body))
+        size = reports.size_of(body)
+        dear = action.metrics.wall_time_s >= _DEAR_S or size >= _LARGE_BYTES
+        entry = self._outbox.add(data, size, soon=dear)
         self._results += 1
         self._sending[action.key] = entry
         if self._notary is None:  # what follows may wait long: the action, with its text, may go
-            self._tasks.create_task(self._send_result(action.key, entry))
+            self._tasks.create_task(self._send_result(action.key, entry, action.last))
         else:
             self._tasks.create_task(self._send_with_receipt(self._notary, action, entry, data))
 
@@ -372,12 +379,12 @@ class SchedulerLink:
         self, notary: Notary, action: act.SendResult, entry: Entry, data: Mapping[str, Any]
     ) -> None:
         self._outbox.renew(entry, {**data, "receipt": await notary.receipt(reports.delivery(action))})
-        self._tasks.create_task(self._send_result(action.key, entry))
+        self._tasks.create_task(self._send_result(action.key, entry, action.last))
 
-    async def _send_result(self, key: int, entry: Entry) -> None:
+    async def _send_result(self, key: int, entry: Entry, last: bool) -> None:
         try:
             await self._told(entry.job, (entry.slice,))
-            await self._pace.turn()
+            await self._pace.turn(_LAST_RESULTS_EVERY_S if last else _RESULTS_EVERY_S)
             try:
                 answer = await self._deliver(entry)
             except OrchestratorError as error:
@@ -509,7 +516,7 @@ class SchedulerLink:
         attempt = 0
         while True:
             await self._status_due.wait()
-            await self._pace.turn()
+            await self._pace.turn(_LAST_RESULTS_EVERY_S if self._returns else _RESULTS_EVERY_S)
             self._status_due.clear()
             while self._returns or self._begins:
                 returns = [self._returns.popleft() for _ in range(min(len(self._returns), _MOST_STATUS_ENTRIES))]

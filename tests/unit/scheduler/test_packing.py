@@ -92,3 +92,9 @@ def test_never_more_than_there_is_or_fits(jobs: list[Candidate], load: float, cl
             assert portion.slices == 1
     if any(one.waiting > 0 and (one.estimation_left is None or one.estimation_left > 0) for one in jobs):
         assert portions, "a worker with room never goes away empty while slices wait"
+
+
+def test_a_worker_that_is_alone_shares_the_end_of_a_job_with_nobody() -> None:
+    job = Candidate(key=1, waiting=40, leased=0, slice_s=0.1)
+    assert pack([job], 2.0, 2.0, RULES, alone=True) == [Portion(1, 40)]
+    assert sum(portion.slices for portion in pack([job], 2.0, 2.0, RULES)) < 40

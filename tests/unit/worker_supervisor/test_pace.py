@@ -1,4 +1,4 @@
-"""What comes up within a short time leaves together, and the first at once."""
+"""What comes up within a short time leaves together, the first at once, all when one of them is out of patience."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from orchestrator.worker.pace import Pace
 
 
 async def test_the_first_goes_at_once_and_the_rest_together() -> None:
-    pace = Pace(0.02)
+    pace = Pace()
     loop = asyncio.get_running_loop()
     begun = loop.time()
     left: list[float] = []
 
     async def report() -> None:
-        await pace.turn()
+        await pace.turn(0.02)
         left.append(loop.time() - begun)
 
     async with asyncio.TaskGroup() as group:
@@ -28,16 +28,37 @@ async def test_the_first_goes_at_once_and_the_rest_together() -> None:
 
 
 async def test_after_a_pause_nobody_waits() -> None:
-    pace = Pace(0.0)
+    pace = Pace()
     for _ in range(3):
         async with asyncio.timeout(0.5):
-            await pace.turn()
+            await pace.turn(0.0)
+
+
+async def test_the_patient_leave_with_one_who_is_not() -> None:
+    pace = Pace()
+    await pace.turn(3600)
+    patient = [asyncio.ensure_future(pace.turn(3600)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in patient)
+    async with asyncio.timeout(5):
+        await pace.turn(0.01)
+        await asyncio.gather(*patient)
+
+
+async def test_one_who_need_not_wait_takes_the_patient_along() -> None:
+    pace = Pace()
+    await pace.turn(3600)
+    patient = asyncio.ensure_future(pace.turn(3600))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await pace.turn(0.0)
+        await patient
 
 
 async def test_who_gives_up_takes_nobody_along() -> None:
-    pace = Pace(0.05)
-    await pace.turn()
-    first, second = asyncio.ensure_future(pace.turn()), asyncio.ensure_future(pace.turn())
+    pace = Pace()
+    await pace.turn(0.05)
+    first, second = asyncio.ensure_future(pace.turn(0.05)), asyncio.ensure_future(pace.turn(0.05))
     await asyncio.sleep(0)
     first.cancel()
     await second

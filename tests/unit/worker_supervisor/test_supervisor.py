@@ -35,6 +35,17 @@ def test_a_slice_goes_through_to_an_accepted_result(desk):
     assert sentences == ["received", "queued in a sandbox", "completed", "result accepted"]
 
 
+def test_only_the_last_result_of_a_job_in_hand_is_pressing(desk):
+    d = desk(sandboxes=1)
+    [sandbox] = d.start({"job": [1, 2]})
+    [(_, first)] = d.submitted()
+    d.complete(sandbox, first)
+    assert not d.one(act.SendResult).last
+    [(_, second)] = d.submitted()
+    d.complete(sandbox, second)
+    assert d.one(act.SendResult).last, "the first is not acknowledged, and yet nothing more is to come"
+
+
 def test_short_slices_are_queued_deep_and_long_ones_alone(desk):
     d = desk(sandboxes=1, queue_s=0.1)
     [sandbox] = d.start({"job": list(range(1, 501))})
