@@ -19,7 +19,7 @@ from tests.postgres import PostgresServer
 A, B, W = "0x" + "A" * 40, "0x" + "B" * 40, "0x" + "C" * 40
 
 
-BEFORE_CHAINS = "0005_lease_requests"
+BEFORE_CHAINS = "0006_processes"
 
 
 @pytest.fixture

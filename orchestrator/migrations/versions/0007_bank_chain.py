@@ -6,8 +6,8 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006_bank_chain"
-down_revision = "0005_lease_requests"
+revision = "0007_bank_chain"
+down_revision = "0006_processes"
 branch_labels = None
 depends_on = None
 
