@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006_late_slices"
-down_revision = "0005_lease_requests"
+revision = "0008_late_slices"
+down_revision = "0007_bank_chain"
 branch_labels = None
 depends_on = None
 
