@@ -87,6 +87,14 @@ class SchedulerSettings(ComponentSettings):
         description="fee of a compute group up to which the payment account need not sign the request to join",
         json_schema_extra=flag(amount=True),
     )
+    open_job_slices: int = Field(
+        10, ge=1, description="slices that are held for at the deploy of a job whose inputs come later"
+    )
+    abandoned_job_s: float = Field(
+        7 * 86_400.0,
+        gt=0,
+        description="time without its owner or a worker after which a job is stopped and its hold returned, seconds",
+    )
     estimation_slices: int = Field(
         3,
         ge=0,

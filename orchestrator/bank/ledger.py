@@ -105,6 +105,10 @@ def payment_posting_id(hold_id: str, transfer_id: str) -> str:
     return f"payment:{hold_id}:{transfer_id}"
 
 
+def part_release_posting_id(hold_id: str, transfer_id: str) -> str:
+    return f"part-release:{hold_id}:{transfer_id}"
+
+
 def release_posting_id(hold_id: str) -> str:
     return f"release:{hold_id}"
 
@@ -306,6 +310,16 @@ class Book:
             raise _closed(hold_id)
         self._post(list(batch.values()))
         return total
+
+    def release_part(self, hold_id: str, transfer_id: str, amount: int) -> bool:
+        """Give an amount back to the hold's owner; the hold stays open. False when this `transfer_id` did it already.
+
+        Raises `NotEnoughFunds` when the hold does not hold that much, `HoldClosed`, `IdReused`.
+        """
+        check_id(transfer_id, "transfer id")
+        hold = self._open_hold(hold_id)
+        posting_id = part_release_posting_id(hold_id, transfer_id)
+        return self._post_once(Posting(posting_id, PostingKind.RELEASE, hold.account, hold.owner, amount))
 
     def release(self, hold_id: str) -> int:
         """Give the rest back to the hold's owner and close it; returns how much. Closed already: 0."""

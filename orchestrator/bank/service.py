@@ -65,6 +65,17 @@ class Bank:
         await self._save(tx, book)
         return paid
 
+    async def release_part(self, tx: Transaction, *, hold_id: str, amount: int, transfer_id: str) -> bool:
+        """Give an amount of a hold back to its owner; the hold stays open. Happens once; False when it had.
+
+        Raises `NotEnoughFunds`, `NotFound`, `HoldClosed`, `IdReused`.
+        """
+        posting_ids = [ledger.part_release_posting_id(hold_id, transfer_id)]
+        book = await store.load(tx, hold_id=hold_id, with_owner=True, posting_ids=posting_ids)
+        given = book.release_part(hold_id, transfer_id, amount)
+        await self._save(tx, book)
+        return given
+
     async def release(self, tx: Transaction, hold_id: str) -> int:
         """Give what is left of a hold back to its owner and close it for good. Returns the units; 0 the second time.
 

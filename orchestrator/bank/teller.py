@@ -38,9 +38,18 @@ class Teller:
     """The service's requests, each in one transaction.
 
     `initial_credit` > 0 is for local computers: an account gets that many units when its owner first comes.
+    `on_transfer` is called after each transfer that was committed.
     """
 
-    def __init__(self, bank: Bank, database: Database, *, initial_credit: int = 0) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        database: Database,
+        *,
+        initial_credit: int = 0,
+        on_transfer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_transfer = on_transfer
         self._bank = bank
         self._database = database
         self._initial_credit = initial_credit
@@ -81,6 +90,7 @@ class Teller:
                 tx, transfer_id=transfer_id, source=source, target=target, amount=amount
             )
             balance = await self._bank.balance(tx, source)
+        self._on_transfer()
         return {
             "transferId": transfer_id,
             "fromAccount": source,

@@ -22,6 +22,7 @@ from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
 from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.event_router import EventRouter
+from orchestrator.scheduler.job_keeper import JobKeeper
 from orchestrator.scheduler.job_submit import JobSubmit
 from orchestrator.scheduler.pheme import Pheme
 from orchestrator.scheduler.reconcile import Reconciler
@@ -85,6 +86,7 @@ class SchedulerApp:
         self.core.audience = self.router
         self.results = ResultSubmitter(self.core, roster)
         self.reconciler = Reconciler(self.core, pardon=company == 0)
+        self.keeper = JobKeeper(self.core)
         services: dict[str, Any] = {
             "jobSubmit": JobSubmit(self.core),
             "taskDistributor": TaskDistributor(self.core, roster),
@@ -92,7 +94,9 @@ class SchedulerApp:
             "eventRouter": self.router,
             "computeGroups": ComputeGroups(self.core),
             "pheme": Pheme(self.core),
-            "bankTeller": Teller(bank, database, initial_credit=settings.initial_credit),
+            "bankTeller": Teller(
+                bank, database, initial_credit=settings.initial_credit, on_transfer=self.core.money_came.notify
+            ),
         }
         memory: Memory
         if self.core.cluster is not None:
@@ -105,7 +109,7 @@ class SchedulerApp:
         self.server = DcpServer(identity, services, self._config_text, memory=memory, clock=self._clock)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
-        for side in (self.core.cluster, self.results, self.router, self.reconciler):
+        for side in (self.core.cluster, self.results, self.router, self.reconciler, self.keeper):
             if side is not None:
                 self._tasks.start(side.run())
         await stack.enter_async_context(self.server)

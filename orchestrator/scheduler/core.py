@@ -32,6 +32,9 @@ class Audience(Protocol):
 
     def answered(self, job: Job) -> None: ...
 
+    def watched(self) -> frozenset[int]:
+        """Keys of the jobs to which somebody listens here."""
+
     def command(self, workers: set[str], command: str, payload: Mapping[str, Any]) -> None: ...
 
 
@@ -71,6 +74,7 @@ class Core:
             self.money, Budget(settings.max_slice_failures, settings.max_slice_losses), self.error_limit
         )
         self.work = Signal()
+        self.money_came = Signal()
         self.audience: Audience | None = None
         self.cluster: Cluster | None = None
         """the other processes; None when the database is ours alone"""

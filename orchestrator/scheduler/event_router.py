@@ -324,6 +324,10 @@ class EventRouter:
         while len(self._answered) > 10_000:
             self._answered.pop(next(iter(self._answered)))
 
+    def watched(self) -> frozenset[int]:
+        """Keys of the jobs to which somebody listens here."""
+        return frozenset(key for key, watches in self._watches.items() if watches)
+
     def command(self, workers: set[str], command: str, payload: Mapping[str, Any]) -> None:
         """Tell workers to do something. Best effort: one that does not hear it finds out with its next report."""
         if self._core.cluster is not None:

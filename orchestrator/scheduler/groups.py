@@ -15,6 +15,7 @@ from typing import Any, Final
 from orchestrator.bank.amounts import UNITS, format_amount, parse_amount
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.words import PUBLIC_GROUP, GroupDescriptor, parse_job_id
+from orchestrator.scheduler.escrow import split
 from orchestrator.wallet.addresses import checksum
 
 PUBLIC_GROUP_ID: Final = str(PUBLIC_GROUP["opaqueId"])
@@ -137,8 +138,7 @@ class Commission:
 
     def of(self, amount: int) -> int:
         """Units of a payment of `amount` units, rounded down."""
-        share: int = amount * self.rate // UNITS
-        return share
+        return split(amount, self.rate)[1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

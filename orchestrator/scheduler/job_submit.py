@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.bank.amounts import parse_amount
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.values import uris_of_pile
 from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.errors import ClosedByPeer, ConnectionClosed
 from orchestrator.protocol.server import Request, ServerConnection
-from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler import escrow, lifecycle, messages
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
 from orchestrator.scheduler.dialects import job_address
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
+from orchestrator.scheduler.money import not_enough
+from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.settling import cancelled
 from orchestrator.scheduler.store import jobs, slices
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
@@ -43,6 +47,8 @@ class JobSubmit:
                 "addSliceData": self.add_slice_data,
                 "cancelJob": self.cancel_job,
                 "cancelAllJobs": self.cancel_all_jobs,
+                "addFunds": self.add_funds,
+                "resumeJob": self.resume_job,
             }
         )
 
@@ -50,7 +56,8 @@ class JobSubmit:
         return await self._operations.handle(request)
 
     async def submit(self, request: Request) -> dict[str, Any]:
-        """Take a job; the same job from the same owner again is answered as the first time.
+        """Take a job; the same job from the same owner again is answered as the first time, and resumed if it was
+        paused and its account has funds now.
 
         Errors: EINVAL, EPERM (no signature of the payment account, or somebody else's job id), ENOFUNDS.
         """
@@ -67,7 +74,9 @@ class JobSubmit:
             elif job.owner != request.peer:
                 raise NotPermitted(f"job id {job.id} is taken by another owner; make a new one")
             else:
-                state = (await jobs.states(tx, [job.key]))[job.key]
+                state = (await jobs.states(tx, [job.key], lock=True))[job.key]
+                if state.status is RunStatus.PAUSED:
+                    state = await self._advance(tx, job, state)
         self._core.catalog.add(job.record)
         self._core.publish_state(state)
         return {
@@ -100,21 +109,29 @@ class JobSubmit:
             estimate=Estimate(),
             estimation_slices=submission.estimation_slices,
         )
-        await self._core.money.hold(tx, build(record), submission.total)
+        estimate = self._core.settings.open_job_slices
+        least, wanted = escrow.to_fund(total=submission.total, closed=submission.closed, estimate=estimate)
+        funded = await self._core.money.open(tx, build(record), least=least, wanted=wanted)
+        state = dataclasses.replace(state, funded=funded)
         key = await jobs.insert(tx, record, state)
         job = build(dataclasses.replace(record, key=key))
         return job, await self._advance(tx, job, dataclasses.replace(state, key=key))
 
     async def _advance(self, tx: Transaction, job: Job, state: JobState) -> JobState:
-        state = (await self._core.settlement.advance(tx, [(job, state)], self._core.clock()))[job.key]
+        """What follows from something that the owner did."""
+        now = self._core.clock()
+        state = (await self._core.settlement.advance(tx, [(job, dataclasses.replace(state, heard_at=now))], now))[
+            job.key
+        ]
         await jobs.save(tx, [state])
         return state
 
     async def add_slice_data(self, request: Request) -> dict[str, Any]:
         """Append a pile of listed inputs. A pile that is sent again by a client that lost its session before the
-        answer is recognised and not stored twice.
+        answer is recognised and not stored twice. The hold grows with the job as far as the payment account goes; what
+        it does not cover waits for funds.
 
-        Errors: EINVAL, EPERM, ENOENT, ENOFUNDS, ECLOSED.
+        Errors: EINVAL, EPERM, ENOENT, ECLOSED.
         """
         data = fields(request)
         uris = uris_of_pile(data.get("dataValues"))
@@ -156,10 +173,81 @@ class JobSubmit:
     async def _append(self, tx: Transaction, job: Job, state: JobState, uris: Sequence[str], digest: str) -> JobState:
         if state.closed or state.status in lifecycle.ENDED:
             raise OrchestratorError(f"job {job.id} is {state.status} and takes no more slices", code="ECLOSED")
-        await self._core.money.add(tx, job, len(uris))
         await slices.add_inputs(tx, job.key, state.counts.total + 1, uris)
         counts = dataclasses.replace(state.counts, total=state.counts.total + len(uris))
-        return await self._advance(tx, job, dataclasses.replace(state, counts=counts, pile_digest=digest))
+        funded = state.funded
+        if funded is not None:
+            funded += await self._core.money.add(tx, job, escrow.missing(funded, counts))
+        return await self._advance(
+            tx, job, dataclasses.replace(state, counts=counts, funded=funded, pile_digest=digest)
+        )
+
+    async def add_funds(self, request: Request) -> dict[str, Any]:
+        """An operation of ours: put money into a job's hold; a job that waits for funds goes on.
+
+        `{job, amount?, account?, transferId?}`: `amount` in DCC (whole slices of it are taken; what the job lacks when
+        it is missing), out of `account` (the job's payment account when it is missing), whose key has signed the
+        request. The same `transferId` again moves nothing.
+
+        Errors: EINVAL, EPERM, ENOENT, ENOFUNDS, ECLOSED.
+        """
+        data = fields(request)
+        async with self._core.database.transaction() as tx:
+            job = await self._core.catalog.get(tx, data.get("job"))
+            source = checksum(data.get("account", job.payment_account))
+            if source not in request.authorized and source != request.peer:
+                raise NotPermitted(f"the request is not signed by account {source}, which is to pay")
+            state = (await jobs.states(tx, [job.key], lock=True))[job.key]
+            if state.status in lifecycle.ENDED:
+                raise OrchestratorError(f"job {job.id} is {state.status} and takes no more funds", code="ECLOSED")
+            added = await self._top_up(tx, job, state, source, data)
+            if added and state.funded is not None:
+                state = dataclasses.replace(state, funded=state.funded + added)
+            state = await self._advance(tx, job, state)
+            told = await self._funds(tx, job, state)
+        self._core.publish_state(state)
+        return {"added": to_dcc(hold_for(added, job.slice_price)), **told}
+
+    async def _top_up(self, tx: Transaction, job: Job, state: JobState, source: str, data: Mapping[str, Any]) -> int:
+        wanted = escrow.missing(state.funded, state.counts)
+        if data.get("amount") is not None:
+            amount = parse_amount(data["amount"])
+            if state.funded is None:
+                raise InvalidInput(f"job {job.id} needs no funds: its slices are free, or paid already")
+            wanted = amount // job.slice_price
+            if wanted == 0:
+                price = to_dcc(job.slice_price)
+                raise InvalidInput(f"amount {to_dcc(amount)} is less than one slice of job {job.id}, {price} DCC")
+        transfer_id = data.get("transferId", secrets.token_hex(16))
+        if not isinstance(transfer_id, str) or not 0 < len(transfer_id) <= 100:
+            raise InvalidInput("transferId must be a text of 1 to 100 characters")
+        if wanted == 0:
+            return 0
+        return await self._core.money.top_up(tx, job, wanted, source=source, transfer_id=transfer_id)
+
+    async def resume_job(self, request: Request) -> dict[str, Any]:
+        """Let a paused job go on, with what its payment account has now. A job that is not paused is left alone.
+
+        Errors: EPERM, ENOENT, ENOFUNDS.
+        """
+        async with self._core.database.transaction() as tx:
+            job = await self._core.catalog.get(tx, fields(request).get("job"))
+            if not owns(request, job):
+                raise NotPermitted(f"only the owner or the payment account of job {job.id} can resume it")
+            state = (await jobs.states(tx, [job.key], lock=True))[job.key]
+            if state.status is RunStatus.PAUSED:
+                state = await self._advance(tx, job, state)
+                if state.status is RunStatus.PAUSED:
+                    available = (await self._core.money.balances(tx, [job.payment_account]))[job.payment_account]
+                    short = escrow.missing(state.funded, state.counts)
+                    raise not_enough(job.payment_account, available, short, job.slice_price)
+            told = await self._funds(tx, job, state)
+        self._core.publish_state(state)
+        return told
+
+    async def _funds(self, tx: Transaction, job: Job, state: JobState) -> dict[str, Any]:
+        held = (await self._core.money.held(tx, [job])).get(job.key, 0)
+        return {"success": True, "job": job.id, "status": str(state.status), **messages.money_of(job, state, held)}
 
     async def cancel_job(self, request: Request) -> dict[str, Any]:
         """Stop a job for good. Either of its keys may: clients whose deploy connection has idled out come back with

@@ -75,7 +75,9 @@ SLICE_TRANSITIONS: frozenset[tuple[SliceState, SliceState]] = frozenset(
 )
 
 JOB_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.NEW: frozenset({RunStatus.ESTIMATION, RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.CANCELLED}),
+    RunStatus.NEW: frozenset(
+        {RunStatus.ESTIMATION, RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.FINISHED, RunStatus.CANCELLED}
+    ),
     RunStatus.ESTIMATION: frozenset(
         {RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.CORRUPTED}
     ),
@@ -283,6 +285,8 @@ class JobFacts:
     """slices that were tried to an end"""
     estimation_slices: int | None
     """None: every slice belongs to the estimation"""
+    starved: bool = False
+    """slices wait, and what is held for the job covers none of them"""
 
 
 def next_status(facts: JobFacts, limit: ErrorLimit) -> RunStatus:
@@ -293,8 +297,10 @@ def next_status(facts: JobFacts, limit: ErrorLimit) -> RunStatus:
         return RunStatus.CANCELLED
     if facts.closed and facts.counts.settled == facts.counts.total:
         return RunStatus.FINISHED
-    if facts.status is RunStatus.PAUSED or not facts.admitted:
+    if not facts.admitted:
         return facts.status
+    if facts.starved:
+        return RunStatus.PAUSED
     estimating = facts.estimation_slices is None or facts.measured < facts.estimation_slices
     # A job never goes back from running into the estimation.
     return RunStatus.ESTIMATION if estimating and facts.status is not RunStatus.RUNNING else RunStatus.RUNNING

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.scheduler import escrow
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
-from orchestrator.scheduler.pricing import to_dcc
+from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.store.jobs import JobState
 
 DEV_NULL = "https://dcp/dev/null"
@@ -110,6 +111,31 @@ def stop_event(job: Job, state: JobState) -> dict[str, Any]:
     if state.last_error:
         event["error"] = {"message": state.last_error}
     return event
+
+
+def nofunds_event(job: Job, state: JobState) -> dict[str, Any]:
+    """Told while a job is paused because its hold covers no more slices. Amounts are decimal text in DCC."""
+    short = escrow.missing(state.funded, state.counts)
+    return {
+        "eventName": "nofunds",
+        "job": job.id,
+        "fundsRequired": to_dcc(hold_for(short, job.slice_price)),
+        "slices": short,
+        "slicePrice": to_dcc(job.slice_price),
+        "paymentAccount": job.payment_account,
+    }
+
+
+def money_of(job: Job, state: JobState, held: int) -> dict[str, Any]:
+    """What a job costs and what is set aside for it, decimal text in DCC. `held` is what is in its hold, in units."""
+    short = escrow.missing(state.funded, state.counts) if state.ended_at is None else 0
+    return {
+        "slicePrice": to_dcc(job.slice_price),
+        "spent": to_dcc(hold_for(state.counts.accepted, job.slice_price)),
+        "escrow": to_dcc(held),
+        "cost": to_dcc(hold_for(state.counts.total - state.counts.failed, job.slice_price)),
+        "fundsRequired": to_dcc(hold_for(short, job.slice_price)),
+    }
 
 
 def result_event(job_id: str, number: int, uri: str) -> dict[str, Any]:

@@ -52,8 +52,9 @@ class Pheme:
                 created_from=_time("startDeployTime", data.get("startDeployTime")),
                 created_to=_time("endDeployTime", data.get("endDeployTime")),
             )
-        pairs = [(build(record), state) for record, state in found]
-        return [messages.job_report(job, state) for job, state in pairs if owns(request, job)]
+            pairs = [(job, state) for record, state in found if owns(request, job := build(record))]
+            held = await self._core.money.held(tx, [job for job, _ in pairs])
+        return [_report(job, state, held) for job, state in pairs]
 
     async def count_jobs(self, request: Request) -> dict[str, int]:
         """Number of the peer's jobs by status."""
@@ -78,7 +79,9 @@ class Pheme:
 
     async def fetch_job_report(self, request: Request) -> dict[str, Any]:
         job, state = await self._one(request)
-        return messages.job_report(job, state) | {"story": job_story(facts_of(state))}
+        async with self._core.database.snapshot() as tx:
+            held = await self._core.money.held(tx, [job])
+        return _report(job, state, held) | {"story": job_story(facts_of(state))}
 
     async def fetch_slice_report(self, request: Request) -> dict[str, Any]:
         """What happened to a slice (`slice`), or the counts when none is named."""
@@ -96,6 +99,10 @@ class Pheme:
             if not owns(request, job):
                 raise NotPermitted(f"only the owner of job {job.id} may see its reports")
             return job, (await jobs.states(tx, [job.key]))[job.key]
+
+
+def _report(job: Job, state: JobState, held: Mapping[int, int]) -> dict[str, Any]:
+    return messages.job_report(job, state) | messages.money_of(job, state, held.get(job.key, 0))
 
 
 def _time(field: str, value: Any) -> float | None:

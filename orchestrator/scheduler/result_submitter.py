@@ -18,7 +18,7 @@ from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
 from orchestrator.jobs.ranges import parse_slice_selection
 from orchestrator.protocol.server import Request
-from orchestrator.scheduler import messages
+from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
 from orchestrator.scheduler.group_commit import GroupCommit
@@ -146,6 +146,7 @@ class ResultSubmitter:
         return Report(
             job, one.number, lease_id, one.ending,
             worker=one.worker, payee=self._payee(payee), uri=one.uri, measured=one.measured, reason=one.reason,
+            commission=None if lease is None else lease.commissions.get(job.key),
         )  # fmt: skip
 
     def _payee(self, address: str | None) -> str | None:
@@ -197,8 +198,10 @@ class ResultSubmitter:
             require_owner(request, job)
             state = (await jobs.states(tx, [job.key], lock=True))[job.key]
             if not state.closed:
-                state = dataclasses.replace(state, closed=True)
-                state = (await self._core.settlement.advance(tx, [(job, state)], self._core.clock()))[job.key]
+                now = self._core.clock()
+                state = dataclasses.replace(state, heard_at=now, closed=True)
+                if state.status not in lifecycle.ENDED:
+                    state = await self._core.settlement.close(tx, job, state, now)
                 await jobs.save(tx, [state])
         self._core.answered(job)
         self._core.publish_state(state)

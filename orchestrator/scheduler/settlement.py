@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.database import Transaction
 from orchestrator.jobs.words import RunStatus
-from orchestrator.scheduler import lifecycle, settling
+from orchestrator.scheduler import escrow, lifecycle, settling
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.settling import Report, Settled, next_state
@@ -74,14 +74,29 @@ class Settlement:
     async def advance(
         self, tx: Transaction, changed: Iterable[tuple[Job, JobState]], now: float
     ) -> dict[int, JobState]:
-        """Give jobs the status that follows from their facts, and money back to those that ended. The caller saves."""
+        """Give jobs the status that follows from their facts, money to those whose hold is used up, as far as their
+        accounts go, and money back to those that ended. The caller saves."""
         states: dict[int, JobState] = {}
         for job, state in changed:
             after = next_state(state, self._limit, now)
+            if after.status is RunStatus.PAUSED and after.funded is not None:
+                added = await self._money.add(tx, job, escrow.missing(after.funded, after.counts))
+                if added:
+                    # From `state`: a job that finds money at once was not paused in between.
+                    after = next_state(dataclasses.replace(state, funded=after.funded + added), self._limit, now)
             if after.ended_at is not None and state.ended_at is None:
                 await self._money.release(tx, job)
             states[state.key] = after
         return states
+
+    async def close(self, tx: Transaction, job: Job, state: JobState, now: float) -> JobState:
+        """No more slices will come: what is held for more of them goes back. The caller saves."""
+        state = dataclasses.replace(state, closed=True)
+        surplus = escrow.surplus(state.funded, state.counts)
+        if surplus and state.funded is not None:
+            await self._money.give_back(tx, job, surplus, transfer_id="closed")
+            state = dataclasses.replace(state, funded=state.funded - surplus)
+        return (await self.advance(tx, [(job, state)], now))[job.key]
 
     async def _write(self, tx: Transaction, batch: Settled, now: float) -> None:
         key = batch.job.key

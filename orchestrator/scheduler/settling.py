@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from orchestrator.jobs.words import RunStatus
-from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler import escrow, lifecycle
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Measured
 from orchestrator.scheduler.lifecycle import Ending, Slice, SliceState, Verdict
@@ -34,6 +34,8 @@ class Report:
     ending: Ending
     worker: str = ""
     payee: str | None = None
+    commission: escrow.Commission | None = None
+    """what the compute group takes through which the worker got the slice"""
     uri: str = ""
     measured: Measured | None = None
     reason: str = ""
@@ -91,8 +93,7 @@ def settle(
             if report.measured is not None:
                 measured.append(report.measured)
             if report.payee is not None and job.slice_price > 0:
-                report.paid = job.slice_price
-                batch.wages.append(Wage(report.number, report.payee))
+                batch.wages.append(_wage(report))
     if batch.accepted:
         batch.state = dataclasses.replace(batch.state, estimate=batch.state.estimate.fold(measured))
     if batch.failures and not batch.state.last_error:
@@ -113,6 +114,9 @@ def _judge(
         after, report.verdict = lifecycle.expire(piece, report.lease, budget)
     else:
         after, report.verdict = lifecycle.settle(piece, report.lease, report.ending, budget)
+    unleased = report.verdict is Verdict.ACCEPTED and piece.state is SliceState.READY
+    if unleased and not escrow.covers_unleased(batch.state.funded, batch.state.counts):
+        report.verdict = Verdict.LATE
     if report.verdict in (Verdict.LATE, Verdict.DUPLICATE):
         return
     pieces[report.number] = after
@@ -130,6 +134,14 @@ def _judge(
         batch.failures.append(Failure(report.number, report.worker, report.reason))
     if report.verdict is Verdict.EXHAUSTED:
         batch.exhausted.append(report)
+
+
+def _wage(report: Report) -> Wage:
+    """Fills in `paid`: what the worker itself gets."""
+    assert report.payee is not None
+    taken = report.commission
+    report.paid, fee = escrow.split(report.job.slice_price, 0 if taken is None else taken.rate)
+    return Wage(report.number, report.payee, report.paid, None if taken is None else taken.account, fee)
 
 
 def _given_up(report: Report) -> str:
@@ -153,6 +165,7 @@ def facts_of(state: JobState) -> lifecycle.JobFacts:
         admitted=state.admitted,
         measured=state.counts.settled,
         estimation_slices=state.estimation_slices,
+        starved=escrow.is_starved(state.funded, state.counts),
     )
 
 
@@ -179,5 +192,7 @@ def cancelled(state: JobState, now: float, code: str, reason: str) -> JobState:
 
 
 def may_give_more(before: JobState, after: JobState) -> bool:
-    """An estimation gives out few slices at a time; its progress and its end free those that it held back."""
-    return before.status is RunStatus.ESTIMATION and after.status not in lifecycle.ENDED and after.counts.waiting > 0
+    """An estimation gives out few slices at a time; its progress and its end free those that it held back. So does a
+    job that has funds again."""
+    held_back = before.status in (RunStatus.ESTIMATION, RunStatus.PAUSED)
+    return held_back and after.status not in lifecycle.ENDED and after.counts.waiting > 0

@@ -17,7 +17,7 @@ from orchestrator.jobs.words import Isolation, RunStatus
 from orchestrator.protocol import js_json
 from orchestrator.protocol.server import Request
 from orchestrator.protocol.signing import recover_signer
-from orchestrator.scheduler import lifecycle, messages
+from orchestrator.scheduler import escrow, lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
@@ -195,7 +195,7 @@ class TaskDistributor:
                     grant.group = routes[portion.key]
                     if grant.numbers:
                         grants.append(grant)
-                await jobs.save(tx, [grant.state for grant in grants])
+                await self._bind(tx, grants)
             return bool(held), lease, grants, await self._data(tx, grants)
 
     async def _lease_late(
@@ -266,6 +266,15 @@ class TaskDistributor:
         found = await jobs.groups(tx, keys)
         mine = wanted.profile.groups
         return {key: route(found.get(key, frozenset()), mine, groups.known) or PUBLIC_GROUP_ID for key in keys}
+
+    async def _bind(self, tx: Transaction, grants: Sequence[Grant]) -> None:
+        """What was leased may have used up what is held for a job."""
+        changed = [(grant.job, grant.state) for grant in grants]
+        states = await self._core.settlement.advance(tx, changed, self._core.clock())
+        for grant in grants:
+            grant.state = states[grant.job.key]
+            escrow.validate(grant.state.funded, grant.state.counts)
+        await jobs.save(tx, list(states.values()))
 
     async def _candidates(
         self, tx: Transaction, wanted: TaskRequest, membership: Membership, reasons: collections.Counter[str]
@@ -561,16 +570,17 @@ def _profile_for(job: Job, state: JobState, membership: Membership, groups: froz
 def _candidate(job: Job, state: JobState, load: float) -> Candidate:
     """`load` is what the asking worker wants, in cores."""
     counts = state.counts
+    waiting = escrow.may_lease(state.funded, counts)
     left = None
     if state.status is RunStatus.ESTIMATION:
         wanted = counts.total if state.estimation_slices is None else state.estimation_slices
         measured = facts_of(state).measured
         # Once a first slice has ended, cores need not stand idle while others compute the rest of the estimation.
         out = max(wanted - measured, math.ceil(load) if measured else 0)
-        left = min(counts.waiting, out - counts.leased)
+        left = min(waiting, out - counts.leased)
     return Candidate(
         key=job.key,
-        waiting=counts.waiting,
+        waiting=waiting,
         leased=counts.leased,
         slice_s=_slice_seconds(state),
         estimation_left=left,

@@ -1,9 +1,9 @@
 """One client listening to one job: what it subscribed to, what is on its way, and when it may hear of the end.
 
-Events with a row are sent until they are acknowledged. `status` is made from the job's state when it is sent, so that
-counts are always of now and a slow client gets fewer. `stop` is held back while the client may still be deploying and
-then repeated: a client that is not ready for it acknowledges it all the same and would wait for ever (observed with
-dcp-client 5.6.1).
+Events with a row are sent until they are acknowledged. `status` and `nofunds` are made from the job's state when they
+are sent, so that counts are always of now and a slow client gets fewer. `stop` is held back while the client may still
+be deploying and then repeated: a client that is not ready for it acknowledges it all the same and would wait for ever
+(observed with dcp-client 5.6.1).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from orchestrator.database import persistently
+from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.errors import Congested, ConnectionClosed, RemoteError
 from orchestrator.protocol.server import ServerConnection
 from orchestrator.scheduler import messages
@@ -36,10 +37,15 @@ IN_FLIGHT_SIZE = 8_000_000
 """characters of events on their way to one client"""
 UNREADY_S = 10.0
 """a client that has not finished deploying by then hears of the end anyway"""
+NOFUNDS_S = 1.0
+"""least time between two nofunds events of a job: each pile of inputs changes the amount"""
 CONGESTED_S = 0.1
 LONGEST_REPEAT_S = 60.0
 SILENT_S = 0.5
 """a client that answers nothing for so long is taken to be gone, when the Scheduler stops"""
+
+_STATES = frozenset({"status", "nofunds", "stop"})
+"""labels without rows: they are made from the job's state"""
 
 _serials = itertools.count(1)
 _PROCESS = secrets.token_hex(6)
@@ -105,6 +111,9 @@ class Watch:
         self._status_in_flight = False
         self._status_at = float("-inf")
         self._last_status: dict[str, Any] | None = None
+        self._nofunds_in_flight = False
+        self._nofunds_at = float("-inf")
+        self._last_nofunds: tuple[int | None, dict[str, Any]] | None = None
         self._stops = 0
         self._next_stop_at = 0.0
 
@@ -114,7 +123,7 @@ class Watch:
         channel = self.channels.get(label)
         if channel is None:
             channel = self.channels[label] = Channel(label, secrets.token_urlsafe(12))
-            channel.behind = label not in ("status", "stop")
+            channel.behind = label not in _STATES
             self._status_dirty |= label == "status"
         self._wake.set()
         return channel.token
@@ -147,7 +156,12 @@ class Watch:
 
     @property
     def _is_idle(self) -> bool:
-        sending = self._in_flight or self._status_in_flight or any(one.in_flight for one in self.channels.values())
+        sending = (
+            self._in_flight
+            or self._status_in_flight
+            or self._nofunds_in_flight
+            or any(one.in_flight for one in self.channels.values())
+        )
         return self._closed or not sending
 
     def push(self, fresh: Iterable[Event]) -> None:
@@ -230,8 +244,8 @@ class Watch:
                 group.create_task(self._deliver(channel, event))
         if any(channel.behind and not channel.queue for channel in self.channels.values()) and not self._is_full:
             return 0.0
-        pauses = [pause for pause in (self._status(group, now), self._stop(group, now)) if pause is not None]
-        return min(pauses, default=None)
+        pauses = (self._status(group, now), self._nofunds(group, now), self._stop(group, now))
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     def _start(self, channel: Channel, event: Event) -> None:
         channel.in_flight += 1
@@ -299,13 +313,39 @@ class Watch:
         self._answer.set()
         self._wake.set()
 
+    def _nofunds(self, group: asyncio.TaskGroup, now: float) -> float | None:
+        """Tell that the job waits for funds: once for each amount that is lacking, and again after money came that was
+        not enough. A slice that comes back and goes out again is nothing new."""
+        channel = self.channels.get("nofunds")
+        if channel is None or self._nofunds_in_flight or self._state.status is not RunStatus.PAUSED:
+            return None
+        content = messages.nofunds_event(self.job, self._state)
+        if (self._state.funded, content) == self._last_nofunds:
+            return None
+        wait = self._nofunds_at + NOFUNDS_S - now
+        if wait > 0:
+            return wait
+        self._nofunds_in_flight = True
+        self._nofunds_at = now
+        self._last_nofunds = (self._state.funded, content)
+        group.create_task(self._deliver_nofunds(channel, content))
+        return None
+
+    async def _deliver_nofunds(self, channel: Channel, content: dict[str, Any]) -> None:
+        if not await self._send(channel.token, fresh_event_id(), content):
+            self._last_nofunds = None
+            self._pause_until = asyncio.get_running_loop().time() + CONGESTED_S
+        self._nofunds_in_flight = False
+        self._answer.set()
+        self._wake.set()
+
     def _stop(self, group: asyncio.TaskGroup, now: float) -> float | None:
         """Tell of the end once everything else was heard."""
         channel = self.channels.get("stop")
         if channel is None or self._state.ended_at is None or channel.in_flight:
             return None
         waiting = self._status_in_flight or ("status" in self.channels and self._status_dirty)
-        if waiting or not all(one.drained for label, one in self.channels.items() if label not in ("status", "stop")):
+        if waiting or not all(one.drained for label, one in self.channels.items() if label not in _STATES):
             return None
         wait = max(self._settled_at(), self._next_stop_at) - now
         if wait > 0:

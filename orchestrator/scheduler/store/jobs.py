@@ -43,6 +43,10 @@ class JobState:
     counts: Counts
     estimate: Estimate
     estimation_slices: int | None
+    funded: int | None = None
+    """slices for which money was put into the hold since the deploy; None: nothing limits them (see `escrow`)"""
+    heard_at: float = 0.0
+    """when the owner last did something about the job, or listened to it"""
     served_at: float = 0.0
     ended_at: float | None = None
     pile_digest: str | None = None
@@ -54,7 +58,8 @@ class JobState:
 _COUNTS = tuple(field.name for field in dataclasses.fields(Counts))
 _ESTIMATE = tuple(field.name for field in dataclasses.fields(Estimate))
 _PLAIN = (
-    "status", "closed", "admitted", "served_at", "ended_at", "pile_digest", "stop_code", "stop_reason", "last_error",
+    "status", "closed", "admitted", "funded", "heard_at", "served_at", "ended_at", "pile_digest", "stop_code",
+    "stop_reason", "last_error",
 )  # fmt: skip
 _STATE_COLUMNS = [jobs.c[name] for name in ("key", *_PLAIN, "estimation_slices", *_COUNTS, *_ESTIMATE)]
 _RECORD_COLUMNS = [
@@ -217,6 +222,27 @@ async def of_account(tx: AsyncConnection, payment_account: str) -> list[str]:
     return list((await tx.execute(query)).scalars())
 
 
+async def paused(tx: AsyncConnection, limit: int) -> list[int]:
+    """Keys of jobs that wait for funds, the longest unserved first."""
+    query = sa.select(jobs.c.key).where(jobs.c.status == str(RunStatus.PAUSED)).order_by(jobs.c.served_at, jobs.c.key)
+    return list((await tx.execute(query.limit(limit))).scalars())
+
+
+async def abandoned(tx: AsyncConnection, before: float, limit: int) -> list[int]:
+    """Keys of jobs that have not ended, of which nothing is out, and about which neither their owner nor a worker has
+    done anything since."""
+    since = [column < before for column in (jobs.c.created_at, jobs.c.heard_at, jobs.c.served_at)]
+    query = sa.select(jobs.c.key).where(jobs.c.ended_at.is_(None), jobs.c.leased == 0, *since)
+    return list((await tx.execute(query.order_by(jobs.c.key).limit(limit))).scalars())
+
+
+async def touch(tx: AsyncConnection, keys: Iterable[int], now: float) -> None:
+    """The owners of these jobs are there."""
+    wanted = list(keys)
+    if wanted:
+        await tx.execute(sa.update(jobs).where(jobs.c.key.in_(wanted)).values(heard_at=now))
+
+
 def _record(row: Mapping[Any, Any]) -> JobRecord:
     return JobRecord(
         key=row["key"],
@@ -241,6 +267,8 @@ def _state(row: Mapping[Any, Any]) -> JobState:
         counts=Counts(*(row[name] for name in _COUNTS)),
         estimate=Estimate(*(row[name] for name in _ESTIMATE)),
         estimation_slices=row["estimation_slices"],
+        funded=row["funded"],
+        heard_at=row["heard_at"],
         served_at=row["served_at"],
         ended_at=row["ended_at"],
         pile_digest=row["pile_digest"],

@@ -46,6 +46,9 @@ jobs = sa.Table(
     sa.Column("gpu_var", sa.Float, nullable=False, server_default="0"),
     sa.Column("in_var", sa.Float, nullable=False, server_default="0"),
     sa.Column("out_var", sa.Float, nullable=False, server_default="0"),
+    # Slices for which money was put into the hold; null: nothing limits them.
+    sa.Column("funded", sa.BigInteger),
+    sa.Column("heard_at", sa.Float, nullable=False, server_default="0"),
     # The last pile of listed inputs: a pile that is sent again after a lost answer is recognised by it.
     sa.Column("pile_digest", sa.Text),
     sa.Column("stop_code", sa.Text),

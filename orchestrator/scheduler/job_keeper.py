@@ -1,0 +1,120 @@
+"""Looks after jobs about which nobody asks: those that wait for funds, and those that were left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from orchestrator.database import persistently
+from orchestrator.jobs.words import RunStatus
+from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.settlement import Outcome
+from orchestrator.scheduler.settling import cancelled
+from orchestrator.scheduler.store import jobs
+from orchestrator.scheduler.store.jobs import JobState
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""longest time until money is noticed that came in another way than through this process's teller"""
+MOST_PAUSED = 10_000
+MOST_ABANDONED = 100
+"""jobs per transaction"""
+
+
+class JobKeeper:
+    """`run()` works until cancelled.
+
+    A paused job goes on as soon as its payment account can pay for one more slice. A job is abandoned when its owner
+    has not been heard of, no worker has taken anything of it and nothing of it is out for `abandoned_job_s`: it is
+    stopped with EABANDONED and what it holds goes back. A client that listens to a job counts as its owner.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def run(self) -> None:
+        settings = self._core.settings
+        calls_s = min(3600.0, settings.abandoned_job_s / 10)
+        # Not at once: after a Scheduler was away, its clients need a while to come back and listen.
+        next_call = self._core.clock() + calls_s
+        while True:
+            ticket = self._core.money_came.ticket()
+            await persistently(self.fund)
+            now = self._core.clock()
+            if now >= next_call:
+                next_call = now + calls_s
+                await persistently(self._call)
+                while await persistently(self.expire):
+                    pass
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await ticket.wait()
+            except TimeoutError:
+                pass
+
+    async def fund(self) -> int:
+        """Resume every paused job whose account has funds; how many there were."""
+        core = self._core
+        async with core.database.snapshot() as tx:
+            keys = await jobs.paused(tx, MOST_PAUSED)
+            if not keys:
+                return 0
+            known = await core.catalog.by_keys(tx, keys)
+            accounts = sorted({job.payment_account for job in known.values()})
+            balances = await core.money.balances(tx, accounts)
+        able = [key for key in keys if balances[known[key].payment_account] >= known[key].slice_price]
+        resumed = 0
+        for key in able:
+            async with core.database.transaction() as tx:
+                state = (await jobs.states(tx, [key], lock=True)).get(key)
+                if state is None or state.status is not RunStatus.PAUSED:
+                    continue
+                state = (await core.settlement.advance(tx, [(known[key], state)], core.clock()))[key]
+                await jobs.save(tx, [state])
+            resumed += state.status is not RunStatus.PAUSED
+            core.publish_state(state)
+        return resumed
+
+    async def _call(self) -> None:
+        """Owners who listen are there."""
+        watched = self._core.audience.watched() if self._core.audience is not None else frozenset()
+        if watched:
+            async with self._core.database.transaction() as tx:
+                await jobs.touch(tx, watched, self._core.clock())
+
+    async def expire(self) -> int:
+        """Stop a group of abandoned jobs; how many there were."""
+        core, now = self._core, self._core.clock()
+        before = now - core.settings.abandoned_job_s
+        async with core.database.snapshot() as tx:
+            keys = await jobs.abandoned(tx, before, MOST_ABANDONED)
+        if not keys:
+            return 0
+        stopped = await self._stop(keys, now, before)
+        if stopped:
+            log.warning("%d jobs were abandoned by their owners", len(stopped), extra={"action": "job-abandoned"})
+        core.publish(Outcome(states={state.key: state for state in stopped}))
+        return len(stopped)
+
+    async def _stop(self, keys: Sequence[int], now: float, before: float) -> list[JobState]:
+        core = self._core
+        days = core.settings.abandoned_job_s / 86_400
+        reason = f"Nobody has done anything about the job for {days:g} days: neither its owner nor a worker"
+        stopped = []
+        async with core.database.transaction() as tx:
+            known = await core.catalog.by_keys(tx, keys)
+            for key, state in (await jobs.states(tx, keys, lock=True)).items():
+                # What was seen in the snapshot may have changed.
+                if (
+                    state.status in lifecycle.ENDED
+                    or state.counts.leased
+                    or max(state.heard_at, state.served_at) >= before
+                ):
+                    continue
+                stopped.append(cancelled(state, now, "EABANDONED", reason))
+                await core.money.release(tx, known[key])
+            await jobs.save(tx, stopped)
+        return stopped
