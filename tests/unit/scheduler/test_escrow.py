@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import escrow, lifecycle, settling
@@ -106,6 +106,16 @@ def test_the_commission_of_a_group_comes_out_of_the_wage() -> None:
     assert report.paid == 899
 
 
+def test_a_late_result_is_taken_only_when_there_is_money_beside_what_is_out() -> None:
+    job = build(record())
+    rows = {1: Slice(1, SliceState.READY, 5)}
+    counts = Counts(total=3, cursor=2, ready=1, leased=1)
+    for funded, verdict, paid in ((1, Verdict.LATE, 0), (2, Verdict.ACCEPTED, PRICE), (None, Verdict.ACCEPTED, PRICE)):
+        report = Report(job, 1, 5, Ending.COMPLETED, payee="worker")
+        batch = settling.settle(job, state(counts, funded), rows, [report], BUDGET)
+        assert (report.verdict, report.paid, len(batch.wages)) == (verdict, paid, min(paid, 1))
+
+
 class Escrow(RuleBasedStateMachine):
     """A job, its workers and its hold: anything may come in any order, late, twice, or under a lease that is over.
 
@@ -131,6 +141,11 @@ class Escrow(RuleBasedStateMachine):
     @property
     def is_over(self) -> bool:
         return self.state.status in lifecycle.ENDED
+
+    @initialize(funded=st.integers(0, 3))
+    def a_job_is_deployed(self, funded: int) -> None:
+        self.more_slices(4)
+        self.money_comes(funded)
 
     @precondition(lambda self: not self.state.closed and not self.is_over)
     @rule(count=st.integers(1, 5))
@@ -179,17 +194,28 @@ class Escrow(RuleBasedStateMachine):
     def nothing(self) -> None:
         """A machine whose job has ended goes on all the same."""
 
+    def report(self, lease: int, ending: Ending, rate: int = 0) -> Report:
+        number, lease_id = self.past[lease % len(self.past)]
+        taken = Taken("group", rate)
+        expired = ending is Ending.LOST
+        return Report(self.job, number, lease_id, ending, payee="w", expired=expired, commission=taken)
+
     @precondition(lambda self: self.past)
-    @rule(data=st.data(), size=st.integers(1, 5))
-    def reports(self, data: st.DataObject, size: int) -> None:
-        reports = []
-        for number, lease_id in data.draw(st.lists(st.sampled_from(self.past), min_size=size, max_size=size)):
-            ending = data.draw(st.sampled_from(Ending))
-            expired = ending is Ending.LOST and data.draw(st.booleans())
-            rate = data.draw(st.sampled_from([0, 10**17, 10**18]))
-            reports.append(
-                Report(self.job, number, lease_id, ending, payee="w", expired=expired, commission=Taken("group", rate))
-            )
+    @rule(lease=st.integers(0, 4))
+    def a_worker_is_lost(self, lease: int) -> None:
+        self.settle([self.report(lease, Ending.LOST)])
+
+    @precondition(lambda self: self.past)
+    @rule(lease=st.integers(0, 4), rate=st.sampled_from([0, 10**17, 10**18]))
+    def a_result_comes(self, lease: int, rate: int) -> None:
+        self.settle([self.report(lease, Ending.COMPLETED, rate)])
+
+    @precondition(lambda self: self.past)
+    @rule(which=st.lists(st.tuples(st.integers(0, 20), st.sampled_from(Ending)), max_size=5))
+    def reports_come_together(self, which: list[tuple[int, Ending]]) -> None:
+        self.settle([self.report(lease, ending) for lease, ending in which])
+
+    def settle(self, reports: list[Report]) -> None:
         before = self.state
         batch: Settled = settling.settle(self.job, self.state, self.rows, reports, BUDGET)
         self.rows.update(batch.changed)
