@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006_escrow"
-down_revision = "0005_lease_requests"
+revision = "0009_escrow"
+down_revision = "0008_late_slices"
 branch_labels = None
 depends_on = None
 
