@@ -69,6 +69,9 @@ _RECORD_COLUMNS = [
         "created_at",
     )
 ]  # fmt: skip
+# Made once: so many columns take longer to put together than the database takes to find them.
+_SELECT_STATE = sa.select(*_STATE_COLUMNS)
+_SELECT_RECORD = sa.select(*_RECORD_COLUMNS)
 _SAVE = (
     sa.update(jobs)
     .where(jobs.c.key == sa.bindparam("job_key"))
@@ -94,18 +97,18 @@ async def insert(tx: AsyncConnection, record: JobRecord, state: JobState) -> int
 
 
 async def record_by_id(tx: AsyncConnection, job_id: str) -> JobRecord | None:
-    row = (await tx.execute(sa.select(*_RECORD_COLUMNS).where(jobs.c.id == job_id))).mappings().first()
+    row = (await tx.execute(_SELECT_RECORD.where(jobs.c.id == job_id))).mappings().first()
     return None if row is None else _record(row)
 
 
 async def records(tx: AsyncConnection, keys: Iterable[int]) -> list[JobRecord]:
-    rows = await tx.execute(sa.select(*_RECORD_COLUMNS).where(jobs.c.key.in_(list(keys))))
+    rows = await tx.execute(_SELECT_RECORD.where(jobs.c.key.in_(list(keys))))
     return [_record(row) for row in rows.mappings()]
 
 
 async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False) -> dict[int, JobState]:
     """Current states by key; with `lock` no other transaction changes them before this one ends."""
-    query = sa.select(*_STATE_COLUMNS).where(jobs.c.key.in_(sorted(keys))).order_by(jobs.c.key)
+    query = _SELECT_STATE.where(jobs.c.key.in_(sorted(keys))).order_by(jobs.c.key)
     rows = await tx.execute(query.with_for_update() if lock else query)
     return {state.key: state for state in map(_state, rows.mappings())}
 
@@ -128,10 +131,7 @@ async def distributable(
     their ids need no group if they are for their deployer's own worker."""
     own = sa.and_(jobs.c.local_exec, jobs.c.id.in_(sorted(named)))
     query = (
-        sa.select(*_STATE_COLUMNS)
-        .where(_WAITING, sa.or_(_within(groups), own))
-        .order_by(jobs.c.served_at, jobs.c.key)
-        .limit(limit)
+        _SELECT_STATE.where(_WAITING, sa.or_(_within(groups), own)).order_by(jobs.c.served_at, jobs.c.key).limit(limit)
     )
     return [_state(row) for row in (await tx.execute(query)).mappings()]
 

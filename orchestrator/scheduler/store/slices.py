@@ -19,6 +19,7 @@ _SLICE = (slices.c.number, slices.c.state, slices.c.lease, slices.c.failures, sl
 _IS_OUT = slices.c.state == sa.literal_column("'leased'")
 _HAS_RIVAL = slices.c.rival > sa.literal_column("0")
 """spelt so that databases see that the partial indexes serve"""
+_SELECT_SLICE = sa.select(*_SLICE)
 _SAVE = (
     sa.update(slices)
     .where(slices.c.job == sa.bindparam("of_job"), slices.c.number == sa.bindparam("of_number"))
@@ -59,7 +60,7 @@ async def inputs(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> dict[
 async def load(tx: AsyncConnection, job: int, numbers: Iterable[int], *, lock: bool = True) -> dict[int, Slice]:
     found: dict[int, Slice] = {}
     for chunk in _chunks(numbers):
-        query = sa.select(*_SLICE).where(slices.c.job == job, slices.c.number.in_(chunk))
+        query = _SELECT_SLICE.where(slices.c.job == job, slices.c.number.in_(chunk))
         found.update(_read(await tx.execute(query.with_for_update() if lock else query)))
     return found
 
@@ -108,8 +109,7 @@ async def take_ready(
     """Slices that wait again, lowest number first. One that this worker failed is left to others unless it has been
     waiting since before `failed_elsewhere_before`."""
     query = (
-        sa.select(*_SLICE)
-        .where(
+        _SELECT_SLICE.where(
             slices.c.job == job,
             slices.c.state == sa.literal_column("'ready'"),
             sa.or_(slices.c.ready_at <= failed_elsewhere_before, ~_failed_by(worker)),

@@ -1,0 +1,221 @@
+"""The rules that must hold after every commit, checked from the rows alone, and over every answer that leaves.
+
+Nothing here calls the code under test: what it computes is computed again in another way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from typing import Any
+
+from orchestrator.bank.store import LIMB
+from orchestrator.protocol.server import Request
+from tests.simulation.world import Violation, World
+
+ENDED = ("finished", "cancelled")
+_ALLOWED = {
+    (None, "leased"), (None, "ready"), (None, "accepted"), (None, "failed"),
+    ("ready", "leased"), ("leased", "ready"), ("leased", "accepted"), ("leased", "failed"), ("ready", "accepted"),
+    ("ready", "failed"),
+}  # fmt: skip
+"""what a slice may have become between two commits; one commit may make two steps (returned and leased again)"""
+
+
+@dataclasses.dataclass(slots=True)
+class JobRow:
+    key: int
+    id: str
+    status: str
+    price: int
+    total: int
+    cursor: int
+    ready: int
+    leased: int
+    accepted: int
+    failed: int
+    ended: bool
+
+
+class Audit:
+    """`step()` after every commit; `answered()` for every answer; `end()` when the simulation is over."""
+
+    def __init__(self, world: World, raw: sqlite3.Connection) -> None:
+        self._world = world
+        self._raw = raw
+        self._rows: dict[tuple[int, int], tuple[str, int]] = {}
+        self._newest: dict[tuple[int, int], int] = {}
+        self._results: dict[tuple[int, int], tuple[str, int]] = {}
+        self._postings = 0
+        self._paid_answers: dict[tuple[str, int], str] = {}
+        self._granted: dict[int, str] = {}
+        """who was given which lease"""
+        self.commits = 0
+
+    # --- after every commit
+
+    def step(self) -> None:
+        self.commits += 1
+        jobs = self._jobs()
+        self._check_slices(jobs)
+        self._check_money(jobs)
+
+    def _jobs(self) -> dict[int, JobRow]:
+        rows = self._raw.execute(
+            "SELECT key, id, status, slice_price, total, cursor, ready, leased, accepted, failed, ended_at FROM jobs"
+        )
+        return {row[0]: JobRow(*row[:3], int(row[3]), *row[4:10], row[10] is not None) for row in rows}
+
+    def _check_slices(self, jobs: dict[int, JobRow]) -> None:
+        rows = {(job, number): (state, lease) for job, number, state, lease in self._raw.execute(
+            "SELECT job, number, state, lease FROM slices"
+        )}  # fmt: skip
+        results = {(job, number): (uri, lease) for job, number, uri, lease in self._raw.execute(
+            "SELECT job, number, uri, lease FROM slice_results"
+        )}  # fmt: skip
+        for place in rows.items() - self._rows.items():
+            self._check_change(place[0], place[1], results)
+        gone = self._rows.keys() - rows.keys()
+        self._demand(not gone, "no slice is forgotten", gone)
+        lost = [one for one, value in self._results.items() if results.get(one) != value]
+        self._demand(not lost, "an accepted result never changes", lost)
+        self._rows, self._results = rows, results
+        counted: dict[int, dict[str, int]] = {key: {} for key in jobs}
+        for (job, _), (state, _) in rows.items():
+            counted[job][state] = counted[job].get(state, 0) + 1
+        accepted: dict[int, int] = {}
+        for job, _ in results:
+            accepted[job] = accepted.get(job, 0) + 1
+        for key, job in jobs.items():
+            have = counted[key]
+            said = {"ready": job.ready, "leased": job.leased, "accepted": job.accepted, "failed": job.failed}
+            self._demand(
+                all(have.get(state, 0) == number for state, number in said.items()),
+                "the counters of a job are the numbers of its slices", (job, have),
+            )  # fmt: skip
+            self._demand(sum(have.values()) == job.cursor <= job.total, "slices behind the cursor have rows", job)
+            self._demand(accepted.get(key, 0) == job.accepted, "one result per accepted slice", job)
+            if job.status == "finished":
+                self._demand(job.accepted + job.failed == job.total, "a finished job has all its slices", job)
+        orphans = self._raw.execute(
+            "SELECT s.job, s.number, s.lease FROM slices s LEFT JOIN leases l ON l.id = s.lease"
+            " JOIN jobs j ON j.key = s.job"
+            " WHERE s.state = 'leased' AND j.ended_at IS NULL AND (l.id IS NULL OR l.ended)"
+        ).fetchall()
+        self._demand(not orphans, "no slice is out without an owner", orphans)
+
+    def _check_change(
+        self, place: tuple[int, int], after: tuple[str, int], results: dict[tuple[int, int], tuple[str, int]]
+    ) -> None:
+        before = self._rows.get(place)
+        state, lease = after
+        was = before[0] if before else None
+        again = was == state == "leased" and before is not None and lease > before[1]
+        self._demand(
+            (was, state) in _ALLOWED or again or was == state == "ready", "a slice goes only where it may",
+            (place, before, after),
+        )  # fmt: skip
+        newest = self._newest.get(place, 0)
+        if state == "leased":
+            self._demand(lease > newest, "a lease is newer than any before", (place, before, after))
+            self._newest[place] = lease
+        elif state == "accepted":
+            self._demand(results.get(place, ("", 0))[1] == lease, "an accepted slice has a result of its lease", place)
+            self._demand(lease >= newest, "only the newest lease brings a result", (place, newest, after))
+
+    def _check_money(self, jobs: dict[int, JobRow]) -> None:
+        balances = {
+            name: (high * LIMB + low, kind)
+            for name, kind, high, low in self._raw.execute("SELECT name, kind, high, low FROM bank_accounts")
+        }
+        self._demand(sum(units for units, _ in balances.values()) == 0, "all accounts sum to zero", balances)
+        below = [name for name, (units, kind) in balances.items() if units < 0 and kind != "issuance"]
+        self._demand(not below, "no account is below zero", below)
+        paid = self._paid()
+        for job in jobs.values():
+            escrow = balances.get(f"escrow:job:{job.id}", (0, ""))[0]
+            spent = paid.get(f"escrow:job:{job.id}", 0)
+            self._demand(spent <= job.price * job.accepted, "no slice is paid twice", (job, spent))
+            self._demand(job.price == 0 or spent % job.price == 0, "slices are paid in full", (job, spent))
+            if not job.ended:
+                self._demand(escrow >= job.price * job.leased, "the hold covers what is out", (job, escrow))
+            else:
+                self._demand(escrow == 0, "an ended job holds no money", (job, escrow))
+
+    def _paid(self) -> dict[str, int]:
+        return {
+            name: high * LIMB + low
+            for name, high, low in self._raw.execute(
+                "SELECT a.name, sum(p.high), sum(p.low) FROM bank_postings p JOIN bank_accounts a ON a.id = p.source"
+                " WHERE p.kind = 'payment' GROUP BY a.name"
+            )
+        }
+
+    # --- every answer
+
+    def answered(self, request: Request, answer: Any) -> None:
+        """Before the network may lose it."""
+        if not isinstance(answer, dict):
+            return
+        if "lease" in answer.get("auth", {}):
+            lease = answer["auth"]["lease"]["id"]
+            self._demand(lease not in self._granted, "no lease is given twice", lease)
+            self._granted[lease] = request.peer
+        if request.operation != "result":
+            return
+        data = request.data
+        place = (data["job"], data["slice"])
+        if answer["verdict"] == "accepted":
+            self._demand(place not in self._paid_answers, "a slice is accepted once", (place, data["worker"]))
+            self._paid_answers[place] = data["worker"]
+            auth = data["authorizationMessage"]["auth"]
+            lease = self._raw.execute(
+                "SELECT r.lease FROM slice_results r JOIN jobs j ON j.key = r.job WHERE j.id = ? AND r.number = ?",
+                place,
+            ).fetchone()
+            its_own = lease is not None and lease[0] == auth["lease"]["id"]
+            self._demand(its_own, "the lease that is paid is the slice's own", place)
+            self._demand(self._granted.get(auth["lease"]["id"]) == request.peer, "who is paid has the lease", place)
+        else:
+            self._demand(answer["slicePaymentAmount"] == "0", "what is not accepted is not paid", (place, answer))
+
+    # --- at the end
+
+    def end(self, acknowledged: dict[str, int], expect_ended: bool) -> dict[str, int]:
+        """`acknowledged`: postings that somebody was told of. Returns figures for the report."""
+        postings = {
+            name: high * LIMB + low
+            for name, high, low in self._raw.execute("SELECT posting_id, high, low FROM bank_postings")
+        }
+        missing = {name: units for name, units in acknowledged.items() if postings.get(name) != units}
+        self._demand(not missing, "what was acknowledged is posted, once", missing)
+        sums: dict[str, int] = {}
+        for source, target, high, low in self._raw.execute(
+            "SELECT s.name, t.name, p.high, p.low FROM bank_postings p"
+            " JOIN bank_accounts s ON s.id = p.source JOIN bank_accounts t ON t.id = p.target"
+        ):
+            units = high * LIMB + low
+            sums[source] = sums.get(source, 0) - units
+            sums[target] = sums.get(target, 0) + units
+        wrong = [
+            name
+            for name, high, low in self._raw.execute("SELECT name, high, low FROM bank_accounts")
+            if high * LIMB + low != sums.get(name, 0)
+        ]
+        self._demand(not wrong, "every balance is the sum of its postings", wrong)
+        jobs = self._jobs()
+        unfinished = [job for job in jobs.values() if not job.ended]
+        self._demand(not expect_ended or not unfinished, "every job ends", unfinished)
+        return {
+            "jobs": len(jobs),
+            "finished": sum(job.status == "finished" for job in jobs.values()),
+            "slices": len(self._rows),
+            "accepted": sum(job.accepted for job in jobs.values()),
+            "given up": sum(job.failed for job in jobs.values()),
+            "postings": len(postings),
+            "commits": self.commits,
+        }
+
+    def _demand(self, holds: bool, rule: str, found: Any) -> None:
+        if not holds:
+            raise Violation(f"at {self._world.elapsed:.3f} s: broken rule: {rule}: {found!r:.1500}")

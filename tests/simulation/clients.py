@@ -1,0 +1,187 @@
+"""Simulated clients: they deploy jobs and move money. A client that crashed comes back and finishes what it began."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from orchestrator import kvin
+from orchestrator.errors import OrchestratorError
+from orchestrator.jobs.words import PUBLIC_GROUP
+from tests.simulation.network import Connection, Network, NoAnswer
+from tests.simulation.workers import Shared
+from tests.simulation.world import World
+
+
+@dataclasses.dataclass
+class JobPlan:
+    slices: int
+    slice_s: float
+    price: int
+    """DCC per slice, in thousandths"""
+    listed: bool = False
+    cancels: bool = False
+    starts_at: float = 0.0
+
+
+class Speaker:
+    """Sends a request again until it is answered. After a lost answer it does so on a new session."""
+
+    def __init__(self, world: World, network: Network, name: str) -> None:
+        self.name = name
+        self.address = world.new_address()
+        self._world, self._network = world, network
+        self._connection: Connection | None = None
+
+    async def ask(self, service: str, operation: str, data: Any, *, repeatable: bool = True) -> Any:
+        while True:
+            await self._may_crash()
+            connection = await self._connected()
+            try:
+                answers = await self._network.ask(
+                    connection, service, [(operation, data)],
+                    authorized=frozenset({self.address}), patience_s=10.0, repeatable=repeatable,
+                )  # fmt: skip
+            except NoAnswer:
+                connection.end()
+                continue
+            return answers[0]
+
+    async def _connected(self) -> Connection:
+        while self._connection is None or self._connection.closed.is_set():
+            self._connection = self._network.connect(self.address, self.hear)
+            if self._connection is None:
+                await asyncio.sleep(1 + self._world.random.random())
+            else:
+                await self.welcome(self._connection)
+        return self._connection
+
+    async def welcome(self, connection: Connection) -> None:
+        """A new session was opened."""
+
+    async def hear(self, operation: str, data: Any) -> Any:
+        return "success"
+
+    async def _may_crash(self) -> None:
+        if self._world.chance(self._world.faults.client_crash):
+            self._world.note(self.name, "crashes")
+            if self._connection is not None:
+                self._connection.end()
+            await asyncio.sleep(self._world.random.random() * 60)
+
+
+class Client(Speaker):
+    """Deploys one job and hears of it until it has ended."""
+
+    def __init__(self, world: World, network: Network, shared: Shared, name: str, plan: JobPlan) -> None:
+        super().__init__(world, network, name)
+        self.plan = plan
+        self.job = world.new_job_id()
+        self.refused: str | None = None
+        self.heard: set[int] = set()
+        """slices whose result came as an event"""
+        self.stopped = asyncio.Event()
+        self.deployed = False
+        shared.slice_s[self.job] = plan.slice_s
+
+    async def run(self) -> None:
+        await asyncio.sleep(self.plan.starts_at)
+        answer = await self.ask("jobSubmit", "submit@5", self._submission())
+        if isinstance(answer, OrchestratorError):
+            self.refused = answer.code
+            self._world.note(self.name, f"is refused: {answer.code}")
+            return
+        self.deployed = True
+        if self._connection is not None:
+            await self.welcome(self._connection)
+        await self.ask("computeGroups", "addJobToGroups", {"job": self.job, "cgArray": [PUBLIC_GROUP]})
+        if self.plan.listed:
+            await self._feed()
+        if self.plan.cancels:
+            await asyncio.sleep(self._world.random.random() * 60)
+            await self.ask("jobSubmit", "cancelJob", {"job": self.job, "reason": "enough"})
+        await self.stopped.wait()
+        self._world.note(self.name, f"has heard the end of its job and {len(self.heard)} results")
+
+    def _submission(self) -> dict[str, Any]:
+        data: dict[str, Any] = {
+            "job": self.job,
+            "paymentAccount": self.address,
+            "workFunctionURI": "data:,(x)=>x",
+            "mvMultSlicePayment": 0,
+            "absoluteSlicePayment": self.plan.price / 1000,
+            "requirements": 64,
+            "worktime": {"name": "map-basic", "version": "^1.0.0"},
+            "marshaledArguments": kvin.marshal([]),
+        }
+        if not self.plan.listed:
+            data["dataRange"] = {"start": 1, "end": self.plan.slices, "step": 1}
+        return data
+
+    async def _feed(self) -> None:
+        """Inputs in piles; then no more will come."""
+        for start in range(0, self.plan.slices, 20):
+            values = list(range(start, min(start + 20, self.plan.slices)))
+            pile = {"job": self.job, "dataValues": kvin.marshal(values)}
+            # A session delivers a request once; the same pile over the same session is another pile.
+            answer = await self.ask("jobSubmit", "addSliceData", pile, repeatable=False)
+            if isinstance(answer, OrchestratorError):
+                self._world.note(self.name, f"cannot add slices: {answer.code}")
+                break
+        await self.ask("resultSubmitter", "closeJob", {"job": self.job})
+
+    async def welcome(self, connection: Connection) -> None:
+        if not self.deployed:
+            return
+        wish = {
+            "reliableEvents": ["stop"],
+            "optionalEvents": ["result", "error"],
+            "options": {"filter": {"job": self.job}},
+        }
+        try:
+            await self._network.ask(connection, "eventRouter", [("subscribeMany", wish)], patience_s=10.0)
+        except NoAnswer:
+            connection.end()
+
+    async def hear(self, operation: str, data: Any) -> Any:
+        event = data["event"]["data"]
+        if event.get("eventName") == "result":
+            self.heard.add(event["sliceNumber"])
+        elif event.get("eventName") == "stop":
+            self.stopped.set()
+        return "success"
+
+    async def stay(self) -> None:
+        """Keep a session open, so that events find their way after the last one was lost."""
+        while not self.stopped.is_set():
+            if self.deployed:
+                await self._connected()
+            await asyncio.sleep(5.0)
+
+
+class Saver(Speaker):
+    """Moves money about, each transfer under an id of its own, and says it again when in doubt."""
+
+    def __init__(self, world: World, network: Network, name: str, friends: list[str], transfers: int) -> None:
+        super().__init__(world, network, name)
+        self.acknowledged: dict[str, int] = {}
+        """posting id → units"""
+        self._friends = friends
+        self._transfers = transfers
+
+    async def run(self) -> None:
+        for index in range(self._transfers):
+            await asyncio.sleep(self._world.random.random() * 10)
+            target = self._world.random.choice(self._friends)
+            if target == self.address:
+                continue
+            # Now and then more than there is.
+            thousandths = self._world.random.randrange(1, self._world.random.choice([400, 50_000]))
+            data = {
+                "fromAccount": self.address, "toAccount": target, "amount": f"{thousandths / 1000:.3f}",
+                "transferId": f"t{index}",
+            }  # fmt: skip
+            answer = await self.ask("bankTeller", "transfer@1", data)
+            if not isinstance(answer, OrchestratorError):
+                self.acknowledged[f"transfer:{self.address}:t{index}"] = thousandths * 10**15

@@ -1,0 +1,173 @@
+"""Scheduler and Bank under two hundred seeds of faults, and proof that a broken rule is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from orchestrator.bank.ledger import Book, Payment
+from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler.lease_book import LeaseBook
+from orchestrator.scheduler.lifecycle import Budget, Ending, Slice, SliceState, Verdict
+from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.store import leases, slices
+from tests.simulation.__main__ import command, main
+from tests.simulation.simulation import Limits, plan_of, simulate
+
+ROOT = pathlib.Path(__file__).parents[2]
+SEEDS = 200
+GROUP = 20
+FOUND_WITHIN = 40
+"""seeds after which a broken rule must have been found"""
+LIMITS = Limits()
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("CRITICAL")
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, GROUP))
+def test_all_rules_hold(first: int) -> None:
+    for seed in range(first, first + GROUP):
+        report = simulate(plan_of(seed, LIMITS))
+        assert report.violation is None, f"{report.violation}\nagain: {command(seed, LIMITS)}"
+
+
+def test_the_seeds_cover_what_they_should() -> None:
+    """Crashes, lies, repetitions and refusals do happen: otherwise the rules were not tried."""
+    logs = "\n".join("\n".join(simulate(plan_of(seed, LIMITS)).log) for seed in (13, 16, 20))
+    for happening in (
+        "crashes",
+        "stalls",
+        "lies",
+        "is killed",
+        ": late ",
+        ": duplicate ",
+        ": accepted ",
+        "EPERM",
+        "ENOFUNDS",
+    ):
+        assert happening in logs, happening
+
+
+def test_a_seed_runs_the_same_steps_in_another_process(tmp_path: pathlib.Path) -> None:
+    """Whatever the order of sets of strings is there."""
+    logs = []
+    for hash_seed in ("1", "2"):
+        log = tmp_path / hash_seed
+        subprocess.run(
+            [sys.executable, "-m", "tests.simulation", "--seed", "3", "--log", str(log)],
+            check=True, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": hash_seed}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        logs.append(log.read_bytes())
+    assert logs[0] == logs[1]
+    assert logs[0].count(b"\n") > 20
+
+
+# --- a simulator that finds nothing proves nothing: rules broken on purpose
+
+
+def _late_reports_count(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:
+    if piece.state is SliceState.LEASED and ending is Ending.COMPLETED:
+        lease_id = piece.lease
+    return _settle(piece, lease_id, ending, budget)
+
+
+def _repetitions_count(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:
+    after, verdict = _settle(piece, lease_id, ending, budget)
+    return after, Verdict.ACCEPTED if verdict is Verdict.DUPLICATE else verdict
+
+
+def _expired_slices_are_forgotten(piece: Slice, lease_id: int, budget: Budget) -> tuple[Slice, Verdict]:
+    return piece, Verdict.LATE
+
+
+async def _nothing_expires(*_: Any) -> list[Any]:
+    return []
+
+
+async def _ready_slices_are_overlooked(*_: Any, **__: Any) -> list[Any]:
+    return []
+
+
+def _whoever_reports(self: LeaseBook, claim: Any, peer: str) -> Any:
+    return self._known.get(claim.lease)
+
+
+def _payments_repeat(self: Book, hold_id: str, payments: Any) -> int:
+    again = [dataclasses.replace(one, transfer_id=f"{one.transfer_id}:again") for one in payments]
+    return _pay(self, hold_id, [*payments, *again])
+
+
+def _payments_are_short(self: Book, hold_id: str, payments: Any) -> int:
+    return _pay(self, hold_id, [Payment(one.transfer_id, one.payee, max(1, one.amount // 2)) for one in payments])
+
+
+def _release_keeps_money(self: Book, hold_id: str) -> int:
+    hold = self._hold(hold_id)
+    hold.is_open = False
+    self.closed_holds.append(hold)
+    return 0
+
+
+async def _holds_too_little(self: Money, tx: Any, job: Any, number: int) -> None:
+    await _hold(self, tx, job, number // 2)
+
+
+def _balances_are_not_checked(self: Book, name: str, change: int) -> None:
+    pass
+
+
+def _transfers_repeat(self: Book, transfer_id: str, *rest: Any) -> Any:
+    tries = sum(one.startswith("transfer:") for one in self._known)
+    return _transfer(self, f"{transfer_id}{'' if not tries else ':again'}", *rest)
+
+
+_settle, _pay, _hold, _transfer = lifecycle.settle, Book.pay, Money.hold, Book.transfer
+MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "late reports are accepted": (lifecycle, "settle", _late_reports_count),
+    "repeated reports are accepted": (lifecycle, "settle", _repetitions_count),
+    "slices of expired leases stay out": (lifecycle, "expire", _expired_slices_are_forgotten),
+    "leases never expire": (leases, "overdue", _nothing_expires),
+    "slices that came back are never given out": (slices, "take_ready", _ready_slices_are_overlooked),
+    "anybody may report under any lease": (LeaseBook, "check", _whoever_reports),
+    "wages are paid twice": (Book, "pay", _payments_repeat),
+    "wages are paid in half": (Book, "pay", _payments_are_short),
+    "a released hold keeps its money": (Book, "release", _release_keeps_money),
+    "a hold covers half of the job": (Money, "hold", _holds_too_little),
+    "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
+}
+
+
+@pytest.fixture(params=MUTANTS, ids=lambda name: name.replace(" ", "-"))
+def mutant(request: pytest.FixtureRequest) -> Iterator[str]:
+    target, name, wrong = MUTANTS[request.param]
+    with mock.patch.object(target, name, wrong):
+        yield request.param
+
+
+def test_a_broken_rule_is_found(mutant: str) -> None:
+    for seed in range(FOUND_WITHIN):
+        if simulate(plan_of(seed, LIMITS)).violation is not None:
+            return
+    pytest.fail(f"{FOUND_WITHIN} seeds did not find that {mutant}")
+
+
+def test_a_broken_rule_is_told_with_the_command_that_shows_it_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with mock.patch.object(lifecycle, "settle", _repetitions_count):
+        assert main(["--seeds", str(FOUND_WITHIN), "--slices", "50"]) == 1
+    text = capsys.readouterr().out
+    assert "broken rule" in text or "failed" in text
+    assert "again: python -m tests.simulation --seed " in text
+    assert "--slices 50" in text
