@@ -17,9 +17,12 @@ ENDED = ("finished", "cancelled")
 _ALLOWED = {
     (None, "leased"), (None, "ready"), (None, "accepted"), (None, "failed"),
     ("ready", "leased"), ("leased", "ready"), ("leased", "accepted"), ("leased", "failed"), ("ready", "accepted"),
-    ("ready", "failed"),
+    ("ready", "failed"), ("leased", "leased"),
 }  # fmt: skip
 """what a slice may have become between two commits; one commit may make two steps (returned and leased again)"""
+
+_Row = tuple[str, int, int]
+"""state, lease, rival"""
 
 
 @dataclasses.dataclass(slots=True)
@@ -43,7 +46,7 @@ class Audit:
     def __init__(self, world: World, raw: sqlite3.Connection) -> None:
         self._world = world
         self._raw = raw
-        self._rows: dict[tuple[int, int], tuple[str, int]] = {}
+        self._rows: dict[tuple[int, int], _Row] = {}
         self._newest: dict[tuple[int, int], int] = {}
         self._results: dict[tuple[int, int], tuple[str, int]] = {}
         self._postings = 0
@@ -67,8 +70,8 @@ class Audit:
         return {row[0]: JobRow(*row[:3], int(row[3]), *row[4:10], row[10] is not None) for row in rows}
 
     def _check_slices(self, jobs: dict[int, JobRow]) -> None:
-        rows = {(job, number): (state, lease) for job, number, state, lease in self._raw.execute(
-            "SELECT job, number, state, lease FROM slices"
+        rows = {(job, number): (state, lease, rival) for job, number, state, lease, rival in self._raw.execute(
+            "SELECT job, number, state, lease, rival FROM slices"
         )}  # fmt: skip
         results = {(job, number): (uri, lease) for job, number, uri, lease in self._raw.execute(
             "SELECT job, number, uri, lease FROM slice_results"
@@ -81,7 +84,7 @@ class Audit:
         self._demand(not lost, "an accepted result never changes", lost)
         self._rows, self._results = rows, results
         counted: dict[int, dict[str, int]] = {key: {} for key in jobs}
-        for (job, _), (state, _) in rows.items():
+        for (job, _), (state, _, _) in rows.items():
             counted[job][state] = counted[job].get(state, 0) + 1
         accepted: dict[int, int] = {}
         for job, _ in results:
@@ -98,30 +101,31 @@ class Audit:
             if job.status == "finished":
                 self._demand(job.accepted + job.failed == job.total, "a finished job has all its slices", job)
         orphans = self._raw.execute(
-            "SELECT s.job, s.number, s.lease FROM slices s LEFT JOIN leases l ON l.id = s.lease"
-            " JOIN jobs j ON j.key = s.job"
-            " WHERE s.state = 'leased' AND j.ended_at IS NULL AND (l.id IS NULL OR l.ended)"
+            "SELECT s.job, s.number, s.lease, s.rival FROM slices s LEFT JOIN leases l ON l.id = s.lease"
+            " LEFT JOIN leases r ON r.id = s.rival JOIN jobs j ON j.key = s.job"
+            " WHERE s.state = 'leased' AND j.ended_at IS NULL"
+            " AND (l.id IS NULL OR l.ended OR (s.rival > 0 AND (r.id IS NULL OR r.ended)))"
         ).fetchall()
         self._demand(not orphans, "no slice is out without an owner", orphans)
 
     def _check_change(
-        self, place: tuple[int, int], after: tuple[str, int], results: dict[tuple[int, int], tuple[str, int]]
+        self, place: tuple[int, int], after: _Row, results: dict[tuple[int, int], tuple[str, int]]
     ) -> None:
         before = self._rows.get(place)
-        state, lease = after
+        state, lease, rival = after
         was = before[0] if before else None
-        again = was == state == "leased" and before is not None and lease > before[1]
-        self._demand(
-            (was, state) in _ALLOWED or again or was == state == "ready", "a slice goes only where it may",
-            (place, before, after),
-        )  # fmt: skip
+        what = (place, before, after)
+        self._demand((was, state) in _ALLOWED or was == state == "ready", "a slice goes only where it may", what)
         newest = self._newest.get(place, 0)
+        # The leases under which a result counts.
+        known = {one for one in before[1:] if one} if before else set()
         if state == "leased":
-            self._demand(lease > newest, "a lease is newer than any before", (place, before, after))
-            self._newest[place] = lease
+            self._demand(lease > newest or lease in known, "a lease is newer than any before, or goes on", what)
+            self._demand(not rival or rival in known, "a second lease is beside one that was there", what)
+            self._newest[place] = max(newest, lease)
         elif state == "accepted":
-            self._demand(results.get(place, ("", 0))[1] == lease, "an accepted slice has a result of its lease", place)
-            self._demand(lease >= newest, "only the newest lease brings a result", (place, newest, after))
+            self._demand(results.get(place, ("", 0))[1] == lease, "an accepted slice has a result of its lease", what)
+            self._demand(lease in known or before is None, "only a lease that counts brings a result", what)
 
     def _check_money(self, jobs: dict[int, JobRow]) -> None:
         balances = {

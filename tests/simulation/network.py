@@ -38,6 +38,10 @@ class Connection:
         self._on_request = on_request
         self._callbacks: list[Callable[[ConnectionClosed], None]] = []
 
+    @property
+    def is_connected(self) -> bool:
+        return not self.closed.is_set()
+
     def on_close(self, callback: Callable[[ConnectionClosed], None]) -> None:
         if self.closed.is_set():
             callback(ConnectionClosed("the session is closed"))

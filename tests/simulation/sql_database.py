@@ -55,7 +55,7 @@ class _Stream:
 class SqlDatabase:
     """Has the methods of `orchestrator.database.Database`. `committed` is called after every commit."""
 
-    kind = "sql"
+    is_shared = False
 
     def __init__(self, pause: Pause, committed: Callable[[], None]) -> None:
         self._pause = pause
