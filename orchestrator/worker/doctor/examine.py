@@ -37,7 +37,10 @@ async def examine(settings: WorkerSettings, *, quick: bool = False) -> Examinati
     async with asyncio.TaskGroup() as group:
         docker = group.create_task(_docker(settings, sandboxes, warm, quick=quick))
         ours = group.create_task(asyncio.to_thread(_ours, settings, sandboxes + warm))
-        network = group.create_task(scheduler.examine(settings.scheduler_url))
+        identities = settings.state_dir / "identity-cache.json"
+        network = group.create_task(
+            scheduler.examine(settings.scheduler_url, identities, settings.accept_scheduler_key)
+        )
     return Examination([*wrong, *docker.result(), *ours.result(), *network.result()])
 
 

@@ -1,12 +1,13 @@
-"""The Scheduler: does it answer, is it one, does it speak as we do, and what time is it there?"""
+"""The Scheduler: does it answer, is it one and the same as ever, does it speak as we do, and what time is it there?"""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import pathlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -14,10 +15,13 @@ from yarl import URL
 
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol.client import DcpClient, fetch_config
+from orchestrator.protocol.identity_cache import IdentityCache
 from orchestrator.wallet.keys import PrivateKey
+from orchestrator.worker import trusting
 from orchestrator.worker.doctor import check
 from orchestrator.worker.doctor.check import Check
 from orchestrator.worker.scheduler_link import service_url
+from orchestrator.worker.trusting import KeyChange
 
 SERVICES: Final = ("taskDistributor", "resultSubmitter", "eventRouter")
 #: What this Worker implements, as Schedulers name it.
@@ -27,11 +31,14 @@ _TIMEOUT_S: Final = 10.0
 #: Messages older or newer than this are refused by the other side.
 _CLOCK_LIMIT_S: Final = 600.0
 _CLOCK_GOOD_S: Final = 30.0
+KEY: Final = "scheduler key"
+_KEY_WANTED: Final = "the key that it had before, or one that accept_scheduler_key names"
 _RANGE: Final = re.compile(r"\^?(\d+)\.(\d+)\.(\d+)")
 
 
-async def examine(url: str) -> list[Check]:
-    """All of it. Never raises but when cancelled."""
+async def examine(url: str, identities: pathlib.Path, accepted: Iterable[str] = ()) -> list[Check]:
+    """All of it. `identities` is the file that remembers the services' keys; it is read only. `accepted` are the keys
+    that the settings accept. Never raises but when cancelled."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             config = await fetch_config(url)
@@ -41,10 +48,13 @@ async def examine(url: str) -> list[Check]:
             "scheduler", message, f"a Scheduler at {url}",
             "Start it (`dcp-orchestrator scheduler run`), correct --scheduler, or look at firewall and proxy.",
         )  # fmt: skip
-        return [unreachable, *(check.skip(name, "no Scheduler answers") for name in ("protocol", "session", "clock"))]
+        return [
+            unreachable,
+            *(check.skip(name, "no Scheduler answers") for name in ("protocol", "session", KEY, "clock")),
+        ]
     judged = [judge_config(url, config), judge_protocol(config)]
-    session, skew = await asyncio.gather(_session(config), _clock_skew(url))
-    return [*judged, session, judge_clock(skew)]
+    session, key, skew = await asyncio.gather(_session(config), _key(config, identities, accepted), _clock_skew(url))
+    return [*judged, session, key, judge_clock(skew)]
 
 
 def judge_config(url: str, config: Mapping[str, Any]) -> Check:
@@ -106,6 +116,52 @@ async def _session(config: Mapping[str, Any]) -> Check:
             "session", text, wanted, "Compare clocks and versions of both sides; see the Scheduler's log."
         )
     return check.ok("session", f"answered in {1000 * (time.monotonic() - began):.0f} ms, signed by {peer}", wanted)
+
+
+async def _key(config: Mapping[str, Any], identities: pathlib.Path, accepted: Iterable[str]) -> Check:
+    """Who signs at each service, against who did before."""
+    try:
+        cache = IdentityCache(identities)
+        keys = trusting.accepted_keys(accepted)
+        urls = [service_url(config, "scheduler", "services", name) for name in SERVICES]
+    except InvalidInput as error:
+        return check.fail(KEY, error.message, _KEY_WANTED, "Correct what it names; see docs/faults.md.")
+    except OSError as error:
+        return check.fail(
+            KEY, f"{identities} cannot be read: {error.strerror}", _KEY_WANTED, "Run this as the Worker's own user."
+        )
+    async with DcpClient(PrivateKey.generate()) as client:
+        presented = await asyncio.gather(*(_peer(client, url) for url in urls))
+    return judge_key(
+        [(url, cache.lookup(url), now) for url, now in zip(urls, presented, strict=True) if now is not None], keys
+    )
+
+
+async def _peer(client: DcpClient, url: str) -> str | None:
+    """The address that a service signs with; None when it does not answer, of which `session` tells."""
+    try:
+        connection = client.connect(url)
+        async with asyncio.timeout(_TIMEOUT_S):
+            await connection.request("keepalive", round(time.time() * 1000))
+            return connection.peer
+    except (OrchestratorError, TimeoutError, OSError):
+        return None
+
+
+def judge_key(services: Sequence[tuple[str, str | None, str]], accepted: frozenset[str]) -> Check:
+    """`services` are (URL, address of before, address now) of those that answer."""
+    if not services:
+        return check.skip(KEY, "no service answers")
+    changed = [KeyChange(url, before, now) for url, before, now in services if before not in (None, now)]
+    refused = [change for change in changed if change.now not in accepted]
+    if refused:
+        remedy = refused[0].remedy
+        return check.fail(KEY, refused[0].what, _KEY_WANTED, f"{remedy[:1].upper()}{remedy[1:]}; see docs/faults.md.")
+    if changed:
+        return check.ok(KEY, f"{changed[0].now}: changed, and accepted by accept_scheduler_key", _KEY_WANTED)
+    now = ", ".join(dict.fromkeys(now for _url, _before, now in services))
+    known = any(before is not None for _url, before, _now in services)
+    return check.ok(KEY, f"{now}, as before" if known else f"{now}, seen for the first time", _KEY_WANTED)
 
 
 async def _clock_skew(url: str) -> float | None:

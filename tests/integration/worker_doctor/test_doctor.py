@@ -57,6 +57,7 @@ async def test_a_sound_machine(tmp_path: pathlib.Path) -> None:
         "scheduler",
         "protocol",
         "session",
+        "scheduler key",
         "clock",
         "limits",
     ):
@@ -64,6 +65,44 @@ async def test_a_sound_machine(tmp_path: pathlib.Path) -> None:
     for one in found.values():
         assert bool(one["remedy"]) is (one["status"] in ("warn", "fail")), one
     assert not (tmp_path / "w").exists(), "looking must not make anything"
+
+
+async def test_a_scheduler_that_has_another_key_than_before(tmp_path: pathlib.Path) -> None:
+    import asyncio
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = "0x" + "1" * 40
+    known = tmp_path / "w" / "identity-cache.json"
+    known.parent.mkdir()
+    known.write_text(json.dumps({f"http://127.0.0.1:{port}/taskDistributor/": before}))
+    arguments = (
+        "--scheduler",
+        f"http://127.0.0.1:{port}/",
+        "--state",
+        str(known.parent),
+        "--quick",
+        "--output",
+        "json",
+    )
+    scheduler = await harness.Command.start(
+        "scheduler", "run", "--port", str(port), "--state", str(tmp_path / "s"), log=tmp_path / "log"
+    )
+    try:
+        await scheduler.wait_for_line("ready ")
+        code, text = await asyncio.to_thread(doctor, *arguments)
+        told = checks(text)["scheduler key"]
+        now = told["remedy"].split("--accept-scheduler-key ")[1][:42]
+        _, accepted = await asyncio.to_thread(doctor, *arguments, "--accept-scheduler-key", now)
+        known.write_text("no JSON")
+        _, damaged = await asyncio.to_thread(doctor, *arguments)
+    finally:
+        await scheduler.stop()
+    assert code == 1 and told["status"] == "fail" and before in told["found"] and now in told["found"]
+    assert checks(accepted)["scheduler key"]["status"] == "ok"
+    assert checks(damaged)["scheduler key"]["status"] == "fail"
+    assert str(known) in checks(damaged)["scheduler key"]["found"]
 
 
 def test_nothing_is_there(tmp_path: pathlib.Path) -> None:

@@ -252,6 +252,17 @@ def test_ports() -> None:
 # -- the Scheduler -----------------------------------------------------------------------------------------------------
 
 
+def test_a_scheduler_with_another_key() -> None:
+    url, before, now = "http://x/taskDistributor/", "0x" + "1" * 40, "0x" + "2" * 40
+    changed = [("http://x/eventRouter/", before, before), (url, before, now)]
+    found = scheduler.judge_key(changed, frozenset())
+    is_told(found, Status.FAIL, before, now, f"--accept-scheduler-key {now}")
+    is_told(scheduler.judge_key(changed, frozenset({now})), Status.OK, "accepted")
+    is_told(scheduler.judge_key([(url, now, now)], frozenset()), Status.OK, "as before")
+    is_told(scheduler.judge_key([(url, None, now)], frozenset()), Status.OK, "first time")
+    is_told(scheduler.judge_key([], frozenset()), Status.SKIP)
+
+
 def test_what_the_scheduler_accepts() -> None:
     def asking(**compatibility: Any) -> Check:
         return scheduler.judge_protocol({"scheduler": {"compatibility": compatibility}})
