@@ -13,6 +13,7 @@ from orchestrator.errors import OrchestratorError
 
 _COMMANDS = {
     "doctor": ("orchestrator.cli.doctor", "Whether this machine can be a Worker, and what to do."),
+    "job": ("orchestrator.cli.job", "Look at your jobs, ask why one waits, and cancel it."),
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
     "receipts": ("orchestrator.cli.receipts", "Read and verify what a Worker signed about its slices."),

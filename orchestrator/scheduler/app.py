@@ -93,7 +93,7 @@ class SchedulerApp:
             "resultSubmitter": self.results,
             "eventRouter": self.router,
             "computeGroups": ComputeGroups(self.core),
-            "pheme": Pheme(self.core),
+            "pheme": Pheme(self.core, roster),
             "bankTeller": Teller(
                 bank, database, initial_credit=settings.initial_credit, on_transfer=self.core.money_came.notify
             ),

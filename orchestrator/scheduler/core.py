@@ -16,6 +16,7 @@ from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, ErrorLimit
 from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.refusals import RefusalBook
 from orchestrator.scheduler.settlement import Outcome, Settlement
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.settings import SchedulerSettings
@@ -73,6 +74,7 @@ class Core:
         self.settlement = Settlement(
             self.money, Budget(settings.max_slice_failures, settings.max_slice_losses), self.error_limit
         )
+        self.refusals = RefusalBook()
         self.work = Signal()
         self.money_came = Signal()
         self.audience: Audience | None = None

@@ -275,16 +275,17 @@ class JobSubmit:
         return {"job": job.id, "status": str(state.status), "computed": state.counts.accepted, "success": True}
 
     async def cancel_all_jobs(self, request: Request) -> dict[str, Any]:
-        """Cancel every running job of a payment account."""
+        """Cancel every running job of a payment account: all of them when the account has signed, else those of the
+        sender. `dcp-util` signs with the sender's identity only."""
         data = fields(request)
         account = data.get("paymentAccount")
         if not isinstance(account, str):
             raise InvalidInput("paymentAccount must be an address")
         account = checksum(account)
-        if account not in request.authorized and account != request.peer:
-            raise NotPermitted(f"the request is not signed by payment account {account}")
+        owner = None if account in request.authorized | {request.peer} else request.peer
         async with self._core.database.snapshot() as tx:
-            affected = [await self._core.catalog.get(tx, job_id) for job_id in await jobs.of_account(tx, account)]
+            ids = await jobs.of_account(tx, account, owner=owner)
+            affected = [await self._core.catalog.get(tx, job_id) for job_id in ids]
         reason = data.get("reason")
         for job in affected:
             await self._cancel(job, reason if isinstance(reason, str) else "")

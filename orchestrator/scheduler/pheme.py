@@ -12,15 +12,24 @@ from orchestrator.protocol.server import Request
 from orchestrator.scheduler import messages
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns
+from orchestrator.scheduler.explainer import Explainer
 from orchestrator.scheduler.lifecycle import job_story
+from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import facts_of
-from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store import groups, jobs, slices
 from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.wallet.addresses import checksum
+
+MOST_SLICES = 1000
+"""slices in an answer"""
+MOST_REASONS = 20
+"""reasons of failures in an answer, the most frequent"""
 
 
 class Pheme:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, roster: Roster) -> None:
         self._core = core
+        self._explainer = Explainer(core, roster)
         self._operations = Operations(
             {
                 "listJobs": self.list_jobs,
@@ -28,6 +37,7 @@ class Pheme:
                 "countSlices": self.count_slices,
                 "fetchJobReport": self.fetch_job_report,
                 "fetchSliceReport": self.fetch_slice_report,
+                "explainJob": self.explain_job,
             }
         )
 
@@ -57,13 +67,13 @@ class Pheme:
         return [_report(job, state, held) for job, state in pairs]
 
     async def count_jobs(self, request: Request) -> dict[str, int]:
-        """Number of the peer's jobs by status."""
+        """Number of an owner's jobs by status. Others are not counted, whatever is asked for (`isSelectingAll`)."""
+        data = fields(request) if request.data else {}
+        owner = request.peer if data.get("jobOwner") is None else _address("jobOwner", data["jobOwner"])
+        if owner not in request.authorized | {request.peer}:
+            raise NotPermitted(f"the jobs of {owner} are counted for their owner only")
         async with self._core.database.snapshot() as tx:
-            found = await jobs.listing(tx, owner=request.peer, job_id=None, statuses=None, limit=1_000_000)
-        counts: dict[str, int] = {}
-        for _, state in found:
-            counts[str(state.status)] = counts.get(str(state.status), 0) + 1
-        return counts
+            return await jobs.count_by_status(tx, owner)
 
     async def count_slices(self, request: Request) -> dict[str, Any]:
         job, state = await self._one(request)
@@ -78,19 +88,49 @@ class Pheme:
         }
 
     async def fetch_job_report(self, request: Request) -> dict[str, Any]:
+        """Everything about a job: the entry of listJobs, what its slices cost, why some failed, and its groups."""
         job, state = await self._one(request)
         async with self._core.database.snapshot() as tx:
             held = await self._core.money.held(tx, [job])
-        return _report(job, state, held) | {"story": job_story(facts_of(state))}
+            reasons = await slices.failure_reasons(tx, job.key, MOST_REASONS)
+            ids = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
+            known = await groups.by_ids(tx, ids)
+        return _report(job, state, held) | {
+            "story": job_story(facts_of(state)),
+            "computeGroups": [
+                {"id": one, "name": known[one].label if one in known else "public"} for one in sorted(ids)
+            ],
+            "metrics": messages.job_metrics(state.estimate, state.counts),
+            "failures": [{"reason": reason, "slices": count} for reason, count in reasons],
+        }
 
     async def fetch_slice_report(self, request: Request) -> dict[str, Any]:
-        """What happened to a slice (`slice`), or the counts when none is named."""
+        """Where the slices of a job are, and what happened to them; to one of them when `slice` names it.
+
+        At most 1000 at once; `next` is the number to ask for as `from` for the following ones. Slices beyond
+        `distributedUpTo` were never given to a worker.
+        """
         job, state = await self._one(request)
-        number = fields(request).get("slice")
-        if isinstance(number, bool) or not isinstance(number, int):
-            return {"job": job.id, "story": job_story(facts_of(state))}
+        data = fields(request)
         async with self._core.database.snapshot() as tx:
-            return {"job": job.id, **await slices.story(tx, job.key, number)}
+            if data.get("slice") is not None:
+                return {"job": job.id, **await slices.story(tx, job.key, _number("slice", data["slice"]))}
+            first = 1 if data.get("from") is None else _number("from", data["from"])
+            found = await slices.reports(tx, job.key, first, MOST_SLICES)
+        counts = state.counts
+        return {
+            "job": job.id,
+            "story": job_story(facts_of(state)),
+            "total": counts.total,
+            "distributedUpTo": counts.cursor,
+            "slices": found,
+            "next": found[-1]["slice"] + 1 if len(found) == MOST_SLICES else None,
+        }
+
+    async def explain_job(self, request: Request) -> dict[str, Any]:
+        """An operation of ours: why a job waits, and what would change it. See `Explainer`."""
+        job, _ = await self._one(request)
+        return await self._explainer.explain(job)
 
     async def _one(self, request: Request) -> tuple[Job, JobState]:
         data: Mapping[str, Any] = fields(request)
@@ -103,6 +143,20 @@ class Pheme:
 
 def _report(job: Job, state: JobState, held: Mapping[int, int]) -> dict[str, Any]:
     return messages.job_report(job, state) | messages.money_of(job, state, held.get(job.key, 0))
+
+
+def _address(field: str, value: Any) -> str:
+    try:
+        return checksum(value)
+    except InvalidInput as error:
+        raise InvalidInput(f"{field}: {error.message}") from error
+
+
+def _number(field: str, value: Any) -> int:
+    """A slice's number. Raises `InvalidInput`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**53:
+        raise InvalidInput(f"{field} is {value!r:.40}; it must be the number of a slice, from 1 on")
+    return value
 
 
 def _time(field: str, value: Any) -> float | None:

@@ -165,7 +165,8 @@ class TaskDistributor:
                 return self._answer(lease, grants, data)
             if held or not plan:
                 break  # not taken by others meanwhile: nothing in it is for this worker
-        reasons[WhyNot.FAILED_HERE] += len(candidates)
+        for job, _, _ in candidates:
+            self._refused(reasons, job.key, WhyNot.FAILED_HERE, wanted)
         return None
 
     async def _lease_planned(
@@ -291,7 +292,7 @@ class TaskDistributor:
             profile = _profile_for(job, state, membership, groups.get(key, frozenset()))
             refusal = why_not(profile, wanted.profile, state.estimate)
             if refusal is not None:
-                reasons[refusal[0]] += 1
+                self._refused(reasons, key, refusal[0], wanted)
                 self._note_rejection(profile, state, wanted)
                 continue
             self._rejected_since.pop(key, None)
@@ -299,7 +300,7 @@ class TaskDistributor:
             if candidate.estimation_left is None or candidate.estimation_left > 0:
                 found.append((job, state, candidate))
             else:
-                reasons[WhyNot.ESTIMATING] += 1
+                self._refused(reasons, key, WhyNot.ESTIMATING, wanted)
         return found
 
     async def _locked(
@@ -317,6 +318,11 @@ class TaskDistributor:
             if left > 0:
                 held.append((dataclasses.replace(portion, slices=min(portion.slices, left)), state))
         return held
+
+    def _refused(self, reasons: collections.Counter[str], key: int, code: WhyNot, wanted: TaskRequest) -> None:
+        """Count a job that waits and that this worker does not get: for its answer, and for whoever asks of the job."""
+        reasons[code] += 1
+        self._core.refusals.note(key, code, wanted.profile.worker, self._core.clock())
 
     def _note_rejection(self, profile: JobProfile, state: JobState, wanted: TaskRequest) -> None:
         """A job whose slices wait, of which nothing is out, and which every live worker has rejected, would wait for

@@ -216,9 +216,11 @@ async def listing(
     return [(_record(row), _state(row)) for row in (await tx.execute(query)).mappings()]
 
 
-async def of_account(tx: AsyncConnection, payment_account: str) -> list[str]:
-    """Ids of the account's jobs that have not ended."""
+async def of_account(tx: AsyncConnection, payment_account: str, *, owner: str | None = None) -> list[str]:
+    """Ids of the account's jobs that have not ended, of one owner or of all."""
     query = sa.select(jobs.c.id).where(jobs.c.payment_account == payment_account, jobs.c.ended_at.is_(None))
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
     return list((await tx.execute(query)).scalars())
 
 
@@ -241,6 +243,18 @@ async def touch(tx: AsyncConnection, keys: Iterable[int], now: float) -> None:
     wanted = list(keys)
     if wanted:
         await tx.execute(sa.update(jobs).where(jobs.c.key.in_(wanted)).values(heard_at=now))
+
+
+async def count_by_status(tx: AsyncConnection, owner: str) -> dict[str, int]:
+    query = sa.select(jobs.c.status, sa.func.count()).where(jobs.c.owner == owner).group_by(jobs.c.status)
+    return {row[0]: row[1] for row in await tx.execute(query.order_by(jobs.c.status))}
+
+
+async def competing(tx: AsyncConnection, job: JobRecord, groups: Iterable[str]) -> tuple[int, int]:
+    """How many other jobs wait in some of these groups, and how many of those pay more per slice."""
+    where = (_WAITING, _within(groups), jobs.c.key != job.key)
+    prices = [int(price) for price in (await tx.execute(sa.select(jobs.c.slice_price).where(*where))).scalars()]
+    return len(prices), sum(price > job.slice_price for price in prices)
 
 
 def _record(row: Mapping[Any, Any]) -> JobRecord:

@@ -264,6 +264,65 @@ async def add_failures(tx: AsyncConnection, job: int, failures: Sequence[Failure
     await tx.execute(sa.insert(slice_failures), rows)
 
 
+async def failure_reasons(tx: AsyncConnection, job: int, limit: int) -> list[tuple[str, int]]:
+    """(reason, how often) of slices that failed at workers, the most frequent first."""
+    count = sa.func.count().label("times")
+    query = (
+        sa.select(slice_failures.c.reason, count).where(slice_failures.c.job == job).group_by(slice_failures.c.reason)
+    )
+    rows = await tx.execute(query.order_by(count.desc(), slice_failures.c.reason).limit(limit))
+    return [(reason, times) for reason, times in rows]
+
+
+async def holdings(tx: AsyncConnection, job: int, limit: int) -> list[tuple[str, int, float, float]]:
+    """(worker, slices, opened, expires) of the leases under which slices of the job are out; the first to end first."""
+    query = (
+        sa.select(leases.c.worker, sa.func.count(), leases.c.opened_at, leases.c.expires_at)
+        .join(slices, slices.c.lease == leases.c.id)
+        .where(slices.c.job == job, slices.c.state == sa.literal_column("'leased'"))
+        .group_by(leases.c.id, leases.c.worker, leases.c.opened_at, leases.c.expires_at)
+        .order_by(leases.c.expires_at)
+        .limit(limit)
+    )
+    return [(worker, count, opened, expires) for worker, count, opened, expires in await tx.execute(query)]
+
+
+async def reports(tx: AsyncConnection, job: int, first: int, limit: int) -> list[dict[str, Any]]:
+    """Slices from number `first` on that were given to a worker at least once: where each is, and its history."""
+    query = (
+        sa.select(*_SLICE, slices.c.ready_at, leases.c.worker, slice_results.c.accepted_at)
+        .outerjoin(leases, leases.c.id == slices.c.lease)
+        .outerjoin(
+            slice_results, sa.and_(slice_results.c.job == slices.c.job, slice_results.c.number == slices.c.number)
+        )
+        .where(slices.c.job == job, slices.c.number >= first)
+        .order_by(slices.c.number)
+        .limit(limit)
+    )
+    found = {row["number"]: _slice_report(row) for row in (await tx.execute(query)).mappings()}
+    for chunk in _chunks(found):
+        where = (slice_failures.c.job == job, slice_failures.c.number.in_(chunk))
+        rows = await tx.execute(sa.select(slice_failures).where(*where).order_by(slice_failures.c.failed_at))
+        for row in rows.mappings():
+            failure = {"worker": row["worker"], "reason": row["reason"], "time": round(row["failed_at"] * 1000)}
+            found[row["number"]]["history"].append(failure)
+    return list(found.values())
+
+
+def _slice_report(row: Mapping[Any, Any]) -> dict[str, Any]:
+    accepted, ready = row["accepted_at"], row["ready_at"]
+    return {
+        "slice": row["number"],
+        "status": row["state"],
+        "worker": row["worker"],
+        "failures": row["failures"],
+        "losses": row["losses"],
+        "computedTime": None if accepted is None else round(accepted * 1000),
+        "waitingSince": None if ready is None else round(ready * 1000),
+        "history": [],
+    }
+
+
 async def story(tx: AsyncConnection, job: int, number: int) -> Mapping[str, object]:
     """Everything that is known of one slice."""
     piece = (await load(tx, job, [number], lock=False)).get(number)

@@ -1,0 +1,165 @@
+"""Gathers why a job waits: from its rows, its account, and what workers said last to this process."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.database import Transaction
+from orchestrator.jobs.words import Capability, RunStatus
+from orchestrator.scheduler import escrow, explaining
+from orchestrator.scheduler import groups as rules
+from orchestrator.scheduler.catalog import Job
+from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.explaining import Facts, GroupFacts, Holding
+from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
+from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, census
+from orchestrator.scheduler.pricing import hold_for, to_dcc
+from orchestrator.scheduler.roster import Roster
+from orchestrator.scheduler.settling import facts_of
+from orchestrator.scheduler.store import groups, jobs, slices
+from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.scheduler.task_distributor import job_profile
+
+MOST_HOLDINGS = 20
+MOST_REASONS = 5
+LATELY_S = 60.0
+"""a refusal older than this stands for nothing any more"""
+
+
+class Explainer:
+    def __init__(self, core: Core, roster: Roster) -> None:
+        self._core = core
+        self._roster = roster
+
+    async def explain(self, job: Job) -> dict[str, Any]:
+        """The answer of `explainJob`: findings, and the facts behind them."""
+        async with self._core.database.snapshot() as tx:
+            facts = await self._facts(tx, job)
+        return {
+            "job": job.id,
+            "status": str(facts.status),
+            "findings": explaining.as_json(explaining.explain(facts)),
+            "slices": {
+                "total": facts.counts.total,
+                "waiting": facts.counts.waiting,
+                "leased": facts.counts.leased,
+                "computed": facts.counts.accepted,
+                "failed": facts.counts.failed,
+            },
+            "workers": {
+                "present": facts.present,
+                "able": facts.able,
+                "refused": {str(code): count for code, count in facts.reasons.items()},
+                "refusedLately": {str(code): count for code, count in facts.lately.items()},
+            },
+            "leases": [
+                {"worker": one.worker, "slices": one.slices, "expiresInSeconds": round(one.expires_in_s, 1)}
+                for one in facts.holdings
+            ],
+            "computeGroups": [group.label for group in facts.groups],
+            "competitors": {"waiting": facts.competitors, "payingMore": facts.paying_more},
+            "money": {"slicePrice": to_dcc(facts.price), "available": to_dcc(facts.available)},
+        }
+
+    async def _facts(self, tx: Transaction, job: Job) -> Facts:
+        now = self._core.clock()
+        state = (await jobs.states(tx, [job.key]))[job.key]
+        ids = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
+        about_groups, usable = await self._groups(tx, job, state, ids)
+        profile = job_profile(job, usable)
+        present = list(self._roster.profiles(now))
+        able, reasons = census(profile, present, state.estimate)
+        competitors, paying_more = await jobs.competing(tx, job.record, ids)
+        holdings = await slices.holdings(tx, job.key, MOST_HOLDINGS)
+        worktime = job.spec["worktime"]
+        return Facts(
+            job_id=job.id,
+            status=state.status,
+            counts=state.counts,
+            closed=state.closed,
+            admitted=state.admitted,
+            local_exec=job.record.local_exec,
+            estimating=_left_to_measure(state),
+            price=job.slice_price,
+            account=job.payment_account,
+            available=(await self._core.money.balances(tx, [job.payment_account]))[job.payment_account],
+            required=hold_for(escrow.missing(state.funded, state.counts), job.slice_price),
+            groups=tuple(about_groups),
+            present=len(present),
+            able=able,
+            reasons=reasons,
+            lately=self._lately(job.key, now),
+            lacking=_lacking(profile, present),
+            worktime=f"{worktime['name']} {worktime['version']}",
+            isolation=None if profile.isolation is None else str(profile.isolation),
+            wage=_least_wage(profile, state, present),
+            holdings=tuple(
+                Holding(worker, count, now - opened, expires - now) for worker, count, opened, expires in holdings
+            ),
+            failures=tuple(await slices.failure_reasons(tx, job.key, MOST_REASONS)),
+            competitors=competitors,
+            paying_more=paying_more,
+            last_error=state.last_error,
+            stop_code=state.stop_code,
+            stop_reason=state.stop_reason,
+            other_worker_s=self._core.settings.other_worker_s,
+            rejected_job_s=self._core.settings.rejected_job_s,
+        )
+
+    async def _groups(
+        self, tx: Transaction, job: Job, state: JobState, ids: frozenset[str]
+    ) -> tuple[list[GroupFacts], frozenset[str]]:
+        """About each group, and those that take the job as it is now."""
+        now = self._core.clock()
+        payment = hold_for(state.counts.total, job.slice_price)
+        known = await groups.by_ids(tx, ids)
+        found, usable = [], set()
+        for one in sorted(ids):
+            group = known.get(one)
+            use = self._roster.use_of(one, now, besides="")
+            if group is None:
+                found.append(GroupFacts("public" if one == PUBLIC_GROUP_ID else one, use.workers))
+                usable.add(one)
+                continue
+            outgrown = rules.pays_too_much(group, payment)
+            full = not rules.has_room_for(group, Use(workers=1), use)
+            found.append(GroupFacts(group.label, use.workers, full=full, outgrown=outgrown))
+            if not outgrown:
+                usable.add(one)
+        return found, frozenset(usable)
+
+    def _lately(self, key: int, now: float) -> dict[WhyNot, int]:
+        counts: collections.Counter[WhyNot] = collections.Counter()
+        for refusal in self._core.refusals.of(key):
+            counts[refusal.code] += refusal.since(now - LATELY_S)
+        return {code: count for code, count in counts.items() if count}
+
+
+def _left_to_measure(state: JobState) -> int | None:
+    if state.status is not RunStatus.ESTIMATION:
+        return None
+    wanted = state.counts.total if state.estimation_slices is None else state.estimation_slices
+    return max(wanted - facts_of(state).measured, 0)
+
+
+def _lacking(job: JobProfile, present: Sequence[WorkerProfile]) -> dict[str, int]:
+    """Of the workers that are in the job's groups, how many lack which of the capabilities that it requires."""
+    near = [worker for worker in present if worker.groups & job.groups]
+    counts = {}
+    for capability in Capability:
+        lacking = sum(not worker.capabilities & capability for worker in near)
+        if job.needs & capability and lacking:
+            counts[(capability.name or "").lower()] = lacking
+    return counts
+
+
+def _least_wage(job: JobProfile, state: JobState, present: Sequence[WorkerProfile]) -> int | None:
+    """Units per slice that the least demanding worker asks for among those that ask for more than the job pays."""
+    wages = [
+        worker.minimum_wage.slice_price(state.estimate)
+        for worker in present
+        if not worker.minimum_wage.accepts(job.slice_price, state.estimate)
+    ]
+    return max(round(min(wages)), 1) if wages else None
