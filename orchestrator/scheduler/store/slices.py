@@ -278,8 +278,8 @@ async def holdings(tx: AsyncConnection, job: int, limit: int) -> list[tuple[str,
     """(worker, slices, opened, expires) of the leases under which slices of the job are out; the first to end first."""
     query = (
         sa.select(leases.c.worker, sa.func.count(), leases.c.opened_at, leases.c.expires_at)
-        .join(slices, slices.c.lease == leases.c.id)
-        .where(slices.c.job == job, slices.c.state == sa.literal_column("'leased'"))
+        .join(slices, sa.or_(slices.c.lease == leases.c.id, slices.c.rival == leases.c.id))
+        .where(slices.c.job == job, _IS_OUT)
         .group_by(leases.c.id, leases.c.worker, leases.c.opened_at, leases.c.expires_at)
         .order_by(leases.c.expires_at)
         .limit(limit)
