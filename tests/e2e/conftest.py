@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
+from orchestrator.wallet import files
 from tests.e2e import harness
+from tests.e2e.tools import Tools
 
 RunClient = Callable[..., Awaitable[harness.ClientRun]]
 
@@ -46,3 +48,20 @@ def run(computer: str, wallet: harness.Wallet, node: pathlib.Path, npm_modules: 
             return await client.finish(within=within)
 
     return run_client
+
+
+@pytest.fixture
+async def tools(
+    wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path, tmp_path: pathlib.Path
+) -> AsyncIterator[Tools]:
+    """Command-line tools, and a Scheduler of their own."""
+    files.load_or_create(wallet.folder / "other.keystore", "other")
+    scheduler = await harness.Command.start(
+        "scheduler", "run", "--port", "0", "--state", str(tmp_path / "scheduler"), "--initial-credit", "1000",
+        log=tmp_path / "scheduler.log",
+    )  # fmt: skip
+    try:
+        url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
+        yield Tools(node, npm_modules, wallet, url)
+    finally:
+        await scheduler.stop()
