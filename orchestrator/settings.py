@@ -69,6 +69,11 @@ class SchedulerSettings(ComponentSettings):
         description="credit that an account starts with when it is first used; 0 opens none",
         json_schema_extra=flag(amount=True, topic="Money"),
     )
+    bank_operator: tuple[str, ...] = Field(
+        (),
+        description="address whose key may issue credits and pay out fees; the Scheduler's own when not given",
+        json_schema_extra=flag(metavar="ADDRESS"),
+    )
     market_slice_value: int = Field(
         10**13,
         ge=0,

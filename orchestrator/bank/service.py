@@ -9,15 +9,32 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from orchestrator.bank import auditing, ledger, store
 from orchestrator.bank.auditing import Audit
 from orchestrator.bank.chain import Lane, Posting
-from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE, PostingKind
-from orchestrator.bank.ledger import Book, Payment
+from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE, AccountKind, PostingKind
+from orchestrator.bank.ledger import Account, Book, Payment
 from orchestrator.bank.pending import Pending, pending_id
 from orchestrator.database import Transaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Line:
+    """A posting as one of its accounts sees it."""
+
+    key: int
+    """Grows from posting to posting; says where the next part of a statement begins."""
+    id: str
+    kind: PostingKind
+    other: str
+    """The other account."""
+    change: int
+    """Units; negative where the account gave."""
+    balance: int
+    """Of the account, after it."""
+    posted_at: float
 
 
 class Bank:
@@ -142,12 +159,12 @@ class Bank:
         source: str,
         target: str,
         amount: int | None,
-        expires_at: float | None = None,
+        expires_in: float | None = None,
     ) -> Pending:
         """The first step of a transfer in two: put the amount (everything when None) aside.
 
-        To the chain reserve it is a withdrawal. After `expires_at` (seconds since 1970; None: never) it can only become
-        void. Made before with the same id: what it is now. Ids of pending transfers are apart from those of others.
+        To the chain reserve it is a withdrawal. After `expires_in` seconds (None: never) it can only become void. Made
+        before with the same id: what it is now. Ids of pending transfers are apart from those of others.
 
         Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
         """
@@ -160,7 +177,9 @@ class Bank:
         if amount is None:
             amount = known.amount if known is not None else max(book.balance(source), 1)
         kind = PostingKind.WITHDRAWAL if target == CHAIN_RESERVE else PostingKind.TRANSFER
-        book.reserve(Pending(key, kind, source, target, amount, self._clock(), expires_at))
+        now = self._clock()
+        expires_at = None if expires_in is None else now + expires_in
+        book.reserve(Pending(key, kind, source, target, amount, now, expires_at))
         await self._save(tx, book)
         return book.pending[key]
 
@@ -209,6 +228,36 @@ class Bank:
         """Units of each account."""
         found = await store.balances(tx, accounts)
         return {account: found.get(account, 0) for account in accounts}
+
+    async def accounts(
+        self, tx: Transaction, kinds: Collection[AccountKind], *, after: int = 0, most: int = 1000
+    ) -> list[Account]:
+        """Accounts of these kinds as they were opened, after the one with the key `after`."""
+        return await store.some_accounts(tx, kinds, after, most)
+
+    async def statement(
+        self,
+        tx: Transaction,
+        account: str,
+        *,
+        before: int | None = None,
+        most: int = 100,
+    ) -> list[Line]:
+        """The newest postings of an account, or the newest before a line, the newest first.
+
+        Costs as much as the account has postings that are newer. Run it in a snapshot.
+        """
+        found = await store.postings_of(tx, account, before=before, most=most)
+        if not found:
+            return []
+        balance = await self.balance(tx, account) - await store.net_after(tx, account, found[0][0])
+        lines = []
+        for key, posting, posted_at in found:
+            gave = posting.source == account
+            other, change = (posting.target, -posting.amount) if gave else (posting.source, posting.amount)
+            lines.append(Line(key, posting.id, posting.kind, other, change, balance, posted_at))
+            balance -= change
+        return lines
 
     async def held(self, tx: Transaction, hold_id: str) -> int:
         """Units that a hold still holds; 0 when it is released or unknown."""

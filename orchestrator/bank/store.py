@@ -380,19 +380,13 @@ async def all_postings(tx: AsyncConnection, names: Mapping[int, str]) -> AsyncIt
 
 
 async def postings_of(
-    tx: AsyncConnection, account: str, *, before: int | None, since: float | None, until: float | None, most: int
+    tx: AsyncConnection, account: str, *, before: int | None, most: int
 ) -> list[tuple[int, Posting, float]]:
     """The newest postings of an account, the newest first: (row's number, posting, time). `before` is such a number."""
     key = (await _keys(tx, [account])).get(account)
     if key is None:
         return []
-    query = _select_chained
-    if before is not None:
-        query = query.where(postings.c.id < before)
-    if since is not None:
-        query = query.where(postings.c.posted_at >= since)
-    if until is not None:
-        query = query.where(postings.c.posted_at < until)
+    query = _select_chained if before is None else _select_chained.where(postings.c.id < before)
     halves = [
         query.where(column == key).order_by(postings.c.id.desc()).limit(most)
         for column in (postings.c.source, postings.c.target)

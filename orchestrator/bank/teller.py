@@ -1,23 +1,31 @@
 """bankTeller: the DCP service through which the owners of accounts look at them and move money.
 
 An account is touched only when its own key signed the request (`allow` and `auth`, checked by the protocol layer and
-handed over as `authorized`): that the peer may be trusted for other things does not count.
+handed over as `authorized`): that the peer may be trusted for other things does not count. New money is made, and fees
+are paid out, by an operator's key alone.
+
+`transfer`, `transferCredits`, `viewAccount` and `viewAccounts` are the operations of the official clients; the others,
+and the field `transferId`, are ours.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 from orchestrator.bank.amounts import format_amount, parse_amount
-from orchestrator.bank.service import Bank
-from orchestrator.database import Database, Transaction
+from orchestrator.bank.pending import Pending
+from orchestrator.bank.service import Bank, Line
+from orchestrator.database import Database, Transaction, retried
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.wallet import addresses
 
 MAX_ACCOUNTS = 1000
 """In one request."""
+MAX_LINES = 1000
+"""Of a statement in one answer."""
+MAX_EXPIRY_S = 10 * 365 * 86_400
 
 
 class Request(Protocol):
@@ -38,7 +46,8 @@ class Teller:
     """The service's requests, each in one transaction.
 
     `initial_credit` > 0 is for local computers: an account gets that many units when its owner first comes.
-    `on_transfer` is called after each transfer that was committed.
+    `on_transfer` is called after each request that may have moved money. `operators` are the addresses whose keys may make
+    money.
     """
 
     def __init__(
@@ -48,20 +57,33 @@ class Teller:
         *,
         initial_credit: int = 0,
         on_transfer: Callable[[], None] = lambda: None,
+        operators: Collection[str] = (),
     ) -> None:
         self._on_transfer = on_transfer
         self._bank = bank
         self._database = database
         self._initial_credit = initial_credit
+        self._operators = frozenset(operators)
         self._operations: dict[str, Callable[[Request, dict[str, Any]], Awaitable[Any]]] = {
             "transfer": self._transfer,
             "transferCredits": self._transfer_credits,
+            "reserveTransfer": self._reserve,
+            "postTransfer": self._post,
+            "voidTransfer": self._void,
+            "issueCredits": self._issue,
+            "payOutFees": self._pay_out,
+            "viewPending": self._view_pending,
+            "viewStatement": self._view_statement,
             "viewAccount": self._view_account,
             "viewAccounts": self._view_accounts,
         }
 
     async def handle(self, request: Request) -> Any:
-        """The answer's payload. Raises `InvalidInput`, `NotPermitted`, `NotEnoughFunds`, `IdReused`, ENOSYS."""
+        """The answer's payload.
+
+        Raises `InvalidInput`, `NotPermitted`, `NotFound`, `NotEnoughFunds`, `IdReused`, `NotPending`, `DatabaseAway`
+        (then it is not known whether anything happened), ENOSYS.
+        """
         name, _, version = request.operation.partition("@")
         operation = self._operations.get(name)
         if operation is None or version not in ("", "1"):
@@ -71,7 +93,11 @@ class Teller:
             )
         if not isinstance(request.data, dict):
             raise InvalidInput(f"{name}: data must be an object")
-        return await operation(request, request.data)
+        data: dict[str, Any] = request.data
+        answer = await retried(lambda: operation(request, data))
+        if not name.startswith("view"):
+            self._on_transfer()
+        return answer
 
     async def _transfer(self, request: Request, data: dict[str, Any]) -> Any:
         """`{fromAccount, toAccount, amount | transferAll: true, transferId?}`.
@@ -80,17 +106,13 @@ class Teller:
         """
         source = _authorized(request, data.get("fromAccount"), "fromAccount")
         target = _address(data.get("toAccount"), "toAccount")
-        amount = None if data.get("transferAll") is True else parse_amount(data.get("amount"))
-        transfer_id = data.get("transferId", uuid.uuid4().hex)
-        if not isinstance(transfer_id, str):
-            raise InvalidInput("transferId must be a string")
+        amount, transfer_id = _amount_or_all(data), _transfer_id(data)
         async with self._database.transaction() as tx:
             await self._welcome(tx, source)
             posting = await self._bank.transfer(
                 tx, transfer_id=transfer_id, source=source, target=target, amount=amount
             )
             balance = await self._bank.balance(tx, source)
-        self._on_transfer()
         return {
             "transferId": transfer_id,
             "fromAccount": source,
@@ -110,6 +132,99 @@ class Teller:
                 f"signingSource {signer} may not move the money of fromAccount {source}: only its own key may"
             )
         return await self._transfer(request, data)
+
+    async def _reserve(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{fromAccount, toAccount, amount | transferAll: true, transferId?, expiresIn?}`: a transfer's first step.
+
+        `expiresIn` (seconds) is when it becomes void by itself; without it waits for ever. The same again: how it
+        stands.
+        """
+        source = _authorized(request, data.get("fromAccount"), "fromAccount")
+        target = _address(data.get("toAccount"), "toAccount")
+        amount, transfer_id, seconds = _amount_or_all(data), _transfer_id(data), data.get("expiresIn")
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_EXPIRY_S
+        ):
+            raise InvalidInput(f"expiresIn must be a number of seconds, more than 0 and at most {MAX_EXPIRY_S}")
+        async with self._database.transaction() as tx:
+            await self._welcome(tx, source)
+            made = await self._bank.reserve(
+                tx, transfer_id=transfer_id, source=source, target=target, amount=amount, expires_in=seconds
+            )
+            return _pending_answer(transfer_id, made)
+
+    async def _post(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{fromAccount, transferId}`: the money goes where it was meant for. By who pays."""
+        source = _authorized(request, data.get("fromAccount"), "fromAccount")
+        transfer_id = _given_id(data)
+        async with self._database.transaction() as tx:
+            return _pending_answer(
+                transfer_id, await self._bank.post_pending(tx, source=source, transfer_id=transfer_id)
+            )
+
+    async def _void(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{fromAccount, transferId}`: the money goes back. By who pays, or by who would have got it."""
+        source, transfer_id = _address(data.get("fromAccount"), "fromAccount"), _given_id(data)
+        async with self._database.transaction() as tx:
+            known = await self._bank.pending_transfer(tx, source=source, transfer_id=transfer_id)
+            if source not in request.authorized and (known is None or known.target not in request.authorized):
+                raise NotPermitted(
+                    f"the request is signed neither by fromAccount {source} nor by who would get the money"
+                )
+            return _pending_answer(
+                transfer_id, await self._bank.void_pending(tx, source=source, transfer_id=transfer_id)
+            )
+
+    async def _issue(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{toAccount, amount, transferId?}`: new money. By an operator."""
+        self._require_operator(request)
+        target, amount, issue_id = _address(data.get("toAccount"), "toAccount"), _amount(data), _transfer_id(data)
+        async with self._database.transaction() as tx:
+            is_new = await self._bank.issue(tx, issue_id=issue_id, account=target, amount=amount)
+            return await self._given(tx, target, amount, issue_id, is_new)
+
+    async def _pay_out(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{toAccount, amount, transferId?}`: out of the fees. By an operator."""
+        self._require_operator(request)
+        target, amount, payout_id = _address(data.get("toAccount"), "toAccount"), _amount(data), _transfer_id(data)
+        async with self._database.transaction() as tx:
+            is_new = await self._bank.pay_out(tx, payout_id=payout_id, account=target, amount=amount)
+            return await self._given(tx, target, amount, payout_id, is_new)
+
+    async def _given(self, tx: Transaction, account: str, amount: int, given_id: str, is_new: bool) -> Any:
+        return {
+            "transferId": given_id,
+            "toAccount": account,
+            "amount": format_amount(amount),
+            "isNew": is_new,
+            "balance": format_amount(await self._bank.balance(tx, account)),
+        }
+
+    def _require_operator(self, request: Request) -> None:
+        if not self._operators & request.authorized:
+            raise NotPermitted(
+                "only an operator's key may do this: sign with the keystore of "
+                + (" or ".join(sorted(self._operators)) or "an operator, of whom this Bank has none")
+            )
+
+    async def _view_pending(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{address}`: the transfers of the account that wait."""
+        account = _authorized(request, data.get("address"), "address")
+        async with self._database.snapshot() as tx:
+            waiting = await self._bank.pending_of(tx, account)
+        return {"pending": [_pending_answer(one.id.removeprefix(f"{account}:"), one) for one in waiting]}
+
+    async def _view_statement(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{address, limit?, before?}`: the newest postings of the account; `next` is the `before` of the rest."""
+        account = _authorized(request, data.get("address"), "address")
+        limit, before = data.get("limit", 100), data.get("before")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LINES:
+            raise InvalidInput(f"limit must be a whole number from 1 to {MAX_LINES}")
+        if before is not None and (isinstance(before, bool) or not isinstance(before, int) or before >= 2**63):
+            raise InvalidInput("before must be the `next` of another answer")
+        async with self._database.snapshot() as tx:
+            lines = await self._bank.statement(tx, account, before=before, most=limit)
+        return {"lines": [line_answer(line) for line in lines], "next": lines[-1].key if len(lines) == limit else None}
 
     async def _view_accounts(self, request: Request, data: dict[str, Any]) -> Any:
         """`{address}` or `{addresses}`, each a list or one address; the answer keeps their order."""
@@ -140,6 +255,48 @@ class Teller:
     async def _welcome(self, tx: Transaction, account: str) -> None:
         if self._initial_credit > 0:
             await self._bank.open_account_with_credit(tx, account, self._initial_credit)
+
+
+def line_answer(line: Line) -> dict[str, Any]:
+    """One posting as its account sees it: `amount` is negative where it paid."""
+    return {
+        "time": line.posted_at,
+        "kind": line.kind.value,
+        "id": line.id,
+        "other": line.other,
+        "amount": format_amount(line.change),
+        "balance": format_amount(line.balance),
+    }
+
+
+def _pending_answer(transfer_id: str, one: Pending) -> dict[str, Any]:
+    return {
+        "transferId": transfer_id,
+        "fromAccount": one.source,
+        "toAccount": one.target,
+        "amount": format_amount(one.amount),
+        "state": one.state.value,
+        "expiresAt": one.expires_at,
+    }
+
+
+def _amount(data: dict[str, Any]) -> int:
+    return parse_amount(data.get("amount"))
+
+
+def _amount_or_all(data: dict[str, Any]) -> int | None:
+    return None if data.get("transferAll") is True else _amount(data)
+
+
+def _transfer_id(data: dict[str, Any]) -> str:
+    return _given_id({"transferId": uuid.uuid4().hex, **data})
+
+
+def _given_id(data: dict[str, Any]) -> str:
+    transfer_id = data.get("transferId")
+    if not isinstance(transfer_id, str):
+        raise InvalidInput("transferId must be a string")
+    return transfer_id
 
 
 def _address(value: Any, field: str) -> str:

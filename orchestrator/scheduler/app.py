@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.bank import Bank
+from orchestrator.bank.sweep import Sweep
 from orchestrator.bank.teller import Teller
 from orchestrator.clock import SteadyClock
 from orchestrator.database import Database, sqlite_url
@@ -32,6 +33,7 @@ from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.scheduler.task_distributor import TaskDistributor
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
+from orchestrator.wallet.addresses import checksum
 
 KEYSTORE = "scheduler.keystore"
 DATABASE = "scheduler.sqlite"
@@ -95,7 +97,11 @@ class SchedulerApp:
             "computeGroups": ComputeGroups(self.core),
             "pheme": Pheme(self.core, roster),
             "bankTeller": Teller(
-                bank, database, initial_credit=settings.initial_credit, on_transfer=self.core.money_came.notify
+                bank,
+                database,
+                initial_credit=settings.initial_credit,
+                on_transfer=self.core.money_came.notify,
+                operators=_operators(settings, identity.address),
             ),
         }
         memory: Memory
@@ -109,7 +115,8 @@ class SchedulerApp:
         self.server = DcpServer(identity, services, self._config_text, memory=memory, clock=self._clock)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
-        for side in (self.core.cluster, self.results, self.router, self.reconciler, self.keeper):
+        sweep = Sweep(bank, database, self._clock)
+        for side in (self.core.cluster, self.results, self.router, self.reconciler, self.keeper, sweep):
             if side is not None:
                 self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
@@ -141,6 +148,14 @@ class SchedulerApp:
 
     def statistics(self) -> dict[str, Any]:
         return {"server": self.server.statistics(), "router": self.router.statistics()}
+
+
+def _operators(settings: SchedulerSettings, own: str) -> list[str]:
+    """Who may make money. Raises `InvalidInput`."""
+    try:
+        return [checksum(address) for address in settings.bank_operator] or [own]
+    except InvalidInput as error:
+        raise InvalidInput(f"bank_operator: {error.message}") from error
 
 
 class _Tasks:

@@ -212,8 +212,8 @@ async def test_a_transfer_in_two_steps(database: Database) -> None:
     bank = Bank(clock=lambda: now)
     async with database.transaction() as tx:
         await bank.open_account_with_credit(tx, A, 10)
-        for name, amount, expires_at in (("t", 4, 1010.0), ("u", 3, 1010.0), ("w", 2, None)):
-            made = await bank.reserve(tx, transfer_id=name, source=A, target=B, amount=amount, expires_at=expires_at)
+        for name, amount, expires_in in (("t", 4, 10.0), ("u", 3, 10.0), ("w", 2, None)):
+            made = await bank.reserve(tx, transfer_id=name, source=A, target=B, amount=amount, expires_in=expires_in)
             assert (made.state, made.amount) == (PendingState.PENDING, amount)
         assert (await bank.balances(tx, [A, B])) == {A: 1, B: 0}
         with pytest.raises(NotEnoughFunds):

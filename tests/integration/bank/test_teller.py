@@ -10,7 +10,7 @@ from orchestrator.bank import Bank
 from orchestrator.bank.amounts import UNITS
 from orchestrator.bank.teller import Teller
 from orchestrator.database import Database
-from orchestrator.errors import InvalidInput, NotEnoughFunds, NotPermitted, OrchestratorError
+from orchestrator.errors import InvalidInput, NotEnoughFunds, NotFound, NotPermitted, OrchestratorError
 from orchestrator.wallet.keys import PrivateKey
 
 A, B = PrivateKey(b"\1" * 32).address, PrivateKey(b"\2" * 32).address
@@ -98,6 +98,13 @@ async def test_views(teller: Teller) -> None:
             InvalidInput,
             "Bad checksum",
         ),
+        ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 1, "expiresIn": 0}, InvalidInput, "seconds"),
+        ("reserveTransfer", {"fromAccount": A, "toAccount": A, "amount": 1}, InvalidInput, "not possible"),
+        ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 9}, NotEnoughFunds, "has 8.5 DCC"),
+        ("postTransfer", {"fromAccount": A}, InvalidInput, "transferId must be a string"),
+        ("issueCredits", {"toAccount": A, "amount": 1}, NotPermitted, "of whom this Bank has none"),
+        ("viewStatement", {"address": A, "limit": 0}, InvalidInput, "limit must be"),
+        ("viewStatement", {"address": A, "before": "x"}, InvalidInput, "before must be"),
         ("transfer@2", {}, OrchestratorError, "knows no operation 'transfer@2'"),
         ("withdraw", {}, OrchestratorError, "knows no operation"),
         ("viewAccount", None, InvalidInput, "data must be an object"),
@@ -113,6 +120,62 @@ async def test_refused(
         await teller.handle(Asked(operation, data))
     async with database.snapshot() as tx:
         assert await Bank().balances(tx, [A, B]) == {A: 17 * UNITS // 2, B: 0}
+
+
+async def test_transfers_in_two_steps(teller: Teller) -> None:
+    reserve = {"fromAccount": A, "toAccount": B, "amount": "2", "transferId": "r", "expiresIn": 3600}
+    made = await teller.handle(Asked("reserveTransfer", reserve))
+    assert (made["state"], made["amount"], made["toAccount"]) == ("pending", "2", B)
+    assert (await teller.handle(Asked("viewPending", {"address": A})))["pending"] == [made]
+    by_both = frozenset({A, B})
+    with pytest.raises(NotPermitted, match="fromAccount"):
+        await teller.handle(Asked("postTransfer", {"fromAccount": A, "transferId": "r"}, frozenset({B})))
+    with pytest.raises(NotPermitted, match="neither by"):
+        await teller.handle(Asked("voidTransfer", {"fromAccount": A, "transferId": "r"}, frozenset()))
+    with pytest.raises(NotFound):
+        await teller.handle(Asked("voidTransfer", {"fromAccount": A, "transferId": "s"}))
+    posted = await teller.handle(Asked("postTransfer", {"fromAccount": A, "transferId": "r"}))
+    assert posted == {**made, "state": "posted"} == await teller.handle(Asked("reserveTransfer", reserve))
+    await teller.handle(Asked("reserveTransfer", {**reserve, "transferId": "s", "expiresIn": None}))
+    void = await teller.handle(Asked("voidTransfer", {"fromAccount": A, "transferId": "s"}, frozenset({B})))
+    assert void["state"] == "void"
+    both = await teller.handle(Asked("viewAccounts", {"addresses": [A, B]}, by_both))
+    assert [one["balance"] for one in both["accounts"]] == ["6.5", "2"]
+
+
+async def test_only_an_operator_makes_money(database: Database) -> None:
+    teller = Teller(Bank(), database, operators=[B])
+    issue = Asked("issueCredits", {"toAccount": A, "amount": "3", "transferId": "i"}, frozenset({B}))
+    assert [(await teller.handle(issue))["isNew"] for _ in range(2)] == [True, False]
+    for operation in ("issueCredits", "payOutFees"):
+        with pytest.raises(NotPermitted, match=f"sign with the keystore of {B}"):
+            await teller.handle(Asked(operation, {"toAccount": A, "amount": 1}))
+    async with database.transaction() as tx:
+        await Bank().charge(tx, fee_id="f", account=A, amount=UNITS)
+    with pytest.raises(NotEnoughFunds):
+        await teller.handle(Asked("payOutFees", {"toAccount": A, "amount": 2}, frozenset({B})))
+    answer = await teller.handle(Asked("payOutFees", {"toAccount": A, "amount": 1}, frozenset({B})))
+    assert answer["balance"] == "11.5"
+
+
+async def test_statement(teller: Teller) -> None:
+    for number in (1, 2):
+        data = {"fromAccount": A, "toAccount": B, "amount": number, "transferId": str(number)}
+        await teller.handle(Asked("transfer@1", data))
+    first = await teller.handle(Asked("viewStatement", {"address": A, "limit": 2}))
+    assert [(one["kind"], one["amount"], one["balance"], one["other"]) for one in first["lines"]] == [
+        ("transfer", "-2", "5.5", B),
+        ("transfer", "-1", "7.5", B),
+    ]
+    rest = await teller.handle(Asked("viewStatement", {"address": A, "before": first["next"]}))
+    assert [(one["kind"], one["amount"], one["balance"]) for one in rest["lines"]] == [
+        ("hold", "-0.5", "8.5"),
+        ("hold", "-1", "9"),
+        ("credit", "10", "10"),
+    ]
+    assert rest["next"] is None
+    with pytest.raises(NotPermitted):
+        await teller.handle(Asked("viewStatement", {"address": B}))
 
 
 async def test_on_a_local_computer_accounts_start_with_credit(database: Database) -> None:
