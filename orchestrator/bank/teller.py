@@ -46,8 +46,8 @@ class Teller:
     """The service's requests, each in one transaction.
 
     `initial_credit` > 0 is for local computers: an account gets that many units when its owner first comes.
-    `on_transfer` is called after each request that may have moved money. `operators` are the addresses whose keys may make
-    money.
+    `on_transfer` is called after each request that may have moved money. `operators` are the addresses whose keys may
+    make money.
     """
 
     def __init__(

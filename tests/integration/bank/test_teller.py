@@ -78,46 +78,44 @@ async def test_views(teller: Teller) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("operation", "data", "error", "says"),
-    [
-        ("transfer@1", {"fromAccount": B, "toAccount": A, "amount": "1"}, NotPermitted, f"fromAccount {B}"),
-        ("viewAccounts", {"address": [A, B]}, NotPermitted, f"not signed by the key of address {B}"),
-        ("viewAccount", {"address": B}, NotPermitted, "authorize it with its keystore"),
-        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "9"}, NotEnoughFunds, "has 8.5 DCC but 9 DCC"),
-        ("transfer@1", {"fromAccount": A, "toAccount": B}, InvalidInput, "amount must be decimal text or a number"),
-        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "0"}, InvalidInput, "too small"),
-        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "-1"}, InvalidInput, "negative"),
-        ("transfer@1", {"fromAccount": A, "toAccount": A, "amount": "1"}, InvalidInput, "the same account"),
-        ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": 1, "transferId": 7}, InvalidInput, "transferId"),
-        ("transfer@1", {"fromAccount": A, "amount": "1"}, InvalidInput, "toAccount is missing"),
-        ("transfer@1", {"fromAccount": A, "toAccount": "issuance", "amount": "1"}, InvalidInput, "'issuance' is not"),
-        (
-            "transfer@1",
-            {"fromAccount": A, "toAccount": "0x" + A[2:].swapcase(), "amount": 1},
-            InvalidInput,
-            "Bad checksum",
-        ),
-        ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 1, "expiresIn": 0}, InvalidInput, "seconds"),
-        ("reserveTransfer", {"fromAccount": A, "toAccount": A, "amount": 1}, InvalidInput, "not possible"),
-        ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 9}, NotEnoughFunds, "has 8.5 DCC"),
-        ("postTransfer", {"fromAccount": A}, InvalidInput, "transferId must be a string"),
-        ("issueCredits", {"toAccount": A, "amount": 1}, NotPermitted, "of whom this Bank has none"),
-        ("viewStatement", {"address": A, "limit": 0}, InvalidInput, "limit must be"),
-        ("viewStatement", {"address": A, "before": "x"}, InvalidInput, "before must be"),
-        ("transfer@2", {}, OrchestratorError, "knows no operation 'transfer@2'"),
-        ("withdraw", {}, OrchestratorError, "knows no operation"),
-        ("viewAccount", None, InvalidInput, "data must be an object"),
-        ("viewAccount", {}, InvalidInput, "address is missing"),
-        ("viewAccounts", {"addresses": [A] * 1001}, InvalidInput, "at most 1000"),
-        ("viewAccounts", {"addresses": [[A]]}, InvalidInput, "must be a string"),
-    ],
-)
-async def test_refused(
-    teller: Teller, database: Database, operation: str, data: Any, error: type[OrchestratorError], says: str
-) -> None:
-    with pytest.raises(error, match=says):
-        await teller.handle(Asked(operation, data))
+REFUSED: list[tuple[str, Any, type[OrchestratorError], str]] = [
+    ("transfer@1", {"fromAccount": B, "toAccount": A, "amount": "1"}, NotPermitted, f"fromAccount {B}"),
+    ("viewAccounts", {"address": [A, B]}, NotPermitted, f"not signed by the key of address {B}"),
+    ("viewAccount", {"address": B}, NotPermitted, "authorize it with its keystore"),
+    ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "9"}, NotEnoughFunds, "has 8.5 DCC but 9 DCC"),
+    ("transfer@1", {"fromAccount": A, "toAccount": B}, InvalidInput, "amount must be decimal text or a number"),
+    ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "0"}, InvalidInput, "too small"),
+    ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": "-1"}, InvalidInput, "negative"),
+    ("transfer@1", {"fromAccount": A, "toAccount": A, "amount": "1"}, InvalidInput, "the same account"),
+    ("transfer@1", {"fromAccount": A, "toAccount": B, "amount": 1, "transferId": 7}, InvalidInput, "transferId"),
+    ("transfer@1", {"fromAccount": A, "amount": "1"}, InvalidInput, "toAccount is missing"),
+    ("transfer@1", {"fromAccount": A, "toAccount": "issuance", "amount": "1"}, InvalidInput, "'issuance' is not"),
+    (
+        "transfer@1",
+        {"fromAccount": A, "toAccount": "0x" + A[2:].swapcase(), "amount": 1},
+        InvalidInput,
+        "Bad checksum",
+    ),
+    ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 1, "expiresIn": 0}, InvalidInput, "seconds"),
+    ("reserveTransfer", {"fromAccount": A, "toAccount": A, "amount": 1}, InvalidInput, "not possible"),
+    ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 9}, NotEnoughFunds, "has 8.5 DCC"),
+    ("postTransfer", {"fromAccount": A}, InvalidInput, "transferId must be a string"),
+    ("issueCredits", {"toAccount": A, "amount": 1}, NotPermitted, "of whom this Bank has none"),
+    ("viewStatement", {"address": A, "limit": 0}, InvalidInput, "limit must be"),
+    ("viewStatement", {"address": A, "before": "x"}, InvalidInput, "before must be"),
+    ("transfer@2", {}, OrchestratorError, "knows no operation 'transfer@2'"),
+    ("withdraw", {}, OrchestratorError, "knows no operation"),
+    ("viewAccount", None, InvalidInput, "data must be an object"),
+    ("viewAccount", {}, InvalidInput, "address is missing"),
+    ("viewAccounts", {"addresses": [A] * 1001}, InvalidInput, "at most 1000"),
+    ("viewAccounts", {"addresses": [[A]]}, InvalidInput, "must be a string"),
+]
+
+
+async def test_refused(teller: Teller, database: Database) -> None:
+    for operation, data, error, says in REFUSED:
+        with pytest.raises(error, match=says):
+            await teller.handle(Asked(operation, data))
     async with database.snapshot() as tx:
         assert await Bank().balances(tx, [A, B]) == {A: 17 * UNITS // 2, B: 0}
 
