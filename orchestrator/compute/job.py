@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import decimal
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,30 @@ class Job:
         if stop.get("runStatus") != words.RunStatus.FINISHED:
             raise JobFailed(f"job {self.id} was stopped: {stop.get('reason')}", code=stop.get("code"))
         return [self.results.get(number) for number in range(1, int(stop.get("sliceCount", len(self.results))) + 1)]
+
+    async def add_funds(
+        self,
+        client: DcpClient,
+        config: Mapping[str, Any],
+        account: PrivateKey,
+        amount: decimal.Decimal | int | float | str | None = None,
+    ) -> Mapping[str, Any]:
+        """Put money into the job's hold, out of any account: `amount` in DCC, of which whole slices are taken, or
+        what the job lacks. A job that is paused (event `nofunds`) goes on. May be called while `exec` waits.
+
+        The answer tells `added`, `escrow` (what the job holds now), `cost` and `fundsRequired` (what it still lacks) as
+        decimal text in DCC. Raises RemoteError with the Scheduler's code: ENOFUNDS, EINVAL for less than one slice,
+        ECLOSED when the job has ended.
+        """
+        wish: dict[str, Any] = {"job": self.id, "account": account.address, "transferId": secrets.token_hex(16)}
+        if amount is not None:
+            wish["amount"] = str(amount)
+        submit = client.connect(config["scheduler"]["services"]["jobSubmit"]["location"])
+        try:
+            answer: Mapping[str, Any] = await submit.request("addFunds", wish, authorize=[account])
+            return answer
+        finally:
+            await submit.close()
 
     async def _follow(
         self,
