@@ -168,6 +168,22 @@ class Database:
             **arguments, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S, keepalives_idle=30
         )
 
+    async def describe(self) -> tuple[str, int]:
+        """Name and version of the database server, and the size of this database in bytes."""
+        if self._is_sqlite:
+            queries = (
+                "SELECT 'SQLite ' || sqlite_version()",
+                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+            )
+        else:
+            queries = (
+                "SELECT 'PostgreSQL ' || current_setting('server_version')",
+                "SELECT pg_database_size(current_database())",
+            )
+        async with self.snapshot() as tx:
+            name, size = [(await tx.exec_driver_sql(query)).scalar_one() for query in queries]
+        return str(name), int(size)
+
     async def close(self) -> None:
         await self._engine.dispose()
 

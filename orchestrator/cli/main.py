@@ -13,6 +13,7 @@ from orchestrator.errors import OrchestratorError
 
 _COMMANDS = {
     "bank": ("orchestrator.cli.bank", "The Bank's books, and its teller."),
+    "db": ("orchestrator.cli.db", "Migrate and check the database of a Scheduler."),
     "doctor": ("orchestrator.cli.doctor", "Whether this machine can be a Worker, and what to do."),
     "job": ("orchestrator.cli.job", "Look at your jobs, ask why one waits, and cancel it."),
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),

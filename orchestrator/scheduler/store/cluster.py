@@ -77,6 +77,10 @@ async def agree(tx: AsyncConnection, name: str, value: str) -> str:
     return str((await tx.execute(sa.select(facts.c.value).where(facts.c.name == name))).scalar_one())
 
 
+async def fact(tx: AsyncConnection, name: str) -> str | None:
+    return (await tx.execute(sa.select(facts.c.value).where(facts.c.name == name))).scalar()
+
+
 # --- processes
 
 
