@@ -78,6 +78,8 @@ class PostgresServer:
 
     folder: pathlib.Path = dataclasses.field(init=False)
     port: int = dataclasses.field(default_factory=_free_port)
+    durable: bool = False
+    """Wait for the disk at each commit, as a server that holds money does."""
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PostgresServer:
@@ -112,7 +114,8 @@ class PostgresServer:
         return self.folder / "postgres.log"
 
     def start(self) -> None:
-        options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
+        given = {**_OPTIONS, "fsync": "on", "full_page_writes": "on"} if self.durable else _OPTIONS
+        options = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
         places = ["-k", str(self.folder), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

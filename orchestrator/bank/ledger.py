@@ -89,6 +89,16 @@ class Payment:
     amount: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """A transfer that somebody asks for: everything there is, when `amount` is None."""
+
+    transfer_id: str
+    source: str
+    target: str
+    amount: int | None
+
+
 def escrow_account(hold_id: str) -> str:
     return f"escrow:{hold_id}"
 

@@ -15,9 +15,10 @@ from orchestrator.bank import auditing, ledger, store
 from orchestrator.bank.auditing import Audit
 from orchestrator.bank.chain import Lane, Posting
 from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE, AccountKind, PostingKind
-from orchestrator.bank.ledger import Account, Book, Payment
+from orchestrator.bank.ledger import Account, Book, Payment, Wanted
 from orchestrator.bank.pending import Pending, pending_id
 from orchestrator.database import Transaction
+from orchestrator.errors import OrchestratorError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +36,14 @@ class Line:
     balance: int
     """Of the account, after it."""
     posted_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moved:
+    """What a transfer moved, and what its source had right after (now, when it was made before). Units."""
+
+    amount: int
+    balance: int
 
 
 class Bank:
@@ -115,6 +124,24 @@ class Bank:
         posting = book.transfer(transfer_id, source, target, amount)
         await self._save(tx, book)
         return posting
+
+    async def transfers(self, tx: Transaction, wanted: Sequence[Wanted]) -> list[Moved | OrchestratorError]:
+        """Many transfers in their order, with as many statements as one.
+
+        One that is refused, as `transfer` would refuse it, is answered by its error and stops no other.
+        """
+        names = {name for one in wanted for name in (one.source, one.target)}
+        posting_ids = {ledger.transfer_posting_id(one.source, one.transfer_id) for one in wanted}
+        book = await store.load(tx, names=names, posting_ids=posting_ids)
+        outcomes: list[Moved | OrchestratorError] = []
+        for one in wanted:
+            try:
+                posting = book.transfer(one.transfer_id, one.source, one.target, one.amount)
+                outcomes.append(Moved(posting.amount, book.balance(one.source)))
+            except OrchestratorError as error:
+                outcomes.append(error)
+        await self._save(tx, book)
+        return outcomes
 
     async def open_account_with_credit(self, tx: Transaction, account: str, credit: int) -> bool:
         """Give an account `credit` new units the first time it is seen. False ever after.

@@ -11,12 +11,14 @@ and the field `transferId`, are ours.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from orchestrator.bank.amounts import format_amount, parse_amount
+from orchestrator.bank.ledger import Wanted
 from orchestrator.bank.pending import Pending
 from orchestrator.bank.service import Bank, Line
+from orchestrator.bank.transfers import Transfers
 from orchestrator.database import Database, Transaction, retried
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.wallet import addresses
@@ -43,7 +45,7 @@ class Request(Protocol):
 
 
 class Teller:
-    """The service's requests, each in one transaction.
+    """The service's requests, each in one transaction; transfers share theirs.
 
     `initial_credit` > 0 is for local computers: an account gets that many units when its owner first comes.
     `on_transfer` is called after each request that may have moved money. `operators` are the addresses whose keys may
@@ -64,6 +66,7 @@ class Teller:
         self._database = database
         self._initial_credit = initial_credit
         self._operators = frozenset(operators)
+        self._transfers = Transfers(bank, database, self._welcome_all)
         self._operations: dict[str, Callable[[Request, dict[str, Any]], Awaitable[Any]]] = {
             "transfer": self._transfer,
             "transferCredits": self._transfer_credits,
@@ -106,19 +109,14 @@ class Teller:
         """
         source = _authorized(request, data.get("fromAccount"), "fromAccount")
         target = _address(data.get("toAccount"), "toAccount")
-        amount, transfer_id = _amount_or_all(data), _transfer_id(data)
-        async with self._database.transaction() as tx:
-            await self._welcome(tx, source)
-            posting = await self._bank.transfer(
-                tx, transfer_id=transfer_id, source=source, target=target, amount=amount
-            )
-            balance = await self._bank.balance(tx, source)
+        wanted = Wanted(_transfer_id(data), source, target, _amount_or_all(data))
+        moved = await self._transfers.move(wanted)
         return {
-            "transferId": transfer_id,
+            "transferId": wanted.transfer_id,
             "fromAccount": source,
             "toAccount": target,
-            "amount": format_amount(posting.amount),
-            "balance": format_amount(balance),
+            "amount": format_amount(moved.amount),
+            "balance": format_amount(moved.balance),
         }
 
     async def _transfer_credits(self, request: Request, data: dict[str, Any]) -> Any:
@@ -251,6 +249,10 @@ class Teller:
             "balance": format_amount(balance),
             "escrow": {"num": number, "total": format_amount(total)},
         }
+
+    async def _welcome_all(self, tx: Transaction, accounts: Sequence[str]) -> None:
+        for account in accounts:
+            await self._welcome(tx, account)
 
     async def _welcome(self, tx: Transaction, account: str) -> None:
         if self._initial_credit > 0:

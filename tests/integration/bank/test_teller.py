@@ -1,12 +1,13 @@
 """The teller's operations on a real database, called as the protocol layer calls a service."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from orchestrator.bank import Bank
+from orchestrator.bank import Bank, IdReused
 from orchestrator.bank.amounts import UNITS
 from orchestrator.bank.teller import Teller
 from orchestrator.database import Database
@@ -46,6 +47,54 @@ async def test_transfer(teller: Teller) -> None:
     assert await teller.handle(request) == answer
     again = await teller.handle(Asked("transfer", {"fromAccount": A, "toAccount": B, "amount": 1.25}))
     assert (again["balance"], again["transferId"] != "t") == ("6", True)
+
+
+async def test_transfers_at_once_share_a_transaction(database: Database) -> None:
+    """Each is answered for itself, repeated ones and refused ones as well."""
+    transactions: list[Any] = []
+
+    class Counting(Bank):
+        async def transfers(self, tx: Any, wanted: Any) -> Any:
+            transactions.append(len(wanted))
+            return await super().transfers(tx, wanted)
+
+    teller = Teller(Counting(), database)
+    asked = [
+        Asked("transfer@1", {"fromAccount": A, "toAccount": B, "amount": amount, "transferId": name})
+        for name, amount in (("1", "3"), ("2", "5"), ("2", "5"), ("3", "1"), ("2", "4"), ("4", "0.5"), ("5", "0.5"))
+    ]
+    answers = await asyncio.gather(*(teller.handle(one) for one in asked), return_exceptions=True)
+    assert [one["balance"] if isinstance(one, dict) else type(one) for one in answers] == [
+        "5.5", "0.5", "0.5", NotEnoughFunds, IdReused, "0", NotEnoughFunds
+    ]  # fmt: skip
+    assert transactions == [1, 6]
+    async with database.snapshot() as tx:
+        assert await Bank().balances(tx, [A, B]) == {A: 0, B: 17 * UNITS // 2}
+        assert (await Bank().audit(tx)).problems == ()
+
+
+async def test_who_gives_up_on_a_transfer_takes_no_other_along(database: Database) -> None:
+    began = asyncio.Event()
+
+    class Slow(Bank):
+        async def transfers(self, tx: Any, wanted: Any) -> Any:
+            if not began.is_set():
+                began.set()
+                await asyncio.Event().wait()
+            return await super().transfers(tx, wanted)
+
+    teller = Teller(Slow(), database)
+
+    def ask(name: str) -> asyncio.Task[Any]:
+        data = {"fromAccount": A, "toAccount": B, "amount": 1, "transferId": name}
+        return asyncio.ensure_future(teller.handle(Asked("transfer@1", data)))
+
+    first = ask("1")
+    await began.wait()
+    others = [ask(name) for name in "23"]
+    first.cancel()
+    assert [one["balance"] for one in await asyncio.gather(*others)] == ["7.5", "6.5"]
+    assert first.cancelled() or first.done()
 
 
 async def test_transfer_all(teller: Teller) -> None:
