@@ -83,6 +83,7 @@ class Client(Speaker):
         """slices whose result came as an event"""
         self.stopped = asyncio.Event()
         self.deployed = False
+        self._poor = asyncio.Event()
         shared.slice_s[self.job] = plan.slice_s
 
     async def run(self) -> None:
@@ -136,7 +137,7 @@ class Client(Speaker):
             return
         wish = {
             "reliableEvents": ["stop"],
-            "optionalEvents": ["result", "error"],
+            "optionalEvents": ["result", "error", "nofunds"],
             "options": {"filter": {"job": self.job}},
         }
         try:
@@ -148,9 +149,28 @@ class Client(Speaker):
         event = data["event"]["data"]
         if event.get("eventName") == "result":
             self.heard.add(event["sliceNumber"])
+        elif event.get("eventName") == "nofunds":
+            self._poor.set()
         elif event.get("eventName") == "stop":
             self.stopped.set()
         return "success"
+
+    async def fund(self) -> None:
+        """A job that has used up its money gets more from a friend, a little at a time, or is given up."""
+        friends = 0
+        while True:
+            await self._poor.wait()
+            self._poor.clear()
+            if self._world.random.random() < 0.2:
+                await self.ask("jobSubmit", "cancelJob", {"job": self.job, "reason": "too dear"})
+                return
+            friends += 1
+            friend = Speaker(self._world, self._network, f"friend {friends} of {self.name}")
+            amount = {"amount": self._world.random.choice(["0.5", "2", "7"])}
+            data = {"fromAccount": friend.address, "toAccount": self.address, "transferId": "gift", **amount}
+            self._world.note(friend.name, f"gives {amount['amount']}")
+            await friend.ask("bankTeller", "transfer@1", data)
+            await asyncio.sleep(self._world.random.random() * 10)
 
     async def stay(self) -> None:
         """Keep a session open, so that events find their way after the last one was lost."""

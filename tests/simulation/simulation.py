@@ -22,7 +22,7 @@ from tests.simulation.world import Faults, Violation, World
 LONGEST_REST_S = 600.0
 """once the faults are over, every job must have ended after this much virtual time, and thrice the time that its slices
 take on the workers that stay"""
-CREDIT = 20 * 10**18
+CREDIT = 8 * 10**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Plan:
 class Limits:
     """How large a seed may turn out."""
 
-    workers: int = 12
-    jobs: int = 4
-    slices: int = 60
+    workers: int = 10
+    jobs: int = 3
+    slices: int = 50
     fault_minutes: float = 2.0
 
 
@@ -116,7 +116,7 @@ def plan_of(seed: int, limits: Limits = Limits()) -> Plan:
         workers=workers,
         jobs=jobs,
         savers=chance.randint(0, 2),
-        schedulers=1,
+        schedulers=chance.choice([1, 1, 1, 2, 3]),
         lease_s=chance.choice([20.0, 60.0]),
     )
 
@@ -135,12 +135,12 @@ class _Simulation:
         started = time.process_time()
         plan = self._plan
         self._world = world = World(plan.seed, plan.faults)
-        self._database = SqlDatabase(world.pause, self._committed)
+        self._database = SqlDatabase(world, self._committed, is_shared=plan.schedulers > 1)
         self._audit = Audit(world, self._database.raw)
         self._network = Network(world)
         self._shared = Shared()
         self._broken: str | None = None
-        self._start_schedulers()
+        await self._start_schedulers()
         self._clients = [
             Client(world, self._network, self._shared, f"client {i}", job) for i, job in enumerate(plan.jobs)
         ]
@@ -153,6 +153,7 @@ class _Simulation:
         actors: list[Any] = [
             *(one.run() for one in workers),
             *(one.stay() for one in self._clients),
+            *(one.fund() for one in self._clients),
             *(self._kill_now_and_then(one) for one in self._network.schedulers),
         ]
         figures: dict[str, float] = {}
@@ -176,7 +177,7 @@ class _Simulation:
         figures |= {"requests": world.steps, "virtual s": world.elapsed, "cpu s": time.process_time() - started}
         return Report(plan.seed, self._broken, world.log, figures)
 
-    def _start_schedulers(self) -> None:
+    async def _start_schedulers(self) -> None:
         settings = SchedulerSettings(
             initial_credit=CREDIT,
             lease_s=self._plan.lease_s,
@@ -187,7 +188,7 @@ class _Simulation:
         for index in range(self._plan.schedulers):
             process = SchedulerProcess(self._world, self._database, settings, f"scheduler {index}", self._witness)
             self._network.schedulers.append(process)
-            process.start()
+            await process.start()
 
     def _witness(self, request: Any, answer: Any) -> None:
         if isinstance(answer, dict) and "verdict" in answer:
@@ -218,10 +219,10 @@ class _Simulation:
                 return
             await process.kill()
             await asyncio.sleep(self._world.random.random() * 20)
-            process.start()
+            await process.start()
 
     async def _until_done(self, work: list[Any], background: list[Any]) -> None:
-        while not all(task.done() for task in work) or not self._world.calm:
+        while not all(task.done() for task in work):
             for process in self._network.schedulers:
                 _raise(process.failure, "a scheduler failed")
             for task in (*work, *background):

@@ -12,14 +12,16 @@ import functools
 import pathlib
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import sqlalchemy
 
 from orchestrator.database import Database, sqlite_url
+from tests.simulation.world import World
 
-Pause = Callable[[], Awaitable[None]]
+_BESIDE = frozenset({"processes", "sessions", "present_workers", "facts", "events", "counters"})
+"""tables of which no rule speaks"""
 
 
 class Transaction:
@@ -28,8 +30,12 @@ class Transaction:
     def __init__(self, connection: sqlalchemy.Connection) -> None:
         self._connection = connection
         self.dialect = connection.dialect
+        self.changed: set[str] = set()
+        """tables that were written to"""
 
     async def execute(self, statement: Any, parameters: Any = None) -> sqlalchemy.CursorResult[Any]:
+        if getattr(statement, "is_dml", False):
+            self.changed.add(statement.table.name)
         return self._connection.execute(statement, parameters)
 
     async def scalar(self, statement: Any, parameters: Any = None) -> Any:
@@ -53,12 +59,14 @@ class _Stream:
 
 
 class SqlDatabase:
-    """Has the methods of `orchestrator.database.Database`. `committed` is called after every commit."""
+    """Has the methods of `orchestrator.database.Database`. `committed` is called after every commit that matters."""
 
-    is_shared = False
-
-    def __init__(self, pause: Pause, committed: Callable[[], None]) -> None:
-        self._pause = pause
+    def __init__(self, world: World, committed: Callable[[], None], *, is_shared: bool) -> None:
+        self.is_shared = is_shared
+        """several processes are at work on it, and tell each other by `notify`"""
+        self._world = world
+        self._pause = world.pause
+        self._listeners: dict[object, Callable[[str], None]] = {}
         self._committed = committed
         self._lock = asyncio.Lock()
         engine, self.raw = _engine()
@@ -71,13 +79,15 @@ class SqlDatabase:
         await self._pause()
         async with self._lock:
             self.raw.execute("BEGIN IMMEDIATE")
+            self.tx.changed.clear()
             try:
                 yield self.tx
             except BaseException:
                 self.raw.execute("ROLLBACK")
                 raise
             self.raw.execute("COMMIT")
-            self._committed()
+            if not self.tx.changed <= _BESIDE:
+                self._committed()
         await self._pause()
 
     @contextlib.asynccontextmanager
@@ -90,6 +100,24 @@ class SqlDatabase:
             finally:
                 self.raw.execute("ROLLBACK")
         await self._pause()
+
+    async def notify(self, channel: str, payloads: Iterable[str]) -> None:
+        """As LISTEN/NOTIFY does: to all who listen at the moment. Now and then a connection breaks, and what was told
+        meanwhile is missed."""
+        for payload in payloads:
+            for heard in list(self._listeners.values()):
+                if not self._world.chance(self._world.faults.lose_answer):
+                    delay = self._world.random.random() * 0.05
+                    asyncio.get_running_loop().call_later(delay, heard, payload)
+
+    async def listen(self, channel: str, heard: Callable[[str], None], connected: Callable[[], None]) -> None:
+        me = object()
+        self._listeners[me] = heard
+        try:
+            connected()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            del self._listeners[me]
 
     def close(self) -> None:
         self._connection.close()

@@ -14,9 +14,9 @@ from unittest import mock
 import pytest
 
 from orchestrator.bank.ledger import Book, Payment
-from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler import escrow, lifecycle
 from orchestrator.scheduler.lease_book import LeaseBook
-from orchestrator.scheduler.lifecycle import Budget, Ending, Slice, SliceState, Verdict
+from orchestrator.scheduler.lifecycle import Budget, Counts, Ending, Slice, SliceState, Verdict
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.store import leases, slices
 from tests.simulation.__main__ import command, main
@@ -44,7 +44,7 @@ def test_all_rules_hold(first: int) -> None:
 
 def test_the_seeds_cover_what_they_should() -> None:
     """Crashes, lies, repetitions and refusals do happen: otherwise the rules were not tried."""
-    logs = "\n".join("\n".join(simulate(plan_of(seed, LIMITS)).log) for seed in (13, 16, 20))
+    logs = "\n".join("\n".join(simulate(plan_of(seed, LIMITS)).log) for seed in (16, 18, 37))
     for happening in (
         "crashes",
         "stalls",
@@ -65,12 +65,12 @@ def test_a_seed_runs_the_same_steps_in_another_process(tmp_path: pathlib.Path) -
     for hash_seed in ("1", "2"):
         log = tmp_path / hash_seed
         subprocess.run(
-            [sys.executable, "-m", "tests.simulation", "--seed", "3", "--log", str(log)],
+            [sys.executable, "-m", "tests.simulation", "--seed", "16", "--log", str(log)],
             check=True, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": hash_seed}, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         logs.append(log.read_bytes())
     assert logs[0] == logs[1]
-    assert logs[0].count(b"\n") > 20
+    assert logs[0].count(b"\n") > 50
 
 
 # --- a simulator that finds nothing proves nothing: rules broken on purpose
@@ -119,20 +119,24 @@ def _release_keeps_money(self: Book, hold_id: str) -> int:
     return 0
 
 
-async def _holds_too_little(self: Money, tx: Any, job: Any, number: int) -> None:
-    await _hold(self, tx, job, number // 2)
+async def _holds_too_little(self: Money, tx: Any, job: Any, *, least: int, wanted: int) -> int | None:
+    held = await _open(self, tx, job, least=least // 2, wanted=wanted // 2)
+    return None if held is None else wanted
+
+
+async def _adds_nothing(self: Money, tx: Any, job: Any, number: int) -> int:
+    return max(number, 0)
+
+
+def _everything_may_be_leased(funded: int | None, counts: Counts) -> int:
+    return counts.waiting
 
 
 def _balances_are_not_checked(self: Book, name: str, change: int) -> None:
     pass
 
 
-def _transfers_repeat(self: Book, transfer_id: str, *rest: Any) -> Any:
-    tries = sum(one.startswith("transfer:") for one in self._known)
-    return _transfer(self, f"{transfer_id}{'' if not tries else ':again'}", *rest)
-
-
-_settle, _pay, _hold, _transfer = lifecycle.settle, Book.pay, Money.hold, Book.transfer
+_settle, _pay, _open = lifecycle.settle, Book.pay, Money.open
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "late reports are accepted": (lifecycle, "settle", _late_reports_count),
     "repeated reports are accepted": (lifecycle, "settle", _repetitions_count),
@@ -143,7 +147,9 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "wages are paid twice": (Book, "pay", _payments_repeat),
     "wages are paid in half": (Book, "pay", _payments_are_short),
     "a released hold keeps its money": (Book, "release", _release_keeps_money),
-    "a hold covers half of the job": (Money, "hold", _holds_too_little),
+    "a hold covers half of the job": (Money, "open", _holds_too_little),
+    "money is added to a hold that is not there": (Money, "add", _adds_nothing),
+    "more is leased than the hold covers": (escrow, "may_lease", _everything_may_be_leased),
     "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
 }
 
@@ -166,8 +172,8 @@ def test_a_broken_rule_is_told_with_the_command_that_shows_it_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with mock.patch.object(lifecycle, "settle", _repetitions_count):
-        assert main(["--seeds", str(FOUND_WITHIN), "--slices", "50"]) == 1
+        assert main(["--seeds", str(FOUND_WITHIN), "--slices", "49"]) == 1
     text = capsys.readouterr().out
     assert "broken rule" in text or "failed" in text
     assert "again: python -m tests.simulation --seed " in text
-    assert "--slices 50" in text
+    assert "--slices 49" in text

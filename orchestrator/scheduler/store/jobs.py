@@ -140,8 +140,7 @@ async def ending(tx: AsyncConnection, limit: int, *, groups: Iterable[str], name
     """Jobs with slices at workers that have none to give, or hold them back until these are measured."""
     own = sa.and_(jobs.c.local_exec, jobs.c.id.in_(sorted(named)))
     query = (
-        sa.select(*_STATE_COLUMNS)
-        .where(
+        _SELECT_STATE.where(
             jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]),
             jobs.c.leased > 0,
             sa.or_(jobs.c.total - jobs.c.cursor + jobs.c.ready == 0, jobs.c.status == str(RunStatus.ESTIMATION)),
