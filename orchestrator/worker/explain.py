@@ -350,9 +350,18 @@ _ELSEWHERE: Final[Mapping[str, tuple[str, str]]] = {
         "in compute groups that it is not in",
         "join one with --compute-group, or the public one with --public-group",
     ),
+    "EGROUPLIMIT": ("in compute groups that have no room for it", "have their limits raised by their owners"),
     "EJOBNOTWANTED": ("not named by --job-id", "name them too, or drop --job-id"),
     "ECAPABILITY": ("that need what the sandboxes lack", "use an Evaluator image that has it (--image)"),
     "EWORKTIME": ("that need a worktime which the sandboxes lack", "use an Evaluator image that has it (--image)"),
+    "EISOLATION": (
+        "that want stronger walls than its sandboxes have",
+        "use a stronger runtime (docs/isolation.md)",
+    ),
+    "EWAGE": ("that pay less than its minimum wage", "lower the minimum wage (--minimum-wage-cpu and its sisters)"),
+    "EGPUBUSY": ("that need a GPU, of which it has none free", "wait, or offer a GPU"),
+    "EBANNED": ("of which several slices failed here", "see why: worker explain --job"),
+    "EDISCRETE": ("of which each worker gets one slice, as it did", "start another worker, or wait"),
     "EREJECTED": (
         "that it refused before",
         "change that for which it refused them: see the other findings, or the log",

@@ -112,6 +112,31 @@ GROUPS = """
 """
 
 
+async def test_our_own_command_for_groups(tools: Tools, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secret").write_text("tiger\n")
+    friend = tools.address("other")
+
+    async def group(*arguments: str) -> Any:
+        status, said = await tools.ours("group", *arguments, "--output", "json")
+        assert status == 0, said
+        return json.loads(said)
+
+    created = await group(
+        "create", "lab", "--secret-file", str(tmp_path / "secret"), "--deployer", friend, "--max-jobs", "2",
+        "--commission-rate", "0.05",
+    )  # fmt: skip
+    changed = await group("change", "lab", "--max-jobs", "none", "--deployer", "none", "--worker", friend)
+    assert (changed["id"], changed["workers"], changed["commissionRate"]) == (created["id"], [friend], "0.05")
+    assert not {"maxConcurrentJobs", "deployers"} & changed.keys()
+    job = (await run(tools, "say('job', await deploy([{ joinKey: 'lab', joinSecret: 'tiger' }]));")).one("job")
+    assert [one["job"] for one in await group("jobs", f"id:{created['id']}")] == [job]
+    assert [(one["id"], one["jobs"]) for one in await group("list")] == [(created["id"], 1)]
+    assert await group("remove", "lab", job) == {"removed": 1}
+    assert await group("delete", "lab") == {"id": created["id"]}
+    status, said = await tools.ours("group", "jobs", "lab")
+    assert (status, said) == (1, "dcp-orchestrator: there is no compute group lab [ENOENT]\n")
+
+
 @pytest.mark.docker
 async def test_a_worker_in_a_group_computes_its_jobs_and_no_others(tools: Tools, tmp_path: pathlib.Path) -> None:
     worker = await harness.Command.start(
