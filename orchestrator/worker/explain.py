@@ -360,7 +360,7 @@ _ELSEWHERE: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "EWAGE": ("that pay less than its minimum wage", "lower the minimum wage (--minimum-wage-cpu and its sisters)"),
     "EGPUBUSY": ("that need a GPU, of which it has none free", "wait, or offer a GPU"),
-    "EBANNED": ("of which several slices failed here", "see why: worker explain --job"),
+    "EBANNED": ("of which several slices failed here", "see in the log why they failed"),
     "EDISCRETE": ("of which each worker gets one slice, as it did", "start another worker, or wait"),
     "EREJECTED": (
         "that it refused before",
