@@ -59,11 +59,19 @@ class Server:
     command: harness.Command | None = None
 
     async def start(self) -> None:
-        self.command = await harness.Command.start(
-            "scheduler", "run", "--port", "0", "--state", str(self.folder), "--database", self.database,
-            log=self.folder.with_suffix(".log"),
-        )  # fmt: skip
-        ready = await self.command.wait_for_line("ready ", within=60)
+        """As a service manager does it: one that finds no database ends and is started again."""
+        async with asyncio.timeout(FINISH_S):
+            while True:
+                self.command = await harness.Command.start(
+                    "scheduler", "run", "--port", "0", "--state", str(self.folder), "--database", self.database,
+                    log=self.folder.with_suffix(".log"),
+                )  # fmt: skip
+                try:
+                    ready = await self.command.wait_for_line("ready ")
+                    break
+                except AssertionError:
+                    if "EDATABASE" not in self.command.log.read_text()[-4000:]:
+                        raise
         self.proxy.target_port = int(ready.rstrip("/").rpartition(":")[2])
 
     async def again(self) -> None:
@@ -118,13 +126,26 @@ async def run(
         urls = [f"http://127.0.0.1:{server.proxy.port}/bankTeller/" for server in servers]
         running: list[Client] = []
         for number, some in enumerate(keys):
-            given = {"urls": urls, "keys": [key.to_hex() for key in some], "accounts": accounts, "seed": str(number)}
+            given = {
+                "urls": urls,
+                "keys": [key.to_hex() for key in some],
+                "accounts": accounts,
+                "seed": str(number),
+            }
             client = await Client.start(fire, given, folder / f"client{number}.log")
             stack.callback(_end, client.process)
             running.append(client)
         async with asyncio.TaskGroup() as group:
             listening = [group.create_task(client.listen()) for client in running]
-            await _burn(fire, random.Random(seed), servers, postgres, url, seconds=seconds, crashes=crashes)
+            await _burn(
+                fire,
+                random.Random(seed),
+                servers,
+                postgres,
+                url,
+                seconds=seconds,
+                crashes=crashes,
+            )
             for client in running:
                 client.ask_to_stop()
             async with asyncio.timeout(FINISH_S):
@@ -188,11 +209,17 @@ async def _burn(
                     fire.crashes += 1
                     await asyncio.to_thread(postgres.kill)
                     await asyncio.to_thread(postgres.start)
+                    await asyncio.sleep(2)  # or nothing else would ever happen
 
 
 def _terminate(postgres: PostgresServer, name: str, part: float) -> int:
     """Cut some of the connections to a database, in whatever they are doing."""
-    where = {"host": str(postgres.folder), "port": postgres.port, "user": "dcp", "dbname": "postgres"}
+    where = {
+        "host": str(postgres.folder),
+        "port": postgres.port,
+        "user": "dcp",
+        "dbname": "postgres",
+    }
     with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
         cut = connection.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND random() < %s",
