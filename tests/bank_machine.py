@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.bank import HoldClosed, IdReused, NotPending, Payment, PendingState
 from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE
@@ -255,6 +255,14 @@ class BankMachine(RuleBasedStateMachine):
                 known[3] = PendingState.VOID
                 self.balances[source] += known[1]
             self.expect(call, None)
+
+    @precondition(lambda self: bool(self.pending))
+    @rule(data=st.data(), posts=st.booleans(), seconds=st.sampled_from([0, 0, 1, 3]))
+    def settle_one_that_is_there(self, data: st.DataObject, posts: bool, seconds: int) -> None:
+        self.now += seconds
+        source, transfer_id = data.draw(st.sampled_from(sorted(self.pending)))
+        settle = self.post_pending if posts else self.void_pending
+        settle(transfer_id, source)
 
     @rule(seconds=st.sampled_from([1, 2]), sweeps=st.booleans())
     def time_passes(self, seconds: int, sweeps: bool) -> None:
