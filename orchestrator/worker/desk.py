@@ -238,7 +238,7 @@ class Desk:
                 held.offer.storage,
                 job.modern,
                 held.uri or "",
-                last=len(job.held) == job.reported,
+                awaited=held.offer.estimation or len(job.held) == job.reported,
             )
         )
         self._drop_datum(held)

@@ -46,9 +46,9 @@ _REMOTE_TRIES: Final = 4
 _RESULT_TRIES: Final = 12
 _LEFTOVERS_S: Final = 120.0
 _LEFTOVERS_AT_ONCE: Final = 200
-#: Results that come up within this time share a signed message: while more of their job are under way, or at its end.
+#: Results that come up within this time share a signed message: those that nobody waits for, and awaited ones.
 _RESULTS_EVERY_S: Final = 1.0
-_LAST_RESULTS_EVERY_S: Final = 0.1
+_AWAITED_EVERY_S: Final = 0.1
 #: What a slice took that is worth a write to the disk at once, instead of being computed again after a crash.
 _DEAR_S: Final = 5.0
 #: Results of that size go to the disk at once: their text need not stay in memory.
@@ -365,7 +365,7 @@ class SchedulerLink:
         self._results += 1
         self._sending[action.key] = entry
         if self._notary is None:  # what follows may wait long: the action, with its text, may go
-            self._tasks.create_task(self._send_result(action.key, entry, action.last))
+            self._tasks.create_task(self._send_result(action.key, entry, action.awaited))
         else:
             self._tasks.create_task(self._send_with_receipt(self._notary, action, entry, data))
 
@@ -379,12 +379,12 @@ class SchedulerLink:
         self, notary: Notary, action: act.SendResult, entry: Entry, data: Mapping[str, Any]
     ) -> None:
         self._outbox.renew(entry, {**data, "receipt": await notary.receipt(reports.delivery(action))})
-        self._tasks.create_task(self._send_result(action.key, entry, action.last))
+        self._tasks.create_task(self._send_result(action.key, entry, action.awaited))
 
-    async def _send_result(self, key: int, entry: Entry, last: bool) -> None:
+    async def _send_result(self, key: int, entry: Entry, awaited: bool) -> None:
         try:
             await self._told(entry.job, (entry.slice,))
-            await self._pace.turn(_LAST_RESULTS_EVERY_S if last else _RESULTS_EVERY_S)
+            await self._pace.turn(_AWAITED_EVERY_S if awaited else _RESULTS_EVERY_S)
             try:
                 answer = await self._deliver(entry)
             except OrchestratorError as error:
@@ -516,7 +516,7 @@ class SchedulerLink:
         attempt = 0
         while True:
             await self._status_due.wait()
-            await self._pace.turn(_LAST_RESULTS_EVERY_S if self._returns else _RESULTS_EVERY_S)
+            await self._pace.turn(_AWAITED_EVERY_S if self._returns else _RESULTS_EVERY_S)
             self._status_due.clear()
             while self._returns or self._begins:
                 returns = [self._returns.popleft() for _ in range(min(len(self._returns), _MOST_STATUS_ENTRIES))]

@@ -105,9 +105,9 @@ class ReturnSlices:
 class SendResult:
     """Deliver a result until it is acknowledged; answered by `ResultAccepted` or `ResultRefused`.
 
-    It may wait a moment for others to share its message, unless it is the `last`: then nothing of its job is in hand
-    any more, and its owner, or the Scheduler's estimation, may be waiting for it. `error` is set when the work function
-    threw: then it is the result.  `modern` tells that the job may get KVIN v9.
+    It may wait a moment for others to share its message, unless it is `awaited`: by the Scheduler for its estimation,
+    or by the job's owner, when nothing of the job is in hand any more. `error` is set when the work function threw:
+    then it is the result. `modern` tells that the job may get KVIN v9.
     """
 
     key: int
@@ -120,7 +120,7 @@ class SendResult:
     storage: ResultStorage | None
     modern: bool
     datum_uri: str = ""  # as it went into the sandbox
-    last: bool = False
+    awaited: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -35,15 +35,15 @@ def test_a_slice_goes_through_to_an_accepted_result(desk):
     assert sentences == ["received", "queued in a sandbox", "completed", "result accepted"]
 
 
-def test_only_the_last_result_of_a_job_in_hand_is_pressing(desk):
+def test_only_the_last_result_of_a_job_in_hand_is_awaited(desk):
     d = desk(sandboxes=1)
     [sandbox] = d.start({"job": [1, 2]})
     [(_, first)] = d.submitted()
     d.complete(sandbox, first)
-    assert not d.one(act.SendResult).last
+    assert not d.one(act.SendResult).awaited
     [(_, second)] = d.submitted()
     d.complete(sandbox, second)
-    assert d.one(act.SendResult).last, "the first is not acknowledged, and yet nothing more is to come"
+    assert d.one(act.SendResult).awaited, "the first is not acknowledged, and yet nothing more is to come"
 
 
 def test_short_slices_are_queued_deep_and_long_ones_alone(desk):
