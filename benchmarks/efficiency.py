@@ -7,7 +7,8 @@ the last answered. They take turns in rounds; ratios are medians over the rounds
 
 Whoever else uses the machine takes some of it from either side, and never the same. So besides the plain ratio there is
 one of slices per core-second that was there to be had: what we used ourselves (for our side: Scheduler, Worker, Docker
-Engine, sandboxes) and what the cores stood idle. On a machine of our own both are the same.
+Engine, sandboxes) and what the cores stood idle. On a machine of our own both are the same. And one of what the
+Worker's machine would give if the Scheduler were elsewhere, as it is for fleets: without the Scheduler's processor time.
 """
 
 from __future__ import annotations
@@ -135,17 +136,27 @@ async def measure(rounds: int, job_s: float) -> dict[float, Rates]:
 
 async def compare(computer: common.Computer, deployer: Deployer, rounds: int, slices: int, iterations: int) -> Rates:
     """Both sides in turns."""
-    rates: Rates = {"bare": [], "ours": [], "client": [], "bare available": [], "ours available": []}
+    rates: Rates = {
+        "bare": [],
+        "ours": [],
+        "client": [],
+        "bare available": [],
+        "ours available": [],
+        "ours elsewhere": [],
+    }
     for _ in range(rounds):
         async with BareNode.start() as bare:
             available = Available(bare.cpu_seconds)
             rates["bare"].append(slices / await bare.run(slices, iterations))
             rates["bare available"].append(slices * common.CORES / available.seconds())
         available = Available(computer.cpu_seconds)
+        scheduler = common.cpu_seconds(computer.scheduler.process.pid)
         ours, wall = await deployer.run(slices, iterations)
         # Deploying and stopping idle the cores, and are not measured here.
         there = available.seconds() - (wall - ours) * common.CORES
         rates["ours available"].append(slices * common.CORES / there)
+        scheduler = common.cpu_seconds(computer.scheduler.process.pid) - scheduler
+        rates["ours elsewhere"].append(slices * common.CORES / (there - scheduler))
         rates["ours"].append(slices / ours)
         rates["client"].append(slices / wall)
     return rates
@@ -164,6 +175,8 @@ def main() -> None:
         name = f"slices of {slice_s * 1000:g} ms"
         available = _ratio(rates, "ours available", "bare available")
         goals.append(common.Goal(f"{name}: ours / bare Node, per core-second available", available, GOALS[slice_s]))
+        elsewhere = _ratio(rates, "ours elsewhere", "bare available")
+        goals.append(common.Goal(f"{name}: the same, were the Scheduler on another machine", elsewhere))
         goals.append(common.Goal(f"{name}: ours / bare Node, per second", _ratio(rates, "ours", "bare")))
         goals.append(common.Goal(f"{name}: the same, deploying and stopping included", _ratio(rates, "client", "bare")))
         lines.append(f"{name}: " + ", ".join(f"{side} {common.median(all):.4g}/s" for side, all in rates.items()))
