@@ -137,8 +137,12 @@ def _without_funds(facts: Facts) -> Finding | None:
         f"it is paused for want of funds: account {facts.account} has {to_dcc(facts.available)} DCC, a slice costs "
         f"{to_dcc(facts.price)} DCC{lacks}"
     )
-    least = facts.required or facts.price
-    return Finding("ENOFUNDS", what, f"bring {to_dcc(least)} DCC to the account; the job goes on by itself")
+    least = max(facts.price - facts.available, 0)
+    whole = max(facts.required - facts.available, least)
+    if not whole:
+        return Finding("ENOFUNDS", what, f"{WAIT}: the account has enough, and the job goes on by itself")
+    first = f", {to_dcc(least)} DCC for the next slice" if 0 < least < whole else ""
+    return Finding("ENOFUNDS", what, f"bring {to_dcc(whole)} DCC to the account{first}; the job goes on by itself")
 
 
 def _open(facts: Facts) -> Finding | None:

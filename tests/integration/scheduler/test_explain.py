@@ -132,3 +132,14 @@ async def test_all_jobs_of_an_account_are_cancelled_for_whoever_may(app: Schedul
         whole = await client.submit_service.request("cancelAllJobs", request, authorize=[account])
         assert whole["cancelled"] == [theirs]
         assert await client.pheme.request("countJobs", {}) == {"cancelled": 1}
+
+
+async def test_a_paused_job_says_what_it_lacks(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job = await client.deploy(mvMultSlicePayment=0, absoluteSlicePayment=600)
+        await client.add(job, [1, 2])
+        taken = await worker.take()
+        await worker.result(job, 1, 1, authorization_of(taken))
+        finding = (await explain(client, job))["findings"][0]
+        assert (finding["code"], "has 400 DCC" in finding["what"]) == ("ENOFUNDS", True), finding
+        assert "bring 200 DCC" in finding["remedy"], finding
