@@ -100,6 +100,14 @@ class SchedulerSettings(ComponentSettings):
         gt=0,
         description="time without its owner or a worker after which a job is stopped and its hold returned, seconds",
     )
+    market_half_life_s: float = Field(
+        21_600.0, gt=0, description="after how long a payment counts half as much for the market value, seconds"
+    )
+    longest_wait_portions: int = Field(
+        8,
+        ge=2,
+        description="of so many parts of tasks one goes to the job that has waited longest, whatever others pay",
+    )
     estimation_slices: int = Field(
         3,
         ge=0,
@@ -128,6 +136,9 @@ class SchedulerSettings(ComponentSettings):
     alive_s: float = Field(90.0, gt=0, description="how long after its last word a worker counts as present, seconds")
     other_worker_s: float = Field(
         60.0, ge=0, description="how long a slice that a worker failed waits for another worker that could have it"
+    )
+    ban_s: float = Field(
+        600.0, ge=0, description="how long a worker that fails slices of a job again and again leaves it to others"
     )
     rejected_job_s: float = Field(
         10.0, ge=0, description="how long a job waits that every present worker has rejected, before it is stopped"

@@ -82,8 +82,8 @@ class SchedulerApp:
         if database.is_shared:
             self.core.cluster = Cluster(database, roster, self._clock, f"{socket.gethostname()}:{settings.port}")
             company = await self.core.cluster.join(identity.address)
-            self.core.cluster.hear("work", lambda _: self.core.work.notify())
-            self.core.cluster.on_missed(self.core.work.notify)
+            self.core.cluster.hear("work", self.core.work_elsewhere)
+            self.core.cluster.on_missed(self.core.look_again)
         self.router = EventRouter(self.core)
         self.core.audience = self.router
         self.results = ResultSubmitter(self.core, roster)

@@ -103,6 +103,7 @@ class ComputeGroups:
                 await jobs.save(tx, [state])
         self._core.answered(job)
         self._core.publish_state(state)
+        self._core.listing.changed([job.key])  # it is in other groups now
         return joined, failed
 
     def _let_in(self, request: Request, known: list[Group], descriptor: GroupDescriptor) -> Group:
@@ -205,6 +206,7 @@ class ComputeGroups:
                 group = await self._mine(tx, request, data.get("descriptor"))
             if not await groups.remove_jobs(tx, group.id, [job.key]):
                 raise NotFound(f"job {job.id} is not in compute group {group.label}")
+        self._core.listing.changed([job.key])
         return {"payload": job.id}
 
     async def remove_all_jobs(self, request: Request) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.bank import Bank
@@ -15,6 +15,7 @@ from orchestrator.scheduler.catalog import Catalog, Job
 from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, ErrorLimit
+from orchestrator.scheduler.listing import Listing
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.refusals import RefusalBook
 from orchestrator.scheduler.settlement import Outcome, Settlement
@@ -75,6 +76,8 @@ class Core:
             self.money, Budget(settings.max_slice_failures, settings.max_slice_losses), self.error_limit
         )
         self.refusals = RefusalBook()
+        self.listing = Listing(settings, database, self.catalog)
+        self.settlement.watches = self.listing.bans.watches
         self.work = Signal()
         self.money_came = Signal()
         self.audience: Audience | None = None
@@ -83,14 +86,27 @@ class Core:
 
     def publish(self, outcome: Outcome) -> None:
         """Call after the commit."""
+        self.listing.note(outcome, self.clock())
         if outcome.waiting:
             self.work.notify()
             if self.cluster is not None:
-                self.cluster.tell("work")
+                for state in outcome.states.values():
+                    if state.counts.waiting > 0:
+                        self.cluster.tell("work", state.key)
         if self.audience is not None:
             self.audience.publish(outcome)
         for job, lease in outcome.overtaken:
             self._call_off(job, lease, outcome.states.get(job.key))
+
+    def work_elsewhere(self, items: Iterable[Sequence[int | str]]) -> None:
+        """Another process has made slices of these jobs ready."""
+        self.listing.changed(key for item in items for key in item if isinstance(key, int))
+        self.work.notify()
+
+    def look_again(self) -> None:
+        """What other processes told was missed."""
+        self.listing.reload()
+        self.work.notify()
 
     def _call_off(self, job: Job, lease_id: int, state: JobState | None) -> None:
         """A worker computes a slice that has its result. While the job goes on it hears so when it reports; a job

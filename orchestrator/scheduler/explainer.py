@@ -14,13 +14,13 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.explaining import Facts, GroupFacts, Holding
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
+from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, census
 from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import facts_of
 from orchestrator.scheduler.store import groups, jobs, slices
 from orchestrator.scheduler.store.jobs import JobState
-from orchestrator.scheduler.task_distributor import job_profile
 
 MOST_HOLDINGS = 20
 MOST_REASONS = 5

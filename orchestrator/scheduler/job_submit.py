@@ -96,7 +96,7 @@ class JobSubmit:
             spec=submission.spec,
             input_set=submission.input_set,
             local_exec=submission.local_exec,
-            slice_price=submission.offer.slice_price(self._core.settings.market_slice_value),
+            slice_price=submission.offer.slice_price(self._core.listing.market.slice_value(now)),
             estimation_slices=submission.estimation_slices,
             created_at=now,
         )

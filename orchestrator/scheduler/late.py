@@ -18,6 +18,8 @@ SIGMAS = 2.0
 LOOK_AGAIN_S = 1.0
 """longest time without a look at a job of which nothing is known to become late"""
 SOONEST_S = 0.05
+COME_BACK_S = 45.0
+"""how long workers may take to come back after the Scheduler itself was away; clients try every 30 s at the latest"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,21 +50,36 @@ class Out(Protocol):
     @property
     def due_at(self) -> float: ...
 
+    @property
+    def opened_at(self) -> float: ...
+
 
 Slices = TypeVar("Slices", bound=Out)
 
 
-def split(out: Iterable[Slices], worker: str, now: float) -> tuple[list[Slices], float]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Restart:
+    """When this process began to listen, and how long workers may take to come back then."""
+
+    at: float
+    patience_s: float
+
+    def due_at(self, one: Out) -> float:
+        return max(one.due_at, self.at + self.patience_s) if one.opened_at < self.at else one.due_at
+
+
+def split(out: Iterable[Slices], worker: str, now: float, restart: Restart) -> tuple[list[Slices], float]:
     """Those that are late and with another worker, and when it is worth looking again if there are none."""
     late = []
     look_at = now + LOOK_AGAIN_S
     for one in out:
         if one.worker == worker:
             continue
-        if one.due_at <= now:
+        due_at = restart.due_at(one)
+        if due_at <= now:
             late.append(one)
         else:
-            look_at = max(min(look_at, one.due_at), now + SOONEST_S)
+            look_at = max(min(look_at, due_at), now + SOONEST_S)
     return late, look_at
 
 

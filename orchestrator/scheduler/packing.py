@@ -33,13 +33,27 @@ class Candidate:
     waiting: int
     leased: int
     slice_s: float | None
-    """average wall time of a slice, None before anything was measured"""
+    """time that a slice runs, None before anything was measured"""
     estimation_left: int | None = None
     """slices that the estimation still wants handed out; None when the job is not in estimation"""
     greedy_estimation: bool = False
     discrete: bool = False
     served_at: float = 0.0
     """when the job last gave slices; among equals the one that waited longest goes first"""
+    work_s: float | None = None
+    """core-seconds of a slice at the asking worker; None: its time"""
+    owner: str = ""
+    """whose job it is; jobs without one are owners of their own"""
+    owner_account: float | None = None
+    """weighted work that the owner got; None: what is leased of the job"""
+    account: float | None = None
+    """weighted work that the job got; None: what is leased of it"""
+    weight: float = 1.0
+    """of its price: twice as much for twice the part of the work"""
+    first: bool = False
+    """it has waited longest: the first core is for it"""
+    gpu: bool = False
+    """its slices take a GPU"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,38 +62,87 @@ class Portion:
     slices: int
 
 
+@dataclasses.dataclass(slots=True)
+class _Shares:
+    """Who got how much, with what is being given out."""
+
+    rules: PackingRules
+    taken: dict[int, int]
+    owners: dict[str, float]
+    jobs: dict[int, float]
+
+    def order(self, job: Candidate) -> tuple[bool, float, float, float, int]:
+        comes_first = job.first and job.key not in self.taken
+        return (not comes_first, self.owners[_owner(job)], self.jobs[job.key], job.served_at, job.key)
+
+    def give(self, job: Candidate, number: int) -> None:
+        self.taken[job.key] = self.taken.get(job.key, 0) + number
+        charge = number * _work(job, self.rules) / job.weight
+        self.owners[_owner(job)] += charge
+        self.jobs[job.key] += charge
+
+
 def pack(
-    candidates: Sequence[Candidate], load: float, cluster_load: float, rules: PackingRules, *, alone: bool = False
+    candidates: Sequence[Candidate],
+    load: float,
+    cluster_load: float,
+    rules: PackingRules,
+    *,
+    long_slices: int | None = None,
+    gpu_load: float = 0.0,
+    alone: bool = False,
 ) -> list[Portion]:
     """Divide `load` (free cores of the worker) among jobs; `cluster_load` is what all live workers ask for together.
     `alone` tells that there is no other.
 
-    Fair: one core after the other goes to the job that has the least work (slice seconds) in workers' hands.
+    Fair: one core after the other goes to the owner who got the least work for the weight of its price, and of that
+    owner's jobs to the one that got the least. At most `long_slices` slices that fill a task on their own are given,
+    but one always may be; jobs that need a GPU get as many portions as `gpu_load` has whole GPUs.
     """
     if load <= 0:
         return []
     cores = max(1, math.floor(load))
     share = load / cores
-    taken: dict[int, int] = {}
-    outstanding = {job.key: job.leased * _seconds(job, rules) for job in candidates}
+    shares = _Shares(rules, {}, {}, {})
+    for job in candidates:
+        leased = job.leased * _work(job, rules) / job.weight
+        shares.jobs[job.key] = leased if job.account is None else job.account
+        account = shares.jobs[job.key] if job.owner_account is None else job.owner_account
+        shares.owners[_owner(job)] = min(account, shares.owners.get(_owner(job), math.inf))
     room = rules.max_slices
-    open_jobs = list(candidates)
+    long_left = math.inf if long_slices is None else max(1, long_slices)
+    gpus_left = math.floor(gpu_load)
     for _ in range(cores):
-        open_jobs = [job for job in open_jobs if _left(job, taken) > 0]
+        open_jobs = [
+            job
+            for job in candidates
+            if _left(job, shares.taken) > 0
+            and (long_left > 0 or not is_long(job.slice_s, rules))
+            and (gpus_left > 0 or not job.gpu)
+        ]
         if room <= 0 or not open_jobs:
             break
-        job = min(open_jobs, key=lambda one: (outstanding[one.key], one.served_at, one.key))
-        number = min(room, _portion(job, taken, share, 0.0 if alone else max(cluster_load, load), rules))
+        job = min(open_jobs, key=shares.order)
+        number = min(room, _portion(job, shares.taken, share, 0.0 if alone else max(cluster_load, load), rules))
         if number <= 0:
             break
-        taken[job.key] = taken.get(job.key, 0) + number
-        outstanding[job.key] += number * _seconds(job, rules)
+        shares.give(job, number)
         room -= number
-    return [Portion(key, number) for key, number in taken.items()]
+        long_left -= number if is_long(job.slice_s, rules) else 0
+        gpus_left -= 1 if job.gpu else 0
+    return [Portion(key, number) for key, number in shares.taken.items()]
+
+
+def _owner(job: Candidate) -> str:
+    return job.owner or f"job {job.key}"
 
 
 def _seconds(job: Candidate, rules: PackingRules) -> float:
     return rules.unknown_slice_s if job.slice_s is None else job.slice_s
+
+
+def _work(job: Candidate, rules: PackingRules) -> float:
+    return _seconds(job, rules) if job.work_s is None else job.work_s
 
 
 def _left(job: Candidate, taken: dict[int, int]) -> int:
@@ -96,7 +159,7 @@ def _portion(job: Candidate, taken: dict[int, int], share: float, cluster_load: 
         return min(left, 1)
     if job.slice_s is None:
         return min(left, max(1, math.ceil(share * rules.target_task_s / rules.unknown_slice_s)))
-    seconds = max(job.slice_s, 1e-6)
+    seconds = max(_work(job, rules), 1e-6)
     wanted = math.floor(share * rules.target_task_s / seconds)
     # Half of this worker's part of what is left, but not less than is worth a message.
     fair_part = math.ceil(left * share / (2 * cluster_load)) if cluster_load else left

@@ -7,6 +7,7 @@ import logging
 
 from orchestrator.database import persistently
 from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.late import COME_BACK_S
 from orchestrator.scheduler.lifecycle import Ending
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.settling import Report
@@ -18,10 +19,6 @@ GROUP = 100
 """leases per transaction"""
 REMEMBERED_S = 86_400.0
 """how long an ended lease is kept, so that a late repetition of a report is recognised"""
-
-
-COME_BACK_S = 45.0
-"""how long workers may take to come back after the Scheduler itself was away; clients try every 30 s at the latest"""
 
 
 class Reconciler:
@@ -41,7 +38,12 @@ class Reconciler:
         while True:
             while await persistently(self.expire):
                 pass
+            await persistently(self._write_market)
             await asyncio.sleep(await persistently(self._pause))
+
+    async def _write_market(self) -> None:
+        async with self._core.database.transaction() as tx:
+            await self._core.listing.write_market(tx, self._core.clock())
 
     async def _pardon(self) -> None:
         patience = min(COME_BACK_S, self._core.settings.lease_s)

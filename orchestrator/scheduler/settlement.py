@@ -8,7 +8,7 @@ together or not at all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.database import Transaction
 from orchestrator.jobs.words import RunStatus
@@ -28,6 +28,10 @@ class Outcome:
     events: list[events.Event] = dataclasses.field(default_factory=list)
     waiting: bool = False
     """slices wait for a worker that did not wait before"""
+    troubles: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    """(job, worker) of slices that came back as failed or with a trouble of the worker's"""
+    successes: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    """the same of results, for jobs that somebody had trouble with"""
     overtaken: list[tuple[Job, int]] = dataclasses.field(default_factory=list)
     """leases under which a slice was still out when another worker's result came"""
 
@@ -37,6 +41,8 @@ class Settlement:
         self._money = money
         self._budget = budget
         self._limit = limit
+        self.watches: Callable[[int], bool] = lambda _job: False
+        """whether it is asked who computed the slices of a job"""
 
     async def settle(self, tx: Transaction, reports: Sequence[Report], now: float) -> Outcome:
         """Judge every report and write what follows. Reports of one slice are judged in the given order."""
@@ -56,6 +62,9 @@ class Settlement:
             if batch.state is not states[key]:
                 outcome.states[key] = batch.state
             outcome.waiting |= batch.slices_wait
+            outcome.troubles += batch.troubles
+            if self.watches(key):
+                outcome.successes += [(key, one.worker) for one in batch.accepted.values()]
             outcome.overtaken += [(batch.job, lease) for lease in batch.overtaken]
         ended = await self.advance(tx, [(grouped[key][0].job, state) for key, state in outcome.states.items()], now)
         outcome.states.update(ended)

@@ -57,6 +57,8 @@ class Settled:
     """slices that are not accepted, as they are now"""
     raced: dict[int, Slice] = dataclasses.field(default_factory=dict)
     """accepted slices that two workers had, as they are now"""
+    troubles: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    """(job, worker) for each slice that came back as failed or with a trouble of the worker's"""
     overtaken: list[int] = dataclasses.field(default_factory=list)
     """the leases whose workers came second"""
     failures: list[Failure] = dataclasses.field(default_factory=list)
@@ -130,6 +132,8 @@ def _judge(
             batch.overtaken.append(piece.rival if after.lease == piece.lease else piece.lease)
         return
     batch.changed[report.number] = after
+    if report.ending is not Ending.RETURNED and not report.expired:
+        batch.troubles.append((batch.job.key, report.worker))
     if report.ending is Ending.FAILED:
         batch.failures.append(Failure(report.number, report.worker, report.reason))
     if report.verdict is Verdict.EXHAUSTED:

@@ -95,6 +95,7 @@ def _spec(data: Mapping[str, Any], local_exec: bool) -> dict[str, Any]:
         "greedyEstimation": data.get("greedyEstimation") is True,
         "localExec": local_exec,
         "isolation": _isolation(data.get("isolation")),
+        "marketMultiple": data.get("mvMultSlicePayment"),
         "resultStorageType": data.get("resultStorageType") if data.get("resultStorageType") == "pattern" else "values",
         "resultStorageDetails": data.get("resultStorageDetails"),
         "resultStorageParams": data.get("resultStorageParams"),

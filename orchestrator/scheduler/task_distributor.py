@@ -7,23 +7,25 @@ import collections
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator import telemetry
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
-from orchestrator.jobs.words import Isolation, RunStatus
+from orchestrator.jobs.words import Capability, RunStatus
 from orchestrator.protocol import js_json
 from orchestrator.protocol.server import Request
 from orchestrator.protocol.signing import recover_signer
 from orchestrator.scheduler import escrow, lifecycle, messages
+from orchestrator.scheduler.board import Choice, Entry
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
-from orchestrator.scheduler.late import SOONEST_S, LateRules, Watchman, split
+from orchestrator.scheduler.late import COME_BACK_S, SOONEST_S, LateRules, Restart, Watchman, split
 from orchestrator.scheduler.lease_book import auth_body, authorization
 from orchestrator.scheduler.lifecycle import Ending, SliceState
+from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.memberships import Membership, Memberships
 from orchestrator.scheduler.open_requests import OpenRequest, OpenRequests
@@ -40,8 +42,6 @@ from orchestrator.wallet.addresses import checksum
 
 log = logging.getLogger(__name__)
 
-MOST_CANDIDATES = 200
-"""jobs looked at per request, the longest unserved first"""
 MOST_ENDING = 20
 """jobs whose late slices are looked for in one request"""
 MOST_LATE = 64
@@ -79,6 +79,7 @@ class TaskDistributor:
         self._rejected_since: dict[int, float] = {}
         self._late_rules = LateRules(settings.late_factor, settings.late_bias_s, settings.late_unknown_s)
         self._watchman = Watchman()
+        self._restart = Restart(core.clock(), min(COME_BACK_S, settings.lease_s))
         self._open = OpenRequests()
 
     async def handle(self, request: Request) -> Any:
@@ -125,7 +126,7 @@ class TaskDistributor:
             patience = deadline - self._core.clock()
             if patience <= 0 or opened.abandoned or request.connection.closed.is_set():
                 self._roster.heard(wanted.profile.worker, self._core.clock())
-                reasons.update(await self._elsewhere(wanted, groups))
+                reasons.update(self._elsewhere(wanted, groups))
                 return self._answer(None, [], {}, reasons)
             try:
                 async with asyncio.timeout(min(patience, max(look_at - self._core.clock(), SOONEST_S))):
@@ -134,11 +135,11 @@ class TaskDistributor:
                 if look_at >= deadline:
                     deadline = 0
 
-    async def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
+    def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
         """Jobs that wait in groups of others, by why the worker is not in those."""
-        async with self._core.database.snapshot() as tx:
-            others = await jobs.count_elsewhere(tx, wanted.profile.groups)
-            full = await jobs.count_elsewhere(tx, wanted.profile.groups, within=groups.full) if groups.full else 0
+        board, mine = self._core.listing.board, wanted.profile.groups
+        others = board.waiting_elsewhere(mine)
+        full = board.waiting_elsewhere(mine, within=groups.full) if groups.full else 0
         counts = {WhyNot.GROUP: others - full, WhyNot.GROUP_FULL: full}
         return {str(code): count for code, count in counts.items() if count > 0}
 
@@ -146,16 +147,19 @@ class TaskDistributor:
         self, wanted: TaskRequest, groups: Membership, opened: OpenRequest, reasons: collections.Counter[str]
     ) -> dict[str, Any] | None:
         """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
+        passed_over: set[int] = set()
         for _ in range(MOST_PLANS):
             reasons.clear()
-            async with self._core.database.snapshot() as tx:
-                candidates = await self._candidates(tx, wanted, groups, reasons)
+            candidates = await self._candidates(wanted, groups, passed_over, reasons)
             await self._stop_rejected()
             if not candidates:
                 return None
             now = self._core.clock()
             load, alone = self._roster.load(now), self._roster.alone(wanted.profile.worker, now)
-            plan = pack([candidate for _, _, candidate in candidates], wanted.load, load, self._rules, alone=alone)
+            plan = pack(
+                [candidate for _, _, candidate in candidates], wanted.load, load, self._rules,
+                long_slices=wanted.long_slices, gpu_load=wanted.gpu_load, alone=alone,
+            )  # fmt: skip
             known = {job.key: job for job, _, _ in candidates}
             held, lease, grants, data = await self._lease_planned(wanted, groups, opened, plan, known)
             if lease is not None and grants:
@@ -163,10 +167,16 @@ class TaskDistributor:
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
                 self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
                 return self._answer(lease, grants, data)
-            if held or not plan:
-                break  # not taken by others meanwhile: nothing in it is for this worker
-        for job, _, _ in candidates:
-            self._refused(reasons, job.key, WhyNot.FAILED_HERE, wanted)
+            if not plan:
+                break
+            planned = {portion.key for portion in plan}
+            if held:
+                passed_over |= planned  # not taken by others meanwhile: nothing in it is for this worker
+            else:
+                self._core.listing.changed(planned)
+        for key in passed_over:
+            self._core.refusals.note(key, WhyNot.FAILED_HERE, wanted.profile.worker, self._core.clock())
+        reasons[WhyNot.FAILED_HERE] = max(reasons[WhyNot.FAILED_HERE], len(passed_over))
         return None
 
     async def _lease_planned(
@@ -186,8 +196,9 @@ class TaskDistributor:
             if opened.abandoned:  # whoever abandons it ends its leases in a transaction before or after this one
                 return True, None, grants, {}
             held = await self._locked(tx, plan, known, wanted.load)
+            routes = await self._routes(tx, [known[portion.key] for portion, _ in held], wanted, groups)
+            held = [(portion, state) for portion, state in held if portion.key in routes]
             if held:
-                routes = await self._routes(tx, [portion.key for portion, _ in held], wanted, groups)
                 commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
                 lease = await self._open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
                 for portion, state in held:
@@ -212,8 +223,8 @@ class TaskDistributor:
             states = await jobs.states(tx, found, lock=True)
             if opened.abandoned:
                 return None, math.inf
-            routes = await self._routes(tx, list(states), wanted, groups)
-            for key, state in states.items():
+            routes = await self._routes(tx, [known[key] for key in states], wanted, groups)
+            for key, state in ((key, states[key]) for key in routes):
                 rows = await slices.load(tx, key, found[key])
                 numbers = [row.number for row in rows.values() if lifecycle.may_have_rival(row)]
                 if numbers and state.status in lifecycle.DISTRIBUTABLE:
@@ -238,35 +249,41 @@ class TaskDistributor:
     ) -> tuple[dict[int, Job], dict[int, list[int]], float]:
         """Jobs, the numbers of their slices to lease, at most one per free core, and when to look again."""
         now, worker = self._core.clock(), wanted.profile.worker
-        mine, named = wanted.profile.groups, wanted.profile.job_ids
-        states = {one.key: one for one in await jobs.ending(tx, MOST_ENDING, groups=mine, named=named)}
-        known = await self._core.catalog.by_keys(tx, states)
-        groups = await jobs.groups(tx, states)
+        entries = self._core.listing.board.ending(wanted.profile, MOST_ENDING)
         left = max(1, math.floor(wanted.load))
         found: dict[int, list[int]] = {}
         fitting = []
-        for key, state in states.items():
-            profile = _profile_for(known[key], state, membership, groups.get(key, frozenset()))
+        for entry in entries:
+            key, state = entry.key, entry.state
+            profile = _profile_for(entry.profile, state, membership) if membership.known else entry.profile
             if why_not(profile, wanted.profile, state.estimate) is not None:
                 continue
             fitting.append(key)
             if left <= 0 or self._watchman.is_quiet(key, now):
                 continue
-            late, look_at = split(await slices.longest_out(tx, key, MOST_LATE, not_failed_by=worker), worker, now)
+            out = await slices.longest_out(tx, key, MOST_LATE, not_failed_by=worker)
+            late, look_at = split(out, worker, now, self._restart)
             if late:
-                found[key] = [one.piece.number for one in late[: 1 if known[key].spec["discrete"] else left]]
+                found[key] = [one.piece.number for one in late[: 1 if entry.profile.discrete else left]]
                 left -= len(found[key])
             else:
                 self._watchman.look_again(key, look_at)
+        known = await self._core.catalog.by_keys(tx, found)
         return known, found, self._watchman.next_look(fitting)
 
     async def _routes(
-        self, tx: Transaction, keys: Sequence[int], wanted: TaskRequest, groups: Membership
+        self, tx: Transaction, asked: Sequence[Job], wanted: TaskRequest, groups: Membership
     ) -> dict[int, str]:
-        """Through which compute group the worker gets each of these jobs."""
-        found = await jobs.groups(tx, keys)
+        """Through which compute group the worker gets each of these jobs; without those that are in none of its groups
+        any more."""
+        found = await jobs.groups(tx, [job.key for job in asked])
         mine = wanted.profile.groups
-        return {key: route(found.get(key, frozenset()), mine, groups.known) or PUBLIC_GROUP_ID for key in keys}
+        routes = {}
+        for job in asked:
+            group = route(found.get(job.key, frozenset()), mine, groups.known)
+            if group is not None or job.record.local_exec:
+                routes[job.key] = group or PUBLIC_GROUP_ID
+        return routes
 
     async def _bind(self, tx: Transaction, grants: Sequence[Grant]) -> None:
         """What was leased may have used up what is held for a job."""
@@ -278,30 +295,58 @@ class TaskDistributor:
         await jobs.save(tx, list(states.values()))
 
     async def _candidates(
-        self, tx: Transaction, wanted: TaskRequest, membership: Membership, reasons: collections.Counter[str]
+        self,
+        wanted: TaskRequest,
+        membership: Membership,
+        passed_over: Container[int],
+        reasons: collections.Counter[str],
     ) -> list[tuple[Job, JobState, Candidate]]:
-        mine, named = wanted.profile.groups, wanted.profile.job_ids
-        states = {state.key: state for state in await jobs.distributable(tx, MOST_CANDIDATES, groups=mine, named=named)}
-        if not states:
+        """What the board offers this worker; no more of it is looked at than a request may cost."""
+        now = self._core.clock()
+        listing = self._core.listing
+        await listing.fresh(now)
+
+        def look(entry: Entry) -> WhyNot | None:
+            reason = WhyNot.FAILED_HERE if entry.key in passed_over else None
+            reason = reason or self._why_not(entry, wanted, membership, now)
+            if reason is not None:
+                self._core.refusals.note(entry.key, reason, wanted.profile.worker, now)
+            return reason
+
+        choices, refused, unfit = listing.board.window(wanted.profile, look)
+        for key, code in unfit:
+            self._core.refusals.note(key, code, wanted.profile.worker, now)
+        reasons.update({str(code): count for code, count in refused.items()})
+        if not choices:
             return []
-        known = await self._core.catalog.by_keys(tx, states)
-        groups = await jobs.groups(tx, states)
-        found = []
-        for key, state in states.items():
-            job = known[key]
-            profile = _profile_for(job, state, membership, groups.get(key, frozenset()))
-            refusal = why_not(profile, wanted.profile, state.estimate)
-            if refusal is not None:
-                self._refused(reasons, key, refusal[0], wanted)
-                self._note_rejection(profile, state, wanted)
-                continue
-            self._rejected_since.pop(key, None)
-            candidate = _candidate(job, state, wanted.load)
-            if candidate.estimation_left is None or candidate.estimation_left > 0:
-                found.append((job, state, candidate))
-            else:
-                self._refused(reasons, key, WhyNot.ESTIMATING, wanted)
-        return found
+        async with self._core.database.snapshot() as tx:
+            known = await self._core.catalog.by_keys(tx, [choice.entry.key for choice in choices])
+        ratio = wanted.profile.speed.ratio({one.entry.profile.job_id: one.entry.state.estimate for one in choices})
+        return [
+            (known[one.entry.key], one.entry.state, _candidate(one, known[one.entry.key], wanted, ratio))
+            for one in choices
+        ]
+
+    def _why_not(self, entry: Entry, wanted: TaskRequest, membership: Membership, now: float) -> WhyNot | None:
+        """What keeps this worker from this job at the moment."""
+        profile, state, worker = entry.profile, entry.state, wanted.profile
+        if membership.known:
+            profile = _profile_for(profile, state, membership)
+        refusal = why_not(profile, worker, state.estimate)
+        if refusal is not None:
+            self._note_rejection(profile, state, wanted)
+            return refusal[0]
+        self._rejected_since.pop(entry.key, None)
+        left = _estimation_left(state, wanted.load)
+        if left is not None and left <= 0:
+            return WhyNot.ESTIMATING
+        if profile.needs & Capability.WEBGPU and wanted.gpu_load < 1:
+            return WhyNot.GPU
+        banned = self._core.listing.bans.of(entry.key, now)
+        had_it = profile.discrete and profile.job_id in worker.worked_discrete
+        if (had_it or worker.worker in banned) and self._roster.others_could(profile, worker.worker, now, banned):
+            return WhyNot.DISCRETE if had_it else WhyNot.BANNED
+        return None
 
     async def _locked(
         self, tx: Transaction, plan: Sequence[Portion], known: Mapping[int, Job], load: float
@@ -313,16 +358,11 @@ class TaskDistributor:
             state = states.get(portion.key)
             if state is None or state.status not in lifecycle.DISTRIBUTABLE:
                 continue
-            candidate = _candidate(known[portion.key], state, load)
-            left = candidate.waiting if candidate.estimation_left is None else candidate.estimation_left
+            left = _estimation_left(state, load)
+            left = escrow.may_lease(state.funded, state.counts) if left is None else left
             if left > 0:
                 held.append((dataclasses.replace(portion, slices=min(portion.slices, left)), state))
         return held
-
-    def _refused(self, reasons: collections.Counter[str], key: int, code: WhyNot, wanted: TaskRequest) -> None:
-        """Count a job that waits and that this worker does not get: for its answer, and for whoever asks of the job."""
-        reasons[code] += 1
-        self._core.refusals.note(key, code, wanted.profile.worker, self._core.clock())
 
     def _note_rejection(self, profile: JobProfile, state: JobState, wanted: TaskRequest) -> None:
         """A job whose slices wait, of which nothing is out, and which every live worker has rejected, would wait for
@@ -554,45 +594,48 @@ class TaskDistributor:
         return found
 
 
-def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
-    worktime, level = job.spec["worktime"], job.spec.get("isolation")
-    return JobProfile(
-        job_id=job.id,
-        needs=job.spec["requirements"],
-        groups=groups,
-        local_exec=job.record.local_exec,
-        worktime=(worktime["name"], worktime["version"]),
-        discrete=job.spec["discrete"],
-        isolation=None if level is None else Isolation(level),
-        slice_price=job.slice_price,
-    )
+def _profile_for(profile: JobProfile, state: JobState, membership: Membership) -> JobProfile:
+    """As a worker sees it that is in groups which may take no job that pays so much."""
+    payment = hold_for(state.counts.total, profile.slice_price)
+    return dataclasses.replace(profile, groups=membership.open_to(profile.groups, payment))
 
 
-def _profile_for(job: Job, state: JobState, membership: Membership, groups: frozenset[str]) -> JobProfile:
-    """As a worker sees it that is in some groups, which may take no job that pays so much."""
-    return job_profile(job, membership.open_to(groups, hold_for(state.counts.total, job.slice_price)))
-
-
-def _candidate(job: Job, state: JobState, load: float) -> Candidate:
-    """`load` is what the asking worker wants, in cores."""
+def _estimation_left(state: JobState, load: float) -> int | None:
+    """Slices that may go out to measure the job; None when it is not being estimated. `load` is what the asking worker
+    wants, in cores."""
+    if state.status is not RunStatus.ESTIMATION:
+        return None
     counts = state.counts
-    waiting = escrow.may_lease(state.funded, counts)
-    left = None
-    if state.status is RunStatus.ESTIMATION:
-        wanted = counts.total if state.estimation_slices is None else state.estimation_slices
-        measured = facts_of(state).measured
-        # Once a first slice has ended, cores need not stand idle while others compute the rest of the estimation.
-        out = max(wanted - measured, math.ceil(load) if measured else 0)
-        left = min(waiting, out - counts.leased)
+    wanted = counts.total if state.estimation_slices is None else state.estimation_slices
+    measured = facts_of(state).measured
+    # Once a first slice has ended, cores need not stand idle while others compute the rest of the estimation.
+    out = max(wanted - measured, math.ceil(load) if measured else 0)
+    return min(escrow.may_lease(state.funded, counts), out - counts.leased)
+
+
+def _candidate(choice: Choice, job: Job, wanted: TaskRequest, speed: float) -> Candidate:
+    """`speed` is the worker's time for a slice over everybody's."""
+    entry, state = choice.entry, choice.entry.state
+    work_s, slice_s = state.estimate.work_s, _slice_seconds(state)
+    if work_s is not None and slice_s is not None:
+        ratio = wanted.profile.speed.slice_ratio(job.id, state.estimate, speed)
+        work_s, slice_s = work_s * ratio, slice_s * ratio
     return Candidate(
         key=job.key,
-        waiting=waiting,
-        leased=counts.leased,
-        slice_s=_slice_seconds(state),
-        estimation_left=left,
+        waiting=escrow.may_lease(state.funded, state.counts),
+        leased=state.counts.leased,
+        slice_s=slice_s,
+        work_s=work_s,
+        estimation_left=_estimation_left(state, wanted.load),
         greedy_estimation=job.spec["greedyEstimation"],
         discrete=job.spec["discrete"],
         served_at=state.served_at,
+        owner=job.owner,
+        owner_account=choice.owner_account,
+        account=entry.account,
+        weight=entry.weight,
+        first=choice.first,
+        gpu=bool(job.spec["requirements"] & Capability.WEBGPU),
     )
 
 

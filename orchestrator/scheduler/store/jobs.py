@@ -113,51 +113,14 @@ async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False
     return {state.key: state for state in map(_state, rows.mappings())}
 
 
-_WAITING = sa.and_(
-    jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]),
-    jobs.c.total - jobs.c.cursor + jobs.c.ready > 0,
-)
-
-
-def _within(group_ids: Iterable[str]) -> sa.ColumnElement[bool]:
-    where = (job_groups.c.job == jobs.c.key, job_groups.c.group_id.in_(sorted(group_ids)))
-    return sa.exists(sa.select(job_groups.c.job).where(*where))
-
-
-async def distributable(
-    tx: AsyncConnection, limit: int, *, groups: Iterable[str], named: Iterable[str]
-) -> list[JobState]:
-    """Jobs that have slices waiting for a worker that is in these groups, the longest unserved first. Jobs `named` by
-    their ids need no group if they are for their deployer's own worker."""
-    own = sa.and_(jobs.c.local_exec, jobs.c.id.in_(sorted(named)))
+async def live(tx: AsyncConnection, after: int, limit: int) -> list[JobState]:
+    """Jobs that may give slices now or later and whose keys are greater than `after`, in the order of their keys."""
     query = (
-        _SELECT_STATE.where(_WAITING, sa.or_(_within(groups), own)).order_by(jobs.c.served_at, jobs.c.key).limit(limit)
-    )
-    return [_state(row) for row in (await tx.execute(query)).mappings()]
-
-
-async def ending(tx: AsyncConnection, limit: int, *, groups: Iterable[str], named: Iterable[str]) -> list[JobState]:
-    """Jobs with slices at workers that have none to give, or hold them back until these are measured."""
-    own = sa.and_(jobs.c.local_exec, jobs.c.id.in_(sorted(named)))
-    query = (
-        _SELECT_STATE.where(
-            jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]),
-            jobs.c.leased > 0,
-            sa.or_(jobs.c.total - jobs.c.cursor + jobs.c.ready == 0, jobs.c.status == str(RunStatus.ESTIMATION)),
-            sa.or_(_within(groups), own),
-        )
-        .order_by(jobs.c.served_at, jobs.c.key)
+        _SELECT_STATE.where(jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]), jobs.c.key > after)
+        .order_by(jobs.c.key)
         .limit(limit)
     )
     return [_state(row) for row in (await tx.execute(query)).mappings()]
-
-
-async def count_elsewhere(tx: AsyncConnection, groups: Iterable[str], *, within: Iterable[str] | None = None) -> int:
-    """How many jobs wait that are in none of these groups; with `within`, of those that are in some of those."""
-    where = [_WAITING, ~jobs.c.local_exec, ~_within(groups)]
-    if within is not None:
-        where.append(_within(within))
-    return int((await tx.execute(sa.select(sa.func.count()).select_from(jobs).where(*where))).scalar_one())
 
 
 async def save(tx: AsyncConnection, changed: Sequence[JobState]) -> None:
@@ -247,6 +210,17 @@ async def touch(tx: AsyncConnection, keys: Iterable[int], now: float) -> None:
 async def count_by_status(tx: AsyncConnection, owner: str) -> dict[str, int]:
     query = sa.select(jobs.c.status, sa.func.count()).where(jobs.c.owner == owner).group_by(jobs.c.status)
     return {row[0]: row[1] for row in await tx.execute(query.order_by(jobs.c.status))}
+
+
+_WAITING = sa.and_(
+    jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]),
+    jobs.c.total - jobs.c.cursor + jobs.c.ready > 0,
+)
+
+
+def _within(group_ids: Iterable[str]) -> sa.ColumnElement[bool]:
+    where = (job_groups.c.job == jobs.c.key, job_groups.c.group_id.in_(sorted(group_ids)))
+    return sa.exists(sa.select(job_groups.c.job).where(*where))
 
 
 async def competing(tx: AsyncConnection, job: JobRecord, groups: Iterable[str]) -> tuple[int, int]:

@@ -118,10 +118,9 @@ async def renew(tx: AsyncConnection, ids: Iterable[int], expires_at: float) -> N
 
 
 async def renew_all(tx: AsyncConnection, expires_at: float) -> None:
-    """Every lease that has not ended lives at least until then, and is not late before."""
-    for column in (leases.c.expires_at, leases.c.due_at):
-        where = (leases.c.ended.is_(False), column < expires_at)
-        await tx.execute(sa.update(leases).where(*where).values({column: expires_at}))
+    """Every lease that has not ended lives at least until then."""
+    where = (leases.c.ended.is_(False), leases.c.expires_at < expires_at)
+    await tx.execute(sa.update(leases).where(*where).values(expires_at=expires_at))
 
 
 async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:

@@ -173,6 +173,16 @@ leases = sa.Table(
     sa.Column("request", sa.Text),
 )
 
+# Work that was recently paid, by steps of price.
+market = sa.Table(
+    "market",
+    metadata,
+    sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
+    # core-seconds, as they counted at that time
+    sa.Column("work_s", sa.Float, nullable=False),
+    sa.Column("counted_at", sa.Float, nullable=False),
+)
+
 events = sa.Table(
     "events",
     metadata,

@@ -149,13 +149,14 @@ class Late:
     piece: Slice
     worker: str
     due_at: float
+    opened_at: float
 
 
 async def longest_out(tx: AsyncConnection, job: int, limit: int, *, not_failed_by: str) -> list[Late]:
     """Slices of a job that are out under one lease, the oldest leases first. Those that a worker has failed before
     are left out, and those whose leases are not due at any time."""
     query = (
-        sa.select(*_SLICE, leases.c.worker, leases.c.due_at)
+        sa.select(*_SLICE, leases.c.worker, leases.c.due_at, leases.c.opened_at)
         .join(leases, leases.c.id == slices.c.lease)
         .where(
             slices.c.job == job,
@@ -168,8 +169,8 @@ async def longest_out(tx: AsyncConnection, job: int, limit: int, *, not_failed_b
         .limit(limit)
     )
     return [
-        Late(Slice(number, SliceState(state), lease, failures, losses, rival), worker, due_at)
-        for number, state, lease, failures, losses, rival, worker, due_at in await tx.execute(query)
+        Late(Slice(number, SliceState(state), lease, failures, losses, rival), *about)
+        for number, state, lease, failures, losses, rival, *about in await tx.execute(query)
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.bank import Bank
 from orchestrator.jobs.words import PUBLIC_GROUP, join_hash, join_hash_hash
-from orchestrator.scheduler import task_distributor
+from orchestrator.scheduler import board
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.scheduler.lease_book import read_claim
 from orchestrator.scheduler.store import leases
@@ -235,7 +235,7 @@ async def test_the_operator_says_who_makes_groups_and_how_many(app: SchedulerApp
 async def test_jobs_of_groups_without_workers_do_not_hide_those_of_others(
     app: SchedulerApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_distributor, "MOST_CANDIDATES", 3)
+    monkeypatch.setattr(board, "MOST_LOOKED_AT", 3)
     async with deployer(app.url) as owner, fake_worker(app.url) as worker:
         await create(owner)
         for _ in range(4):

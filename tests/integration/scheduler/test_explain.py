@@ -48,7 +48,8 @@ async def test_why_a_job_waits_from_its_deploy_to_its_end(app: SchedulerApp) -> 
         taken = await worker.take(capabilities=80 | Capability.WEBGPU, workerComputeGroups=[])
         assert "task" not in taken["body"]
         assert (await explain(client, other))["findings"][0]["code"] == "ECOMPUTEGROUP"
-        taken = await worker.take(capabilities=80 | Capability.WEBGPU, jobIds=[job])
+        load = {"cpu": 2, "gpu": 1, "longSlices": 1}
+        taken = await worker.take(capabilities=80 | Capability.WEBGPU, jobIds=[job], targetLoad=load)
         answer = await explain(client, job)
         assert [one["code"] for one in answer["findings"]] == ["ELEASED"]
         assert [(one["worker"], one["slices"]) for one in answer["leases"]] == [(worker.id, 4)]

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from orchestrator.scheduler.estimates import Estimate, Measured
-from orchestrator.scheduler.late import LOOK_AGAIN_S, LateRules, Watchman, split
+from orchestrator.scheduler.late import LOOK_AGAIN_S, LateRules, Restart, Watchman, split
 
 RULES = LateRules(factor=2.0, bias_s=5.0, unknown_s=60.0)
 
@@ -21,6 +21,10 @@ def cost(*walls_s: float) -> Estimate:
 class Held:
     worker: str
     due_at: float
+    opened_at: float = 1.0
+
+
+LONG_AGO = Restart(0.0, 45.0)
 
 
 def test_a_task_is_due_after_its_work_and_the_longest_usual_slice() -> None:
@@ -39,11 +43,18 @@ def test_nothing_is_hurried_before_it_was_measured() -> None:
 
 def test_late_slices_are_those_of_others_that_are_due() -> None:
     out = [Held("me", 1.0), Held("other", 9.0), Held("third", 10.4)]
-    late, look_at = split(out, "me", now=10.0)
+    late, look_at = split(out, "me", 10.0, LONG_AGO)
     assert late == [out[1]]
     assert look_at == 10.4
-    assert split([], "me", 10.0) == ([], 10.0 + LOOK_AGAIN_S)
-    assert split([Held("other", 500.0)], "me", 10.0) == ([], 10.0 + LOOK_AGAIN_S)
+    assert split([], "me", 10.0, LONG_AGO) == ([], 10.0 + LOOK_AGAIN_S)
+    assert split([Held("other", 500.0)], "me", 10.0, LONG_AGO) == ([], 10.0 + LOOK_AGAIN_S)
+
+
+def test_workers_may_come_back_first_after_a_restart() -> None:
+    before, after = Held("a", 20.0, opened_at=5.0), Held("b", 20.0, opened_at=12.0)
+    restart = Restart(10.0, 45.0)
+    assert split([before, after], "me", 21.0, restart)[0] == [after]
+    assert split([before, after], "me", 55.0, restart)[0] == [before, after]
 
 
 def test_nobody_looks_in_vain() -> None:
