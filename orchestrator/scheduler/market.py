@@ -33,7 +33,7 @@ class Market:
     def __init__(self, rules: MarketRules) -> None:
         self.rules = rules
         self._work: dict[int, float] = {}
-        self._at = 0.0
+        self._at: float | None = None
         self._fresh: dict[int, float] = {}
         self._steps = 0
         self._moved = False
@@ -87,14 +87,17 @@ class Market:
         self._find()
 
     def _step_of(self, rate: float) -> int:
-        if rate <= 0:
+        ratio = rate / self.rules.reference
+        if ratio <= STEP**-FARTHEST:
             return -FARTHEST
-        return min(max(round(math.log(rate / self.rules.reference, STEP)), -FARTHEST), FARTHEST)
+        return min(max(round(math.log(ratio, STEP)), -FARTHEST), FARTHEST)
 
     def _age(self, now: float) -> None:
+        if self._at is None:
+            self._at = now
         if now - self._at < self.rules.half_life_s / 100:
             return
-        kept = 0.5 ** ((now - self._at) / self.rules.half_life_s) if self._at else 1.0
+        kept = 0.5 ** ((now - self._at) / self.rules.half_life_s)
         self._work = {steps: work * kept for steps, work in self._work.items() if work * kept > 1e-3}
         self._at = now
         self._moved = True
