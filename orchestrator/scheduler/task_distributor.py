@@ -313,7 +313,7 @@ class TaskDistributor:
                 self._core.refusals.note(entry.key, reason, wanted.profile.worker, now)
             return reason
 
-        choices, refused, unfit = listing.board.window(wanted.profile, look)
+        choices, refused, unfit = listing.board.window(wanted.profile, look, min(32, 4 + 2 * math.ceil(wanted.load)))
         for key, code in unfit:
             self._core.refusals.note(key, code, wanted.profile.worker, now)
         reasons.update({str(code): count for code, count in refused.items()})
