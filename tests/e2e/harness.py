@@ -142,9 +142,10 @@ class Wallet:
 
 @contextlib.asynccontextmanager
 async def client(
-    program: str, *, scheduler: str, wallet: Wallet, node: pathlib.Path, npm_modules: pathlib.Path
+    program: str, *, scheduler: str, wallet: Wallet, node: pathlib.Path, npm_modules: pathlib.Path, **options: Any
 ) -> AsyncIterator[Client]:
-    """Run `program` (see client.cjs) with the official client; it is killed when the block ends."""
+    """Run `program` (see client.cjs) with the official client; it is killed when the block ends. `options` are those of
+    the process: its working folder, its user."""
     process = await asyncio.create_subprocess_exec(
         str(node), str(HERE / "client.cjs"), str(npm_modules),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=2**26,
@@ -155,6 +156,7 @@ async def client(
             "DCP_SCHEDULER_LOCATION": scheduler,
             "DCP_CLIENT_ALLOW_INSECURE_CONFIGURATION": "1",
         },
+        **options,
     )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(program.encode("utf-8"))
