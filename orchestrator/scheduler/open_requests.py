@@ -10,7 +10,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+
+from orchestrator.protocol.server import ServerConnection
 
 REMEMBERED = 10_000
 """names of requests that were abandoned, should one come later than its abandonment"""
@@ -20,9 +22,13 @@ REMEMBERED = 10_000
 class OpenRequest:
     """`id` is the worker's own name for it; official workers give none. `abandoned`: lease nothing to it."""
 
-    peer: str
+    session: ServerConnection
     id: str | None
     abandoned: bool = False
+
+    @property
+    def peer(self) -> str:
+        return self.session.peer
 
 
 class OpenRequests:
@@ -31,9 +37,9 @@ class OpenRequests:
         self._abandoned: collections.OrderedDict[tuple[str, str, str], None] = collections.OrderedDict()
 
     @contextlib.contextmanager
-    def answering(self, worker: str, peer: str, request_id: str | None) -> Iterator[OpenRequest]:
+    def answering(self, worker: str, session: ServerConnection, request_id: str | None) -> Iterator[OpenRequest]:
         """While the block runs the request is open."""
-        request = OpenRequest(peer, request_id)
+        request, peer = OpenRequest(session, request_id), session.peer
         if request_id is not None:
             request.abandoned = (worker, peer, request_id) in self._abandoned
         mine = self._open.setdefault((worker, peer), set())
@@ -45,14 +51,21 @@ class OpenRequests:
             if not mine and self._open.get((worker, peer)) is mine:
                 del self._open[worker, peer]
 
-    def abandon(self, worker: str, peer: str, ids: Collection[str] | None = None) -> None:
+    def abandon(
+        self,
+        worker: str,
+        peer: str,
+        ids: Collection[str] | None = None,
+        *,
+        unless: Callable[[OpenRequest], bool] = lambda _: False,
+    ) -> None:
         """Nobody waits for the requests of this worker with these ids; for none of them, without `ids`."""
         for name in ids or ():
             self._abandoned[worker, peer, name] = None
         while len(self._abandoned) > REMEMBERED:
             self._abandoned.popitem(last=False)
         for request in self._open.get((worker, peer), ()):
-            if ids is None or request.id in ids:
+            if (ids is None or request.id in ids) and not unless(request):
                 request.abandoned = True
 
     def __len__(self) -> int:

@@ -30,6 +30,7 @@ from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.memberships import Membership, Memberships
 from orchestrator.scheduler.open_requests import OpenRequest, OpenRequests
 from orchestrator.scheduler.packing import Candidate, PackingRules, Portion, is_long, pack
+from orchestrator.scheduler.presence import Presence, lives_elsewhere
 from orchestrator.scheduler.pricing import hold_for
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
@@ -81,6 +82,7 @@ class TaskDistributor:
         self._watchman = Watchman()
         self._restart = Restart(core.clock(), min(COME_BACK_S, settings.lease_s))
         self._open = OpenRequests()
+        self._presence = Presence(roster.gone)
 
     async def handle(self, request: Request) -> Any:
         return await self._operations.handle(request)
@@ -90,16 +92,17 @@ class TaskDistributor:
         wanted = parse_task_request(fields(request))
         worker = wanted.profile.worker
         if wanted.returns_all or wanted.return_all_message is not None:
-            await self._take_back(self._returning_worker(wanted, request.peer), request.peer)
+            await self._take_back(self._returning_worker(wanted, request.peer), request)
         elif wanted.holds_nothing:
-            await self._take_back(worker, request.peer)
+            await self._take_back(worker, request)
         if wanted.held or wanted.overdue:
             await self._renew(wanted, request.peer)
         if wanted.lost:
             await self._take_back_lost(wanted, request.peer)
         if not wanted.wants_slices or wanted.load <= 0:
             return self._answer(None, [], {})
-        with self._open.answering(worker, request.peer, wanted.request_id) as opened:
+        self._presence.asks(worker, request.connection)
+        with self._open.answering(worker, request.connection, wanted.request_id) as opened:
             return await self._wait_for_work(request, wanted, opened)
 
     async def _wait_for_work(self, request: Request, wanted: TaskRequest, opened: OpenRequest) -> dict[str, Any]:
@@ -164,6 +167,7 @@ class TaskDistributor:
             held, lease, grants, data = await self._lease_planned(wanted, groups, opened, plan, known)
             if lease is not None and grants:
                 self._core.leases.keep(lease)
+                self._presence.took(lease.id, opened.session)
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
                 self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
                 return self._answer(lease, grants, data)
@@ -508,13 +512,16 @@ class TaskDistributor:
             for number in grant.numbers
         ]
 
-    async def _take_back(self, worker: str, peer: str) -> None:
+    async def _take_back(self, worker: str, request: Request) -> None:
         """A worker that starts or stops holds nothing any more: its slices are ready for others at once. Only what was
-        leased to `peer` itself is concerned."""
+        leased to the sender itself is concerned, and nothing that another living session of its has."""
+        session = request.connection
         self._roster.gone(worker)
-        self._open.abandon(worker, peer)
+        self._open.abandon(worker, request.peer, unless=lambda one: lives_elsewhere(one.session, session))
         async with self._core.database.transaction() as tx:
-            held = await leases.held_by(tx, worker, peer)
+            held = await leases.held_by(tx, worker, request.peer)
+            elsewhere = self._presence.held_elsewhere(held, session)
+            held = [lease for lease in held if lease not in elsewhere]
             if not held:
                 return
             outcome = await self._end_leases(tx, held, worker, "returnAllSlices")

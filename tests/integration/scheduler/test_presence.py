@@ -1,0 +1,45 @@
+"""Workers that leave, and workers that are there twice under one name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.scheduler.app import SchedulerApp
+from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, until
+
+
+def numbers(answer: Any, job: str) -> list[int]:
+    return [one["sliceNumber"] for one in answer["body"].get("task", {}).get(job, [])]
+
+
+async def test_a_worker_that_has_ended_its_session_is_waited_for_no_longer(app: SchedulerApp) -> None:
+    """Workers of the v4 dialect say no other farewell. What failed at one worker waits for others that are there."""
+    async with deployer(app.url) as client, fake_worker(app.url) as stays:
+        job = await client.deploy(dataRange={"start": 1, "end": 1, "step": 0})
+        first = await stays.take()
+        async with fake_worker(app.url) as leaves:
+            await leaves.take()
+            assert app.roster.statistics()["workers"] == 2
+        await until(lambda: app.roster.statistics()["workers"] == 1)
+        await stays.give_back(job, [1], "ENOPROGRESS", authorization_of(first))
+        assert numbers(await stays.take(), job) == [1]
+
+
+async def test_a_worker_that_is_there_twice_keeps_what_its_other_self_has(app: SchedulerApp) -> None:
+    """Seen with two `localExec` of one client: when one ended, the other's slices were computed again."""
+    async with deployer(app.url) as client, fake_worker(app.url) as worker, fake_worker(app.url) as other:
+        job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
+        twin = FakeWorker(worker.client, app.url, worker.work, load=1)
+        twin.id = worker.id
+        # The estimation gives one slice to a core.
+        mine = await worker.take(targetLoad={"cpu": 1})
+        its = await twin.take(targetLoad={"cpu": 1})
+        assert len(numbers(mine, job)) == len(numbers(its, job)) == 1
+        await twin.tasks.request(
+            "requestTask@3",
+            {"paymentAddress": twin.payment.address, "fetchState": 16, "returnAllSlices": twin.holds_nothing()},
+        )
+        assert numbers(await other.take(), job) == numbers(its, job)
+        assert numbers(await other.take(), job) == []
+        await worker.compute(mine)
+        assert worker.answers[0]["accepted"]
