@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from orchestrator.protocol.server import ServerConnection
 
@@ -17,8 +17,12 @@ NAMES_KEPT = 1000
 """workers remembered per session; an honest one is one"""
 
 
-class Presence:
-    """`left(worker)` is called when the session over which a worker asked last has ended."""
+class Presence(Container[str]):
+    """`left(worker)` is called when the session over which a worker asked last has ended.
+
+    Contains the workers whose session has lost its transport: killed ones, and those that end without a farewell, as
+    dcp-worker 3.3.19 does. They may come back; nobody waits for it.
+    """
 
     def __init__(self, left: Callable[[str], None]) -> None:
         self._left = left
@@ -44,6 +48,10 @@ class Presence:
             if self._asking.get(worker) is session:
                 del self._asking[worker]
                 self._left(worker)
+
+    def __contains__(self, worker: object) -> bool:
+        session = self._asking.get(worker) if isinstance(worker, str) else None
+        return session is not None and not session.is_connected
 
     def took(self, lease: int, session: ServerConnection) -> None:
         """A lease goes out over a session."""

@@ -373,7 +373,8 @@ class TaskDistributor:
         ever; see `_stop_rejected`."""
         now = self._core.clock()
         rejected = profile.job_id in wanted.profile.rejected
-        if rejected and state.counts.leased == 0 and not self._roster.others_could(profile, wanted.profile.worker, now):
+        others = self._roster.others_could(profile, wanted.profile.worker, now, self._presence)
+        if rejected and state.counts.leased == 0 and not others:
             self._rejected_since.setdefault(state.key, now)
 
     async def _stop_rejected(self) -> None:
@@ -435,7 +436,7 @@ class TaskDistributor:
         again: list[int] = []
         if counts.ready > 0:
             groups = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
-            others = self._roster.others_could(job_profile(job, groups), worker, now)
+            others = self._roster.others_could(job_profile(job, groups), worker, now, self._presence)
             patience = self._core.settings.other_worker_s if others else 0.0
             rows = await slices.take_ready(
                 tx, job.key, min(wanted, counts.ready), worker=worker, failed_elsewhere_before=now - patience
@@ -521,7 +522,7 @@ class TaskDistributor:
         async with self._core.database.transaction() as tx:
             held = await leases.held_by(tx, worker, request.peer)
             elsewhere = self._presence.held_elsewhere(held, session)
-            held = [lease for lease in held if lease not in elsewhere]
+            held = {lease: of for lease, of in held.items() if lease not in elsewhere}
             if not held:
                 return
             outcome = await self._end_leases(tx, held, worker, "returnAllSlices")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import Any
 
 from orchestrator.scheduler.app import SchedulerApp
+from tests.e2e import harness
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, until
 
 
@@ -21,6 +23,25 @@ async def test_a_worker_that_has_ended_its_session_is_waited_for_no_longer(app: 
             await leaves.take()
             assert app.roster.statistics()["workers"] == 2
         await until(lambda: app.roster.statistics()["workers"] == 1)
+        await stays.give_back(job, [1], "ENOPROGRESS", authorization_of(first))
+        assert numbers(await stays.take(), job) == [1]
+
+
+async def test_a_worker_without_a_transport_is_not_waited_for(app: SchedulerApp) -> None:
+    port = urllib.parse.urlsplit(app.url).port
+    assert port is not None
+    async with (
+        harness.CuttableProxy(port).serve() as proxy,
+        deployer(app.url) as client,
+        fake_worker(app.url) as stays,
+        fake_worker(f"http://127.0.0.1:{proxy.port}/") as killed,
+    ):
+        job = await client.deploy(dataRange={"start": 1, "end": 1, "step": 0})
+        first = await stays.take()
+        await killed.take()
+        proxy.target_port = 1  # nobody there
+        proxy.cut()
+        await until(lambda: app.server.statistics()["resumable"] >= 1)
         await stays.give_back(job, [1], "ENOPROGRESS", authorization_of(first))
         assert numbers(await stays.take(), job) == [1]
 
