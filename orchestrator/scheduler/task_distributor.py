@@ -112,7 +112,8 @@ class TaskDistributor:
         wanted, groups = await self._memberships.resolve(wanted, request)
         deadline = self._core.clock() + patience_s
         reasons: collections.Counter[str] = collections.Counter()
-        while True:
+        # A worker that has left must not be entered among those that are there once more.
+        while not (opened.abandoned or request.connection.closed.is_set()):
             ticket = self._core.work.ticket()
             now = self._core.clock()
             self._roster.saw(wanted.profile, wanted.load, now, wanted.size)
@@ -127,7 +128,7 @@ class TaskDistributor:
             if answer is not None:
                 return answer
             patience = deadline - self._core.clock()
-            if patience <= 0 or opened.abandoned or request.connection.closed.is_set():
+            if patience <= 0:
                 self._roster.heard(wanted.profile.worker, self._core.clock())
                 reasons.update(self._elsewhere(wanted, groups))
                 return self._answer(None, [], {}, reasons)
@@ -137,6 +138,7 @@ class TaskDistributor:
             except TimeoutError:
                 if look_at >= deadline:
                     deadline = 0
+        return self._answer(None, [], {}, reasons)
 
     def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
         """Jobs that wait in groups of others, by why the worker is not in those."""

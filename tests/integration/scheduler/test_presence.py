@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import urllib.parse
 from typing import Any
 
+from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.scheduler.app import SchedulerApp
 from tests.e2e import harness
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, until
@@ -20,8 +23,10 @@ async def test_a_worker_that_has_ended_its_session_is_waited_for_no_longer(app: 
         job = await client.deploy(dataRange={"start": 1, "end": 1, "step": 0})
         first = await stays.take()
         async with fake_worker(app.url) as leaves:
-            await leaves.take()
-            assert app.roster.statistics()["workers"] == 2
+            asking = asyncio.ensure_future(leaves.take())
+            await until(lambda: app.roster.statistics()["workers"] == 2)
+        with contextlib.suppress(ConnectionClosed):
+            await asking
         await until(lambda: app.roster.statistics()["workers"] == 1)
         await stays.give_back(job, [1], "ENOPROGRESS", authorization_of(first))
         assert numbers(await stays.take(), job) == [1]
