@@ -107,6 +107,27 @@ def docker_cpu_seconds() -> float:
     return total
 
 
+def sandboxes_cpu_seconds(worker: str) -> float:
+    """CPU time of all sandboxes of a Worker with this id so far, ended ones included."""
+    folder = f"dcp-sandboxes/{worker}"
+    usage = pathlib.Path("/sys/fs/cgroup/cpuacct") / folder / "cpuacct.usage"
+    if usage.exists():
+        return int(usage.read_text()) / 1e9
+    fields = (pathlib.Path("/sys/fs/cgroup") / folder / "cpu.stat").read_text().split()
+    return int(fields[fields.index("usage_usec") + 1]) / 1e6
+
+
+def lease_to_accept_s(path: pathlib.Path, job: str) -> float:
+    """Seconds from a job's first lease to its last accepted result, from the Scheduler's database file."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        ((first, last),) = database.execute(
+            "SELECT min(l.opened_at), max(r.accepted_at) FROM jobs j JOIN slice_results r ON r.job = j.key"
+            " JOIN leases l ON l.id = r.lease WHERE j.id = ?",
+            (job,),
+        )
+    return float(last - first)
+
+
 @dataclasses.dataclass(frozen=True)
 class Computer:
     """A Scheduler and a Worker, each a process of its own."""
@@ -119,25 +140,12 @@ class Computer:
     def cpu_seconds(self) -> float:
         """CPU time of all that belongs to it so far: both processes, the Engine, the sandboxes, ended ones included."""
         processes = cpu_seconds(self.scheduler.process.pid) + cpu_seconds(self.worker.process.pid)
-        folder = f"dcp-sandboxes/{self.worker.lines[0].split()[1]}"
-        usage = pathlib.Path("/sys/fs/cgroup/cpuacct") / folder / "cpuacct.usage"
-        if usage.exists():
-            sandboxes = int(usage.read_text()) / 1e9
-        else:
-            fields = (pathlib.Path("/sys/fs/cgroup") / folder / "cpu.stat").read_text().split()
-            sandboxes = int(fields[fields.index("usage_usec") + 1]) / 1e6
-        return processes + docker_cpu_seconds() + sandboxes
+        return processes + docker_cpu_seconds() + sandboxes_cpu_seconds(self.worker.lines[0].split()[1])
 
     def lease_to_accept_s(self, job: str) -> float:
         """Seconds from a job's first lease to its last accepted result, from the Scheduler's database."""
         (path,) = (self.state / "scheduler").glob("*.sqlite")
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            ((first, last),) = database.execute(
-                "SELECT min(l.opened_at), max(r.accepted_at) FROM jobs j JOIN slice_results r ON r.job = j.key"
-                " JOIN leases l ON l.id = r.lease WHERE j.id = ?",
-                (job,),
-            )
-        return float(last - first)
+        return lease_to_accept_s(path, job)
 
 
 @contextlib.asynccontextmanager

@@ -104,8 +104,10 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def evaluator(packages: Packages, generation: Literal[4, 5], folder: pathlib.Path) -> AsyncIterator[int]:
-    """The package's Node evaluator, one process per sandbox; the loopback port where it listens."""
+async def evaluator(
+    packages: Packages, generation: Literal[4, 5], folder: pathlib.Path
+) -> AsyncIterator[tuple[int, Process]]:
+    """The package's Node evaluator, one process per sandbox: the loopback port where it listens, and its own process."""
     port = free_port()
     program = packages.client(generation) / "libexec" / "evaluator-node.js"
     process = await Process.start(
@@ -115,7 +117,7 @@ async def evaluator(packages: Packages, generation: Literal[4, 5], folder: pathl
     )  # fmt: skip
     try:
         await process.wait_for_log("Listening for connections")
-        yield port
+        yield port, process
     finally:
         # Its children end with their sockets.
         await process.stop(within=10)
@@ -183,7 +185,7 @@ async def official_worker(
 ) -> AsyncIterator[OfficialWorker]:
     """A worker with an evaluator of its own, running; both are gone when the block ends."""
     with folder_of_nobody() as folder:
-        async with evaluator(packages, generation, folder) as port:
+        async with evaluator(packages, generation, folder) as (port, _):
             worker = OfficialWorker(
                 packages, generation, scheduler=scheduler, folder=folder, evaluator_port=port, payee=payee, cores=cores
             )
