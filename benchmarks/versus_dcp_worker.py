@@ -168,6 +168,15 @@ SIDES: dict[str, Callable[[str, pathlib.Path], contextlib.AbstractAsyncContextMa
 }
 
 
+async def iterations_per_cpu_second() -> float:
+    """Of the work, in bare Node; whoever else computes at the time does not matter."""
+    program = f"""{efficiency.WORK} const n = 50_000_000; work(n); const before = process.cpuUsage(); work(n);
+        const used = process.cpuUsage(before); console.log(n / (used.user + used.system) * 1e6);"""
+    process = await asyncio.create_subprocess_exec(str(common.NODE), "-e", program, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    return float(out)
+
+
 async def measure(rounds: int, slices: dict[str, int], per_second: float) -> dict[str, dict[str, list[Figures]]]:
     found: dict[str, dict[str, list[Figures]]] = {side: {kind: [] for kind in KINDS} for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
@@ -197,7 +206,7 @@ def main() -> None:
     options = common.parse_options(__doc__)
     machine, began = common.machine(), time.perf_counter()
     rounds, slices = (1, QUICK_SLICES) if options.quick else (2, SLICES)
-    per_second = asyncio.run(efficiency.calibrate())
+    per_second = asyncio.run(iterations_per_cpu_second())
     found = asyncio.run(measure(rounds, slices, per_second))
     middle = {
         side: {
