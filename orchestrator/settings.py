@@ -63,6 +63,48 @@ class SchedulerSettings(ComponentSettings):
         True, description="whether to bring the database's schema up to date at the start (see db migrate)"
     )
 
+    tls_certificate: pathlib.Path | None = Field(
+        None,
+        description="PEM file of the certificate (and its chain) to serve https with; plain http when not given",
+        json_schema_extra=flag(metavar="FILE", topic="TLS and proxies"),
+    )
+    tls_key: pathlib.Path | None = Field(
+        None,
+        description="PEM file of its private key; in the certificate's file when not given",
+        json_schema_extra=flag(metavar="FILE"),
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="address or network of a proxy whose X-Forwarded-For, -Proto and -Host are believed",
+        json_schema_extra=flag("--trusted-proxy", metavar="ADDRESS"),
+    )
+
+    max_connections: int = Field(
+        40_000, ge=1, description="connections of all peers", json_schema_extra=flag(topic="Limits against floods")
+    )
+    max_sessions: int = Field(20_000, ge=1, description="sessions of all peers")
+    max_address_connections: int = Field(5_000, ge=1, description="connections of one network address")
+    max_address_half_open: int = Field(
+        1_000, ge=1, description="connections of one address that have not opened a session yet"
+    )
+    address_connects_per_s: float = Field(
+        500.0, gt=0, description="new connections per second of one address, after ten times as many at once"
+    )
+    address_messages_per_s: float = Field(
+        20_000.0, gt=0, description="messages per second of one address; what comes faster is read later"
+    )
+    max_identity_sessions: int = Field(2_000, ge=1, description="sessions of one identity")
+    identity_messages_per_s: float = Field(
+        5_000.0, gt=0, description="messages (of up to 100 requests) per second of one identity, before it must wait"
+    )
+    identity_requests_per_s: float = Field(
+        20_000.0, gt=0, description="requests per second of one identity; more are answered with EBUSY"
+    )
+    identity_mib_per_s: float = Field(
+        256.0, gt=0, description="MiB per second of one identity; what comes faster is read later"
+    )
+    max_jobs_per_owner: int = Field(10_000, ge=1, description="jobs of one identity that have not ended")
+
     initial_credit: int = Field(
         0,
         ge=0,

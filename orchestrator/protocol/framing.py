@@ -90,6 +90,11 @@ class Receiver:
         self._held: list[_Partial | str] = []
         self._characters = 0  # of all that is held
 
+    @property
+    def characters(self) -> int:
+        """Of all that is held until more comes."""
+        return self._characters
+
     def receive(self, packet: str, sender: Sender | None = None) -> list[str]:
         """The messages that are complete now. An announcement goes to `sender`. Raise `FramingError`."""
         first = packet[:1]

@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -23,6 +25,7 @@ from orchestrator.protocol import messages, sockets
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.protocol.farewell import farewell
 from orchestrator.protocol.framing import FramingError, FramingLimits
+from orchestrator.protocol.guard import Guard, GuardLimits, TooMany, TrustedProxies
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.session import Session
@@ -42,6 +45,7 @@ Dialect = Literal[4, 5]
 ConfigText = Callable[[Literal[8, 9], str], str]
 """The configuration for a KVIN version, and for a client that reached the server under this origin (`http://host/`)."""
 _SERVICE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:\d{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:\d{1,5})?")
 _CONFIG_PATH = "/etc/dcp-config.kvin"
 _SEEK_S = 10.0
 _MOST_WAITING = 64
@@ -54,12 +58,17 @@ class ServerLimits:
 
     session: SessionLimits = field(default_factory=SessionLimits)
     framing: FramingLimits = field(default_factory=FramingLimits)
+    guard: GuardLimits = field(default_factory=GuardLimits)
     sessions: int = 20_000
+    sockets: int = 40_000
+    # Characters of messages whose last fragment has not come yet, of all peers.
+    partial_characters: int = 1024 * 1024 * 1024
     # Before it has named its session a socket may send little, and not for long.
     greeting: FramingLimits = field(default_factory=lambda: FramingLimits(message=65_536, partial=1, fragments=8))
     greeting_timeout: float = 30
     # Packets that a peer leaves unread before its socket is dropped; more than the longest message has fragments.
     unread_packets: int = 10_000
+    unread_characters: int = 256 * 1024 * 1024
     sweep_interval: float = 2
     # How long a client whose session an earlier process has left must be silent before that session is closed.
     heir_quiet: float = 0.3
@@ -163,6 +172,7 @@ class DcpServer:
         *,
         limits: ServerLimits | None = None,
         memory: Memory | None = None,
+        proxies: TrustedProxies | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         for name in services:
@@ -179,12 +189,20 @@ class DcpServer:
         self._unready: set[_ServerLink] = set()
         self._scope = TaskScope()
         self._refused = 0
+        self._by_peer: Counter[str] = Counter()
+        self._partial_characters = 0
+        self._guard = Guard(self.limits.guard, time.monotonic())
+        self._proxies = proxies or TrustedProxies()
         self._sockets = sockets.SocketServer(
             list(services),
             on_message=self._on_packet,
             on_gone=self._on_gone,
             spawn=self._scope.spawn,
             unread_packets=self.limits.unread_packets,
+            unread_characters=self.limits.unread_characters,
+            most_sockets=self.limits.sockets,
+            guard=self._guard,
+            proxies=self._proxies,
             greeting=self.limits.greeting,
             memory=self.memory,
         )
@@ -210,10 +228,10 @@ class DcpServer:
     async def __aexit__(self, *exception: Any) -> bool | None:
         return await self._stack.__aexit__(*exception)
 
-    async def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
+    async def listen(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Accept connections at an address; returns the port. May be called for several addresses."""
         assert self._runner is not None, "listen inside `async with`"
-        site = web.TCPSite(self._runner, host, port, backlog=1024)
+        site = web.TCPSite(self._runner, host, port, backlog=1024, ssl_context=tls)
         await site.start()
         server = site._server  # the one way to learn a port that the system chose
         port = int(server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
@@ -247,7 +265,9 @@ class DcpServer:
             "resumable": sum(link.transport is None for link in self._links.values()),
             "stamps": len(self._stamps),
             "handlers": len(self._scope) - 2,
-            "refused": self._refused,
+            "refused": self._refused + self._guard.refused,
+            "paused": self._guard.paused,
+            "partial_characters": self._partial_characters,
         }
 
     async def _sweep(self) -> None:
@@ -260,6 +280,7 @@ class DcpServer:
         for link in [*self._links.values(), *self._unready]:
             link.tick()
         self._sockets.drop_silent(self.limits.greeting_timeout)
+        self._guard.sweep(time.monotonic())
 
     # --- configuration
 
@@ -268,16 +289,37 @@ class DcpServer:
         version = re.fullmatch(r"2\.(\d{1,4})(\.\d{1,4})?", request.query.get("ver", ""))
         if version is None:
             return web.Response(status=400, text="the query must name a format: ?ver=2.1.0 or ?ver=2.0.0\n")
-        text = self._config_text(9 if int(version[1]) >= 1 else 8, f"{request.scheme}://{request.host}/")
+        text = self._config_text(9 if int(version[1]) >= 1 else 8, self._origin(request))
         headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
         return web.Response(body=text.encode(), content_type="application/x-kvin", charset="utf-8", headers=headers)
+
+    def _origin(self, request: web.Request) -> str:
+        """Under which origin the client reached us; a trusted proxy in between says so."""
+        scheme, host = request.scheme, request.host
+        if self._proxies.trusts(request.remote):
+            said = request.headers.get("X-Forwarded-Proto", "").strip().lower()
+            scheme = said if said in ("http", "https") else scheme
+            named = request.headers.get("X-Forwarded-Host", "").strip()
+            host = named if _HOST.fullmatch(named) else host
+        return f"{scheme}://{host}/"
 
     # --- what comes over the sockets
 
     def _on_packet(self, socket: ServerSocket, packet: str) -> None:
         """Whatever a peer sends, it can end its own session and socket and nothing else."""
+        held = socket.receiver.characters
         try:
-            for message in socket.receiver.receive(packet, socket.sender):
+            try:
+                messages_in = socket.receiver.receive(packet, socket.sender)
+            finally:
+                self._partial_characters += socket.receiver.characters - held
+            if self._partial_characters > self.limits.partial_characters:
+                # Its session lives on: the peer comes back and sends the message again.
+                self._refused += 1
+                log.warning("dropped a socket: too much is held of unfinished messages", extra={"action": "refused"})
+                socket.drop()
+                return
+            for message in messages_in:
                 self._on_message(socket, open_envelope(message))
         except (FramingError, MalformedMessage) as error:
             self._refused += 1
@@ -351,7 +393,14 @@ class DcpServer:
                 log.warning("refused a session: %d are open", self.limits.sessions, extra={"action": "refused"})
                 socket.drop()
                 return None
-            return _ServerLink(self, ServerConnection(socket.service, socket.dialect))
+            refusal = None
+            if self._by_peer[envelope.owner] >= self.limits.guard.identity_sessions:
+                self._refused += 1
+                refusal = TooMany(
+                    f"{envelope.owner} has {self.limits.guard.identity_sessions} sessions, as many as one identity may "
+                    "have; close some"
+                )
+            return _ServerLink(self, ServerConnection(socket.service, socket.dialect), refusal=refusal)
         link = self._links.get(dcpsid) if isinstance(dcpsid, str) else None
         if link is not None and link.session.peer == envelope.owner and link.connection.service == socket.service:
             return link
@@ -376,12 +425,19 @@ class DcpServer:
         return True
 
     def _on_gone(self, socket: ServerSocket) -> None:
+        self._partial_characters -= socket.receiver.characters
         if socket.link is not None:
             socket.link.detach(socket)
 
     # --- handlers
 
     def dispatch(self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]) -> None:
+        try:
+            self._guard.requested(connection.peer, len(incoming), time.monotonic())
+        except TooMany as error:
+            for one in incoming:
+                self._answer(link, one.id, error)
+            return
         service = self._services[connection.service]
         requests = [Request(r.operation, r.data, connection.peer, r.authorized, connection) for r in incoming]
         handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]] | None
@@ -433,7 +489,13 @@ class DcpServer:
 class _ServerLink(Link):
     """A session of the server, entered in its books while it lives."""
 
-    def __init__(self, server: DcpServer, connection: ServerConnection, remembered: Remembered | None = None) -> None:
+    def __init__(
+        self,
+        server: DcpServer,
+        connection: ServerConnection,
+        remembered: Remembered | None = None,
+        refusal: OrchestratorError | None = None,
+    ) -> None:
         clock = server._clock
         session = Session(
             Role.TARGET,
@@ -443,11 +505,13 @@ class _ServerLink(Link):
             now=clock(),
             limits=server.limits.session,
             remembered=remembered,
+            refusal=refusal,
         )
         super().__init__(session, self, clock)
         self._server = server
         self.connection = connection
         self._remembered_nonce = ""
+        self._counted_for: str | None = None
         connection._link = self
         server._unready.add(self)
 
@@ -460,6 +524,8 @@ class _ServerLink(Link):
         if self in self._server._unready and self.session.dcpsid and self.session.state is not State.CLOSED:
             self._server._unready.discard(self)
             self._server._links[self.session.dcpsid] = self
+            self._counted_for = self.session.peer or ""
+            self._server._by_peer[self._counted_for] += 1
         if self.session.state is not State.CLOSED:
             seen = self.session.remembered(self.connection.service)
             if seen is not None and seen.nonce != self._remembered_nonce:
@@ -485,6 +551,11 @@ class _ServerLink(Link):
     def ended(self, link: Link) -> None:
         self._server._unready.discard(self)
         self._server._links.pop(self.session.dcpsid or "", None)
+        if self._counted_for is not None:
+            self._server._by_peer[self._counted_for] -= 1
+            if self._server._by_peer[self._counted_for] <= 0:
+                del self._server._by_peer[self._counted_for]
+            self._counted_for = None
         self._server.memory.forget(self.session.dcpsid or "")
 
 

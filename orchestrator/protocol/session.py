@@ -77,12 +77,14 @@ class Session:
         expected_peer: str | None = None,
         accepted_peers: Collection[str] = (),
         remembered: Remembered | None = None,
+        refusal: OrchestratorError | None = None,
     ) -> None:
         """`expected_peer`: the address that must answer, when it is known; or one of `accepted_peers`, in its place.
         `sequence` shows in message ids only.
 
         `remembered`: the session of an earlier process that this one brings to its end. It takes what the peer still
         has to say and answers keepalives, so that nothing of the peer waits for an ack when the session is closed.
+        `refusal`: what the target answers to the connect request instead of a session.
         """
         self.role = role
         self.state = State.CONNECTING
@@ -112,6 +114,7 @@ class Session:
         self._close_id: str | None = None
         self._stats = SessionStatistics(role)
         self._is_heir = remembered is not None
+        self._refusal = refusal
         if remembered is not None:
             self.state = State.ESTABLISHED
             self.dcpsid, self.peer = remembered.dcpsid, remembered.peer
@@ -348,16 +351,20 @@ class Session:
         if not is_session_id(sid):
             return self._fail("EINVAL", "connect must carry a sid of letters and digits")
         self.dcpsid = sid + self._make_token()
-        compatible = messages.is_compatible(version)
+        compatible = messages.is_compatible(version) and self._refusal is None
         answer: dict[str, Any]
-        if compatible:
+        if self._refusal is not None:
+            answer = {"message": self._refusal.message, "code": self._refusal.code}
+        elif compatible:
             answer = {"version": messages.WIRE_VERSION, "operation": "connect"}
         else:
             answer = {"message": messages.ACCEPTED_VERSION, "code": "EVERSION"}
         actions: list[Action] = [
             self._transmit([OutgoingResponse.make(message_id, compatible, answer)], now),
         ]
-        if not compatible:
+        if self._refusal is not None:
+            actions += self._begin_closing(ConnectionClosed(self._refusal.message, code=self._refusal.code), now)
+        elif not compatible:
             error = ConnectionClosed(
                 f"the peer speaks version {version}, not {messages.ACCEPTED_VERSION}", code="EVERSION"
             )

@@ -22,9 +22,11 @@ import socketio
 from aiohttp import web
 
 from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
+from orchestrator.protocol.guard import Guard, TooMany, TrustedProxies, place_of
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.session_memory import Memory
 from orchestrator.protocol.signing import Envelope
+from orchestrator.protocol.vocabulary import State
 
 __all__ = ["ServerSocket", "SocketServer"]
 
@@ -42,8 +44,12 @@ _PATH_SUFFIX = "dcp5/socketio/"
 class ServerSocket:
     """One socket.io connection. Keeps order; `send` and `drop` only queue."""
 
-    def __init__(self, server: SocketServer, sid: str, eio_sid: str, service: str, dialect: Literal[4, 5]) -> None:
+    def __init__(
+        self, server: SocketServer, sid: str, eio_sid: str, service: str, dialect: Literal[4, 5], *, place: str
+    ) -> None:
         self.service = service
+        self.place = place
+        """the network address that counts for its limits"""
         self.dialect: Literal[4, 5] = dialect
         self.sender = Sender()
         self.receiver = Receiver(server.greeting)
@@ -58,6 +64,11 @@ class ServerSocket:
         self.sid = sid
         self.eio_sid = eio_sid
         self._server = server
+
+    @property
+    def is_half_open(self) -> bool:
+        """Its peer has not opened a session, or not to the end."""
+        return self.link is None or self.link.session.state is State.CONNECTING
 
     def send(self, message: str) -> None:
         if not self.is_dropped:
@@ -84,10 +95,17 @@ class SocketServer:
         on_gone: Callable[[ServerSocket], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         unread_packets: int,
+        unread_characters: int,
+        most_sockets: int,
         greeting: FramingLimits,
         memory: Memory,
+        guard: Guard,
+        proxies: TrustedProxies,
     ) -> None:
         self._memory = memory
+        self._guard = guard
+        self._proxies = proxies
+        self._most_sockets = most_sockets
         self.greeting = greeting
         self._on_message = on_message
         self._on_gone = on_gone
@@ -108,7 +126,7 @@ class SocketServer:
             logger=_library_log,
             engineio_logger=_library_log,
         )
-        self._sio.eio.create_queue = functools.partial(_UnreadPackets, unread_packets)
+        self._sio.eio.create_queue = functools.partial(_UnreadPackets, unread_packets, unread_characters)
         self._sio.on("connect", self._connected)
         self._sio.on("disconnect", self._disconnected)
         self._sio.on("message", self._received)
@@ -180,6 +198,34 @@ class SocketServer:
         _cut(environ)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        place = self.place(request)
+        if "sid" not in request.query and request.method == "GET":
+            try:
+                self._admit(place)
+            except TooMany as error:
+                log.info("refused a connection: %s", error, extra={"action": "refused"})
+                return web.Response(status=429, text=f"{error.message}\n", headers={"Retry-After": "5"})
+        # A websocket's request lasts as long as its connection.
+        self._guard.opened(place)
+        try:
+            return await self._handle(request)
+        finally:
+            self._guard.gone(place)
+
+    def place(self, request: web.Request) -> str:
+        """The network address that a request counts for."""
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        return place_of(self._proxies.client(request.remote, forwarded))
+
+    def _admit(self, place: str) -> None:
+        if len(self._sio.eio.sockets) >= self._most_sockets:
+            raise TooMany(f"{self._most_sockets} connections are open, as many as this server takes; try again later")
+        half_open = 0
+        if self._guard.connections(place) >= self._guard.limits.address_half_open:
+            half_open = sum(socket.place == place and socket.is_half_open for socket in self._sockets.values())
+        self._guard.admit(place, half_open, time.monotonic())
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
         _current_request.set(request)
         if request.method == "POST":
             # engine.io reads a polled body with one read(), which may end early.
@@ -193,7 +239,8 @@ class SocketServer:
             return
         service, dialect = self._mounts[environ["PATH_INFO"]]
         eio_sid = self._sio.manager.eio_sid_from_sid(sid, "/")
-        socket = self._sockets[sid] = ServerSocket(self, sid, eio_sid, service, dialect)
+        place = self.place(environ["aiohttp.request"])
+        socket = self._sockets[sid] = ServerSocket(self, sid, eio_sid, service, dialect, place=place)
         socket.send_raw(ANNOUNCEMENT)
 
     def _disconnected(self, sid: str, *_: Any) -> None:
@@ -201,10 +248,18 @@ class SocketServer:
         if socket is not None:
             self._on_gone(socket)
 
-    def _received(self, sid: str, *arguments: Any) -> None:
+    async def _received(self, sid: str, *arguments: Any) -> None:
         socket = self._sockets.get(sid)
         if socket is None or socket.is_dropped:
             return
+        size = len(arguments[0]) if arguments and isinstance(arguments[0], str) else 0
+        identity = socket.link.session.peer if socket.link is not None else None
+        pause = self._guard.received(socket.place, identity, size, time.monotonic())
+        if pause > 0:
+            # The next packet of this socket is read after this one is handled.
+            await asyncio.sleep(pause)
+            if socket.is_dropped or sid not in self._sockets:
+                return
         # Anything but one string is not DCP; the reference ignores it.
         if len(arguments) == 1 and isinstance(arguments[0], str):
             try:
@@ -221,18 +276,36 @@ _current_request: contextvars.ContextVar[web.Request] = contextvars.ContextVar("
 class _UnreadPackets(asyncio.Queue[Any]):
     """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_characters: int) -> None:
         super().__init__()
         self._most = most
+        self._most_characters = most_characters
+        self._characters = 0
         self._request = _current_request.get()
 
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._characters += _size(item)
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._characters -= _size(item)
+        return item
+
     async def put(self, item: Any) -> None:
-        if self.qsize() < self._most or item is None:
+        # One packet is always taken, whatever its size.
+        fits = self._characters == 0 or self._characters + _size(item) <= self._most_characters
+        if (self.qsize() < self._most and fits) or item is None:
             self.put_nowait(item)
         elif self._request.transport is not None:
             # Whoever writes to this peer waits for it to read; only this wakes them.
             log.info("cut off a peer that does not read", extra={"action": "unread"})
             self._request.transport.abort()
+
+
+def _size(packet: Any) -> int:
+    data = getattr(packet, "data", None)
+    return len(data) if isinstance(data, str | bytes) else 0
 
 
 def _cut(environ: dict[str, Any] | None) -> None:

@@ -23,6 +23,7 @@ from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
 from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.event_router import EventRouter
+from orchestrator.scheduler.exposure import server_limits, tls_context, trusted_proxies
 from orchestrator.scheduler.job_keeper import JobKeeper
 from orchestrator.scheduler.job_submit import JobSubmit
 from orchestrator.scheduler.pheme import Pheme
@@ -112,7 +113,16 @@ class SchedulerApp:
             memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
             stack.callback(memory.close)
         services = {name: speaking_all(service, identity) for name, service in services.items()}
-        self.server = DcpServer(identity, services, self._config_text, memory=memory, clock=self._clock)
+        tls = await asyncio.to_thread(tls_context, settings)
+        self.server = DcpServer(
+            identity,
+            services,
+            self._config_text,
+            limits=server_limits(settings),
+            memory=memory,
+            proxies=trusted_proxies(settings),
+            clock=self._clock,
+        )
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
         sweep = Sweep(bank, database, self._clock)
@@ -121,12 +131,13 @@ class SchedulerApp:
                 self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
         try:
-            port = await self.server.listen(settings.host, settings.port)
+            port = await self.server.listen(settings.host, settings.port, tls)
         except OSError as error:
             problem = f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}"
             raise InvalidInput(f"{problem}; another --port, or 0 for a free one, may help") from error
         stack.push_async_callback(self.router.drain, DRAIN_S)
-        self.url = settings.public_url or f"http://{_url_host(settings.host)}:{port}/"
+        scheme = "http" if tls is None else "https"
+        self.url = settings.public_url or f"{scheme}://{_url_host(settings.host)}:{port}/"
 
     def _sessions_moved(self, items: Sequence[Any]) -> None:
         for (dcpsid,) in items:

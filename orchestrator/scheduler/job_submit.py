@@ -15,6 +15,7 @@ from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.jobs.values import uris_of_pile
 from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.errors import ClosedByPeer, ConnectionClosed
+from orchestrator.protocol.guard import TooMany
 from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.scheduler import escrow, lifecycle, messages
 from orchestrator.scheduler.catalog import Job, build
@@ -59,7 +60,8 @@ class JobSubmit:
         """Take a job; the same job from the same owner again is answered as the first time, and resumed if it was
         paused and its account has funds now.
 
-        Errors: EINVAL, EPERM (no signature of the payment account, or somebody else's job id), ENOFUNDS.
+        Errors: EINVAL, EPERM (no signature of the payment account, or somebody else's job id), ENOFUNDS, EBUSY (too
+        many jobs).
         """
         submission = parse_submission(fields(request), self._core.settings.estimation_slices)
         if submission.payment_account not in request.authorized:
@@ -70,6 +72,7 @@ class JobSubmit:
         async with self._core.database.transaction() as tx:
             job = await self._core.catalog.find(tx, submission.job_id)
             if job is None:
+                await self._check_quota(tx, request.peer)
                 job, state = await self._create(tx, submission, request.peer)
             elif job.owner != request.peer:
                 raise NotPermitted(f"job id {job.id} is taken by another owner; make a new one")
@@ -85,6 +88,14 @@ class JobSubmit:
             "status": str(state.status),
             "lastSliceNumber": state.counts.total,
         }
+
+    async def _check_quota(self, tx: Transaction, owner: str) -> None:
+        most = self._core.settings.max_jobs_per_owner
+        if await jobs.live_of_owner(tx, owner) >= most:
+            raise TooMany(
+                f"{owner} has {most} jobs that have not ended, as many as one identity may have here; close or cancel "
+                "some (cancelAllJobs ends all of a payment account)"
+            )
 
     async def _create(self, tx: Transaction, submission: Submission, owner: str) -> tuple[Job, JobState]:
         now = self._core.clock()

@@ -186,6 +186,12 @@ async def of_account(tx: AsyncConnection, payment_account: str, *, owner: str | 
     return list((await tx.execute(query)).scalars())
 
 
+async def live_of_owner(tx: AsyncConnection, owner: str) -> int:
+    """How many jobs of this identity have not ended."""
+    query = sa.select(sa.func.count()).where(jobs.c.owner == owner, jobs.c.ended_at.is_(None))
+    return int((await tx.execute(query)).scalar_one())
+
+
 async def paused(tx: AsyncConnection, limit: int) -> list[int]:
     """Keys of jobs that wait for funds, the longest unserved first."""
     query = sa.select(jobs.c.key).where(jobs.c.status == str(RunStatus.PAUSED)).order_by(jobs.c.served_at, jobs.c.key)

@@ -1,0 +1,122 @@
+"""Limits per identity and address, TLS and proxies, at a real Scheduler."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+
+import aiohttp
+import pytest
+
+from orchestrator import kvin
+from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.scheduler.app import SchedulerApp
+from orchestrator.scheduler.exposure import tls_context, trusted_proxies
+from orchestrator.settings import SchedulerSettings
+from tests.integration.scheduler.actors import deployer
+
+
+@pytest.fixture
+def plain(tmp_path: pathlib.Path) -> SchedulerSettings:
+    return SchedulerSettings(port=0, state_dir=tmp_path / "scheduler", initial_credit=1000 * 10**18)
+
+
+async def test_jobs_of_an_identity_are_limited(plain: SchedulerSettings) -> None:
+    limited = plain.model_copy(update={"max_jobs_per_owner": 2})
+    async with SchedulerApp(limited) as app, deployer(app.url) as owner, deployer(app.url) as other:
+        jobs = [(await owner.submit())[0] for _ in range(2)]
+        with pytest.raises(OrchestratorError, match="has 2 jobs that have not ended") as caught:
+            await owner.submit()
+        assert caught.value.code == "EBUSY"
+        await other.submit()
+        await owner.submit(job=jobs[0])  # the same again is no further job
+        await owner.submit_service.request("cancelJob", {"job": jobs[0]})
+        await owner.submit()
+
+
+async def test_sessions_of_an_identity_are_limited(plain: SchedulerSettings) -> None:
+    limited = plain.model_copy(update={"max_identity_sessions": 2})
+    async with SchedulerApp(limited) as app, deployer(app.url) as owner, deployer(app.url) as other:
+        await owner.submit()
+        await owner.pheme.request("listJobs", {})
+        with pytest.raises(OrchestratorError, match="has 2 sessions, as many as one identity may have"):
+            await owner.results.request("closeJob", {"job": "x"})
+        await other.submit()
+
+
+async def test_requests_of_an_identity_are_limited(plain: SchedulerSettings) -> None:
+    limited = plain.model_copy(update={"identity_requests_per_s": 0.2})  # two at once
+    async with SchedulerApp(limited) as app, deployer(app.url) as owner, deployer(app.url) as other:
+        await owner.submit()
+        await owner.submit()
+        with pytest.raises(OrchestratorError, match=r"sends more than 0\.2 requests a second") as caught:
+            await owner.submit()
+        assert caught.value.code == "EBUSY"
+        await other.submit()
+
+
+async def test_connections_of_an_address_are_limited(plain: SchedulerSettings) -> None:
+    limited = plain.model_copy(update={"max_address_connections": 3, "trusted_proxies": ("127.0.0.1",)})
+    async with SchedulerApp(limited) as app, aiohttp.ClientSession() as session:
+        query = f"{app.url}pheme/dcp5/socketio/?EIO=4&transport=websocket"
+        open_ones = [await session.ws_connect(query) for _ in range(3)]
+        async with session.get(query) as answer:
+            assert answer.status == 429
+            assert "address 127.0.0.1 has 3 connections" in await answer.text()
+            assert answer.headers["Retry-After"] == "5"
+        # Another client behind the proxy that is trusted here.
+        await (await session.ws_connect(query, headers={"X-Forwarded-For": "8.8.8.8"})).close()
+        for one in open_ones:
+            await one.close()
+
+
+async def config_of(url: str, **headers: str) -> str:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(
+            f"{url}etc/dcp-config.kvin?ver=2.1.0",
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        ) as answer,
+    ):
+        return str(kvin.parse(await answer.text())["scheduler"]["location"].href)
+
+
+async def test_only_a_trusted_proxy_says_where_clients_reach_us(plain: SchedulerSettings) -> None:
+    said = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "dcp.example"}
+    async with SchedulerApp(plain) as app:
+        assert await config_of(app.url, **said) == app.url
+    trusting = plain.model_copy(update={"trusted_proxies": ("127.0.0.0/8",)})
+    async with SchedulerApp(trusting) as app:
+        assert await config_of(app.url, **said) == "https://dcp.example/"
+        assert await config_of(app.url, X_Forwarded_Host="a b/../c") == app.url
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib.Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        ],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_certificates_that_cannot_be_used(
+    plain: SchedulerSettings, certificate: tuple[pathlib.Path, pathlib.Path]
+) -> None:
+    def problem(**fields: pathlib.Path) -> str:
+        with pytest.raises(InvalidInput) as caught:
+            tls_context(plain.model_copy(update=fields))
+        return caught.value.message
+
+    good, key = certificate
+    assert tls_context(plain) is None
+    assert "without tls_certificate" in problem(tls_key=key)
+    assert f"there is no file {good}x" in problem(tls_certificate=pathlib.Path(f"{good}x"))
+    assert "no PEM certificate and its key" in problem(tls_certificate=key)
+    with pytest.raises(InvalidInput, match="trusted_proxies: 'proxy'"):
+        trusted_proxies(plain.model_copy(update={"trusted_proxies": ("proxy",)}))

@@ -1,0 +1,146 @@
+"""Rates and counts per address and identity."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.protocol.guard import Bucket, Guard, GuardLimits, TooMany, TrustedProxies, place_of
+
+ME = "0x" + "1" * 40
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 20)), max_size=60))
+def test_a_bucket_gives_no_more_than_its_rate_and_burst(steps: list[tuple[float, int]]) -> None:
+    bucket = Bucket(rate=10, burst=30, now=0.0)
+    now = given_out = 0.0
+    for wait, amount in steps:
+        now += wait
+        if bucket.take(amount, now):
+            given_out += amount
+        bucket.validate()
+        assert given_out <= 30 + 10 * now + 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=60))
+def test_who_waits_as_told_stays_within_the_rate(steps: list[tuple[float, int]]) -> None:
+    bucket = Bucket(rate=10, burst=30, now=0.0)
+    now = spent = 0.0
+    for wait, amount in steps:
+        now += wait
+        now += bucket.spend(amount, now)
+        spent += amount
+        assert spent <= 30 + 10 * now + 1e-6
+
+
+def test_a_request_larger_than_the_burst_is_taken_by_a_full_bucket() -> None:
+    bucket = Bucket(rate=1, burst=5, now=0.0)
+    assert bucket.take(8, 0.0)
+    assert not bucket.take(1, 3.5)
+    assert bucket.take(1, 4.0)
+
+
+def test_a_clock_that_was_set_back_gives_nothing() -> None:
+    bucket = Bucket(rate=1, burst=5, now=100.0)
+    assert bucket.take(5, 100.0)
+    assert not bucket.take(1, 50.0)
+    assert bucket.take(1, 51.0)
+
+
+def test_connections_of_an_address() -> None:
+    guard = Guard(GuardLimits(address_connections=2, address_half_open=5), 0.0)
+    for _ in range(2):
+        guard.admit("a", 0, 0.0)
+        guard.opened("a")
+    with pytest.raises(TooMany, match="address a has 2 connections"):
+        guard.admit("a", 0, 0.0)
+    guard.admit("b", 0, 0.0)
+    with pytest.raises(TooMany, match="have not opened a session"):
+        guard.admit("b", 5, 0.0)
+    guard.gone("a")
+    guard.admit("a", 0, 0.0)
+    guard.validate()
+
+
+def test_connecting_too_often() -> None:
+    guard = Guard(GuardLimits(address_connects=1, address_connects_burst=3), 0.0)
+    for _ in range(3):
+        guard.admit("a", 0, 0.0)
+    with pytest.raises(TooMany, match="more than 1 times a second"):
+        guard.admit("a", 0, 0.5)
+    guard.admit("a", 0, 1.5)
+
+
+def test_messages_beyond_the_rate_are_read_later() -> None:
+    guard = Guard(GuardLimits(identity_messages=10, identity_messages_burst=2), 0.0)
+    assert [guard.received("a", ME, 1, 0.0) for _ in range(3)] == [0.0, 0.0, pytest.approx(0.1)]
+    assert guard.received("a", "0x2", 1, 0.0) == 0.0
+    assert guard.paused == 1
+
+
+def test_characters_beyond_the_rate_are_read_later_and_nobody_waits_for_ever() -> None:
+    guard = Guard(GuardLimits(identity_characters=100, identity_characters_burst=100), 0.0)
+    assert guard.received("a", ME, 150, 0.0) == pytest.approx(0.5)
+    assert guard.received("a", None, 1_000_000, 0.0) == 10.0
+
+
+def test_requests_beyond_the_rate_are_refused_with_the_reason() -> None:
+    guard = Guard(GuardLimits(identity_requests=10, identity_requests_burst=20), 0.0)
+    guard.requested(ME, 20, 0.0)
+    with pytest.raises(TooMany, match=f"{ME} sends more than 10 requests a second") as caught:
+        guard.requested(ME, 5, 0.1)
+    assert caught.value.code == "EBUSY"
+    guard.requested(ME, 5, 0.5)
+
+
+def test_an_honest_worker_never_meets_the_defaults() -> None:
+    """5,000 results a second in batches, for a minute, beside as many events from its address."""
+    guard = Guard(GuardLimits(), 0.0)
+    for tick in range(60 * 100):
+        now = tick / 100
+        guard.requested(ME, 50, now)
+        for _ in range(20):
+            assert guard.received("127.0.0.1", ME, 20_000, now) == 0.0
+
+
+def test_the_quiet_are_forgotten() -> None:
+    guard = Guard(GuardLimits(), 0.0)
+    guard.received("a", ME, 10, 0.0)
+    guard.requested(ME, 1, 0.0)
+    assert any(guard._all())
+    guard.sweep(60.0)
+    assert not any(guard._all())
+
+
+def test_invented_identities_take_bounded_room() -> None:
+    guard = Guard(GuardLimits(), 0.0)
+    for number in range(60_000):
+        guard.received("a", f"0x{number}", 1, 0.0)
+    guard.validate()
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("nonsense", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_places(address: str | None, place: str) -> None:
+    assert place_of(address) == place
+
+
+def test_only_trusted_hops_are_believed() -> None:
+    proxies = TrustedProxies(("10.0.0.0/8", "192.168.1.1"))
+    assert proxies.client("10.1.1.1", "6.6.6.6, 8.8.8.8") == "8.8.8.8"
+    assert proxies.client("10.1.1.1", "8.8.8.8, 192.168.1.1") == "8.8.8.8"
+    assert proxies.client("9.9.9.9", "8.8.8.8") == "9.9.9.9"
+    assert proxies.client("10.1.1.1", "") == "10.1.1.1"
+    assert not TrustedProxies().trusts("127.0.0.1")
+    with pytest.raises(ValueError, match="does not appear to be"):
+        TrustedProxies(("proxy.example",))
