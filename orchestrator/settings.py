@@ -200,6 +200,15 @@ class SchedulerSettings(ComponentSettings):
     status_interval_s: float = Field(0.25, ge=0, description="least time between two status events of a job")
     stop_settle_s: float = Field(1.0, ge=0, description="time after the last deploying step before a stop is sent")
     stop_repeat_s: float = Field(2.0, gt=0, description="time after which a stop is repeated")
+    keep_events_s: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        description="how long events that nobody fetched are kept after their job ended, seconds",
+        json_schema_extra=flag(topic="Retention"),
+    )
+    keep_results_s: float = Field(
+        30 * 86_400.0, ge=0, description="how long results, inputs and slices of an ended job are kept, seconds"
+    )
 
 
 class WorkerSettings(ComponentSettings):

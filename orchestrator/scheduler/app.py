@@ -29,6 +29,7 @@ from orchestrator.scheduler.job_submit import JobSubmit
 from orchestrator.scheduler.pheme import Pheme
 from orchestrator.scheduler.reconcile import Reconciler
 from orchestrator.scheduler.result_submitter import ResultSubmitter
+from orchestrator.scheduler.retention import Retention
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.scheduler.task_distributor import TaskDistributor
@@ -126,7 +127,15 @@ class SchedulerApp:
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
         sweep = Sweep(bank, database, self._clock)
-        for side in (self.core.cluster, self.results, self.router, self.reconciler, self.keeper, sweep):
+        for side in (
+            self.core.cluster,
+            self.results,
+            self.router,
+            self.reconciler,
+            self.keeper,
+            Retention(self.core),
+            sweep,
+        ):
             if side is not None:
                 self._tasks.start(side.run())
         await stack.enter_async_context(self.server)

@@ -56,7 +56,10 @@ jobs = sa.Table(
     sa.Column("last_error", sa.Text),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("served_at", sa.Float, nullable=False, server_default="0"),
-    sa.Column("ended_at", sa.Float),
+    sa.Column("ended_at", sa.Float, index=True),
+    # When what the job left behind was dropped (see `retention`).
+    sa.Column("events_dropped_at", sa.Float),
+    sa.Column("dropped_at", sa.Float),
     sa.Index("ix_jobs_status", "status"),
 )
 

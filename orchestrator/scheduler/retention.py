@@ -1,0 +1,66 @@
+"""What ended jobs leave behind is dropped by rule: first events that nobody fetched, then inputs, results and the rows
+of slices. The job itself, with its counts and why it ended, stays, and so does every posting of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from orchestrator.database import persistently
+from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.store import retention as store
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+JOBS_AT_ONCE = 100
+ROWS_AT_ONCE = 5000
+"""rows per transaction: nobody waits long for one"""
+
+
+class Retention:
+    """Each process does it; on a shared database they take different jobs."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def run(self) -> None:
+        while True:
+            await self.sweep()
+            await asyncio.sleep(EVERY_S)
+
+    async def sweep(self) -> int:
+        """Drop what is due; from how many jobs."""
+        settings = self._core.settings
+        dropped = 0
+        for what, kept_s in ((store.EVENTS, settings.keep_events_s), (store.RESULTS, settings.keep_results_s)):
+            while due := await persistently(lambda what=what, kept_s=kept_s: self._due(what, kept_s)):  # type: ignore[misc]
+                done = 0
+                for key in due:
+                    done += await self._drop(key, what)
+                dropped += done
+                if not done:
+                    break  # another process is busy with the rest
+        if dropped:
+            log.info("dropped what %d ended jobs had left", dropped, extra={"action": "retention"})
+        return dropped
+
+    async def _due(self, what: store.What, kept_s: float) -> list[int]:
+        async with self._core.database.snapshot() as tx:
+            return await store.due(tx, what, self._core.clock() - kept_s, JOBS_AT_ONCE)
+
+    async def _drop(self, key: int, what: store.What) -> bool:
+        """False when another process is at it."""
+
+        async def some() -> bool | None:
+            async with self._core.database.transaction() as tx:
+                if not await store.take(tx, key, what):
+                    return False
+                if await store.drop_some(tx, key, what, ROWS_AT_ONCE):
+                    return None
+                await store.dropped(tx, key, what, self._core.clock())
+                return True
+
+        while (done := await persistently(some)) is None:
+            pass
+        return done
