@@ -200,11 +200,25 @@ class SchedulerSettings(ComponentSettings):
     status_interval_s: float = Field(0.25, ge=0, description="least time between two status events of a job")
     stop_settle_s: float = Field(1.0, ge=0, description="time after the last deploying step before a stop is sent")
     stop_repeat_s: float = Field(2.0, gt=0, description="time after which a stop is repeated")
+    blob_store: str | None = Field(
+        None,
+        description="where big values are kept outside the database: a folder, s3://BUCKET/PREFIX, or off; the folder"
+        " blobs beside the SQLite file, and off with PostgreSQL, when not given",
+        json_schema_extra=flag(metavar="PLACE", topic="Big values and retention"),
+    )
+    blob_threshold: int = Field(65_536, ge=1024, description="characters from which on a value is a big one")
+    s3_endpoint: str = Field(
+        "https://s3.amazonaws.com",
+        description="URL of the S3-compatible store",
+        json_schema_extra=flag(metavar="URL"),
+    )
+    s3_region: str = Field("us-east-1", description="region that requests to the store are signed for")
+    s3_access_key: str = Field("", description="access key of the store")
+    s3_secret_key: str = Field("", description="secret key of the store", json_schema_extra=flag(secret=True))
     keep_events_s: float = Field(
         7 * 86_400.0,
         ge=0,
         description="how long events that nobody fetched are kept after their job ended, seconds",
-        json_schema_extra=flag(topic="Retention"),
     )
     keep_results_s: float = Field(
         30 * 86_400.0, ge=0, description="how long results, inputs and slices of an ended job are kept, seconds"

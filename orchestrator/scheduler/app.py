@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pathlib
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,6 +18,7 @@ from orchestrator.database import Database, sqlite_url
 from orchestrator.errors import InvalidInput
 from orchestrator.protocol.server import DcpServer
 from orchestrator.protocol.session_memory import Memory, SessionMemory
+from orchestrator.scheduler.blobs import Blobs, BlobStore, DiskBlobs
 from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.compute_groups import ComputeGroups
 from orchestrator.scheduler.config import config_text
@@ -31,6 +33,7 @@ from orchestrator.scheduler.reconcile import Reconciler
 from orchestrator.scheduler.result_submitter import ResultSubmitter
 from orchestrator.scheduler.retention import Retention
 from orchestrator.scheduler.roster import Roster
+from orchestrator.scheduler.s3 import Bucket, S3Blobs
 from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.scheduler.task_distributor import TaskDistributor
 from orchestrator.settings import SchedulerSettings
@@ -40,6 +43,7 @@ from orchestrator.wallet.addresses import checksum
 KEYSTORE = "scheduler.keystore"
 DATABASE = "scheduler.sqlite"
 SESSIONS = "sessions"
+BLOBS = "blobs"
 DRAIN_S = 2.0
 """how long a Scheduler that stops waits for clients to answer"""
 
@@ -79,6 +83,8 @@ class SchedulerApp:
             stack.push_async_callback(database.close)
         bank = Bank(self._clock)
         self.core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=self._clock)
+        self.core.blobs = Blobs(_blob_store(settings, database), settings.blob_threshold)
+        stack.push_async_callback(self.core.blobs.close)
         self.roster = roster = Roster(settings.alive_s)
         company = 0
         if database.is_shared:
@@ -176,6 +182,23 @@ def _operators(settings: SchedulerSettings, own: str) -> list[str]:
         return [checksum(address) for address in settings.bank_operator] or [own]
     except InvalidInput as error:
         raise InvalidInput(f"bank_operator: {error.message}") from error
+
+
+def _blob_store(settings: SchedulerSettings, database: Database) -> BlobStore | None:
+    """Raises `InvalidInput`. A folder of one machine is of no use to processes on others: with a shared database it is
+    taken only when it is named."""
+    place = settings.blob_store
+    if place is None:
+        place = "off" if database.is_shared else str(settings.state_dir / BLOBS)
+    if place == "off":
+        return None
+    if not place.startswith("s3://"):
+        return DiskBlobs(pathlib.Path(place))
+    name, _, prefix = place.removeprefix("s3://").partition("/")
+    if not name or not settings.s3_access_key or not settings.s3_secret_key:
+        raise InvalidInput(f"blob_store is {place}; it needs a bucket's name, s3_access_key and s3_secret_key")
+    keys = (settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
+    return S3Blobs(Bucket(settings.s3_endpoint, name, prefix, *keys))
 
 
 class _Tasks:

@@ -11,6 +11,7 @@ from orchestrator.bank import Bank
 from orchestrator.database import Database, retried
 from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.protocol.server import Request
+from orchestrator.scheduler.blobs import Blobs
 from orchestrator.scheduler.catalog import Catalog, Job
 from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.lease_book import LeaseBook
@@ -81,6 +82,8 @@ class Core:
         self.work = Signal()
         self.money_came = Signal()
         self.audience: Audience | None = None
+        self.blobs = Blobs(None, 0)
+        """where big values are"""
         self.cluster: Cluster | None = None
         """the other processes; None when the database is ours alone"""
 

@@ -150,6 +150,11 @@ class JobSubmit:
         # The same values may well follow each other. They are a repetition only over another session, and only if the
         # client did not end the one before itself.
         content = hashlib.sha256(json.dumps(uris).encode()).hexdigest()
+        if any(map(self._core.blobs.is_big, uris)):
+            async with self._core.database.snapshot() as tx:
+                job = await self._core.catalog.get(tx, data.get("job"))
+            require_owner(request, job)
+            uris = await self._core.blobs.stash(job.id, uris)
         async with self._core.database.transaction() as tx:
             job = await self._core.catalog.get(tx, data.get("job"))
             require_owner(request, job)

@@ -99,11 +99,24 @@ class ResultSubmitter:
             one if isinstance(one, OrchestratorError) else self._arrival(request, one)
             for request, one in zip(requests, parsed, strict=True)
         ]
+        arrivals = list(await asyncio.gather(*map(self._stash, arrivals)))
         await self._commits.submit([one for one in arrivals if isinstance(one, _Arrival)])
         return [
             _answer(arrival, request) if isinstance(arrival, _Arrival) else arrival
             for arrival, request in zip(arrivals, requests, strict=True)
         ]
+
+    async def _stash(self, arrival: _Arrival | OrchestratorError) -> _Arrival | OrchestratorError:
+        """Big results go where they are kept before their rows are written."""
+        if isinstance(arrival, OrchestratorError):
+            return arrival
+        try:
+            for report in arrival.reports:
+                if self._core.blobs.is_big(report.uri) and report.lease > 0:
+                    [report.uri] = await self._core.blobs.stash(report.job.id, [report.uri])
+        except OrchestratorError as error:
+            return error
+        return arrival
 
     async def _load(self, parsed: Sequence[Parsed]) -> None:
         """Bring jobs and leases that are not in memory there (after a restart)."""
@@ -213,19 +226,24 @@ class ResultSubmitter:
         try:
             data = fields(request)
             async with self._core.database.snapshot() as tx:
-                return await self._fetch(tx, request, data)
+                job, found = await self._fetch(tx, request, data)
+            values = await asyncio.gather(*(self._core.blobs.resolve(job, uri) for _, uri in found))
+            return [
+                {"slice": number, "value": quote(uri, safe=_URI_COMPONENT)}
+                for (number, _), uri in zip(found, values, strict=True)
+            ]
         except OrchestratorError:
             return []
 
-    async def _fetch(self, tx: Transaction, request: Request, data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def _fetch(
+        self, tx: Transaction, request: Request, data: Mapping[str, Any]
+    ) -> tuple[str, list[tuple[int, str]]]:
         job = await self._core.catalog.find(tx, data.get("job"))
         if job is None or not owns(request, job):
-            return []
+            return "", []
         wanted = parse_slice_selection(data.get("range"))
         found = await slices.results(tx, job.key, wanted.explicit(), limit=MOST_FETCHED)
-        return [
-            {"slice": number, "value": quote(uri, safe=_URI_COMPONENT)} for number, uri in found if number in wanted
-        ]
+        return job.id, [(number, uri) for number, uri in found if number in wanted]
 
 
 def _parse(request: Request) -> Parsed | OrchestratorError:

@@ -54,13 +54,20 @@ class Retention:
 
         async def some() -> bool | None:
             async with self._core.database.transaction() as tx:
-                if not await store.take(tx, key, what):
+                job = await store.take(tx, key, what)
+                if job is None:
                     return False
                 if await store.drop_some(tx, key, what, ROWS_AT_ONCE):
                     return None
+                if what is store.RESULTS:
+                    await self._core.blobs.drop(job)
                 await store.dropped(tx, key, what, self._core.clock())
                 return True
 
-        while (done := await persistently(some)) is None:
-            pass
+        try:
+            while (done := await persistently(some)) is None:
+                pass
+        except OSError as error:
+            log.warning("values of an ended job cannot be dropped: %s", error, extra={"action": "blob-away"})
+            return False
         return done

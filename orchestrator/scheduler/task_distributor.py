@@ -172,7 +172,7 @@ class TaskDistributor:
                 self._presence.took(lease.id, opened.session)
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
                 self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
-                return self._answer(lease, grants, data)
+                return self._answer(lease, grants, await self._resolved(grants, data))
             if not plan:
                 break
             planned = {portion.key for portion in plan}
@@ -248,7 +248,7 @@ class TaskDistributor:
         number = sum(len(grant.numbers) for grant in grants)
         telemetry.slices_leased.add(number)
         log.info("late_slices_leased", extra={"worker": wanted.profile.worker, "count": number})
-        return self._answer(lease, grants, data), look_at
+        return self._answer(lease, grants, await self._resolved(grants, data)), look_at
 
     async def _find_late(
         self, tx: Transaction, wanted: TaskRequest, membership: Membership
@@ -461,6 +461,18 @@ class TaskDistributor:
             for grant in grants
             if (listed := [number for number in grant.numbers if not _in_range(grant.job, number)])
         }
+
+    async def _resolved(
+        self, grants: Sequence[Grant], data: Mapping[int, Mapping[int, str]]
+    ) -> Mapping[int, Mapping[int, str]]:
+        """Listed inputs themselves, wherever they are kept."""
+        blobs = self._core.blobs
+        found = {}
+        for grant in grants:
+            listed = data.get(grant.job.key, {})
+            values = await asyncio.gather(*(blobs.resolve(grant.job.id, uri) for uri in listed.values()))
+            found[grant.job.key] = dict(zip(listed, values, strict=True))
+        return found
 
     def _answer(
         self,

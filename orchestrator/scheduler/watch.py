@@ -23,6 +23,7 @@ from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.errors import Congested, ConnectionClosed, RemoteError
 from orchestrator.protocol.server import ServerConnection
 from orchestrator.scheduler import messages
+from orchestrator.scheduler.blobs import BlobAway, size_of
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.store import events
@@ -253,7 +254,13 @@ class Watch:
         self._in_flight_size += _size(event)
 
     async def _deliver(self, channel: Channel, event: Event) -> None:
-        heard = await self._send(channel.token, f"e{event.id}", self._content(event))
+        again = event
+        try:
+            heard = await self._send(channel.token, f"e{event.id}", await self._content(event))
+        except BlobAway as error:
+            # Later, perhaps; a value that is gone for good is told as one that is not there.
+            again = event if error.retryable else dataclasses.replace(event, uri=None)
+            heard = False
         self._answer.set()
         channel.in_flight -= 1
         self._in_flight -= 1
@@ -261,14 +268,18 @@ class Watch:
         if heard:
             self._acknowledged(event)
         elif not self._closed:
-            channel.queue.appendleft(event)
+            channel.queue.appendleft(again)
             self._pause_until = asyncio.get_running_loop().time() + CONGESTED_S
         if not channel.queue or self._in_flight < self._core.settings.event_window // 2:
             self._wake.set()
 
-    def _content(self, event: Event) -> dict[str, Any]:
+    async def _content(self, event: Event) -> dict[str, Any]:
         if event.label == "result":
-            return messages.result_event(self.job.id, event.number or 0, event.uri or messages.DEV_NULL)
+            return messages.result_event(
+                self.job.id,
+                event.number or 0,
+                await self._core.blobs.resolve(self.job.id, event.uri or messages.DEV_NULL),
+            )
         content: dict[str, Any] = json.loads(event.body or "{}")
         return content | {"eventName": event.label}
 
@@ -386,4 +397,4 @@ class _Over(Exception):
 
 
 def _size(event: Event) -> int:
-    return 200 + len(event.uri or "") + len(event.body or "")
+    return 200 + size_of(event.uri or "") + len(event.body or "")

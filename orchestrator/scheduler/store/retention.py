@@ -48,10 +48,10 @@ async def due(tx: AsyncConnection, what: What, ended_before: float, limit: int) 
     return list((await tx.execute(query)).scalars())
 
 
-async def take(tx: AsyncConnection, key: int, what: What) -> bool:
-    """Lock the job, unless another process has, or nothing is left to drop."""
-    query = sa.select(jobs.c.key).where(jobs.c.key == key, _MARK[what].is_(None))
-    return (await tx.execute(query.with_for_update(skip_locked=True))).first() is not None
+async def take(tx: AsyncConnection, key: int, what: What) -> str | None:
+    """Lock the job; its id. None when another process has it, or nothing is left to drop."""
+    query = sa.select(jobs.c.id).where(jobs.c.key == key, _MARK[what].is_(None))
+    return (await tx.execute(query.with_for_update(skip_locked=True))).scalar()
 
 
 async def drop_some(tx: AsyncConnection, key: int, what: What, limit: int) -> int:

@@ -165,3 +165,28 @@ async def test_another_key_is_refused(app: SchedulerApp, settings: SchedulerSett
     with pytest.raises(InvalidInput, match="belongs to a Scheduler with the address"):
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(SchedulerApp(stranger))
+
+
+async def test_many_jobs_and_workers_at_three_processes(
+    app: SchedulerApp, second: SchedulerApp, another: Another, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Leases, settlements, payments and ends of the same jobs meet all the time: nothing fails, all is paid once."""
+    account = PrivateKey.generate()
+    async with contextlib.AsyncExitStack() as stack:
+        third = await stack.enter_async_context(SchedulerApp(another()))
+        urls = [app.url, second.url, third.url]
+        clients = [await stack.enter_async_context(deployer(urls[n % 3], account)) for n in range(4)]
+        workers = [await stack.enter_async_context(serving(urls[n % 3], lambda x, _: x, load=4.0)) for n in range(6)]
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(client.deploy(dataRange={"start": 1, "end": 150, "step": 1}))
+        for client in clients:
+            await client.wait_for("stop", within=60)
+            assert sorted(one["sliceNumber"] for one in client.of("result")) == list(range(1, 151))
+        async with app.core.database.snapshot() as tx:
+            bank = Bank()
+            audit = await bank.audit(tx)
+            paid = sum((await bank.balances(tx, [worker.payment.address for worker in workers])).values())
+        assert (audit.problems, audit.open_holds) == ((), 0)
+        assert paid == 4 * 150 * app.settings.market_slice_value
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
