@@ -122,6 +122,22 @@ class SchedulerSettings(ComponentSettings):
         description="what an offer of one market value pays per slice",
         json_schema_extra=flag(amount=True),
     )
+    chain_url: str | None = Field(
+        None,
+        description="JSON-RPC endpoint of the Ethereum chain to follow; no chain when not given",
+        json_schema_extra=flag(metavar="URL", secret=True, topic="Ethereum chain"),
+    )
+    chain_contract: str | None = Field(
+        None, description="address of the DCC contract there", json_schema_extra=flag(metavar="ADDRESS")
+    )
+    chain_keystore: pathlib.Path | None = Field(
+        None, description="keystore of the Bank on the chain, to whose address deposits are sent"
+    )
+    chain_confirmations: int = Field(
+        12, ge=1, description="blocks, its own included, after which a deposit is credited"
+    )
+    chain_start_block: int = Field(0, ge=0, description="block of the chain to begin with: where the contract was made")
+    chain_poll_s: float = Field(5.0, gt=0, description="how often the chain is asked for new blocks, seconds")
     group_creators: tuple[str, ...] = Field(
         (),
         description="identity that may make compute groups; everybody may when none is given",

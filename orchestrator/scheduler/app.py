@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.bank import Bank
+from orchestrator.bank.ethereum import running as ethereum
 from orchestrator.bank.sweep import Sweep
 from orchestrator.bank.teller import Teller
 from orchestrator.clock import SteadyClock
@@ -130,6 +131,7 @@ class SchedulerApp:
             proxies=trusted_proxies(settings),
             clock=self._clock,
         )
+        chain = await ethereum.connected(stack, settings, bank, database)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
         sweep = Sweep(bank, database, self._clock)
@@ -141,6 +143,7 @@ class SchedulerApp:
             self.keeper,
             Retention(self.core),
             sweep,
+            chain,
         ):
             if side is not None:
                 self._tasks.start(side.run())
