@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -18,6 +19,7 @@ from rich.table import Table
 from orchestrator.bank import Audit, Bank
 from orchestrator.bank.amounts import format_amount, parse_amount
 from orchestrator.bank.chain import Lane
+from orchestrator.bank.ethereum import running as ethereum
 from orchestrator.bank.kinds import AccountKind, kind_of
 from orchestrator.bank.ledger import Account
 from orchestrator.bank.service import Line
@@ -148,8 +150,11 @@ def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any)
     The exit status is 0 when nothing is wrong and 1 otherwise. Keep the answer of each audit (--output json) where
     nobody who can write to the database can write, and give the last one to the next: so it is proved that nothing was
     rewritten in between.
+
+    Where a chain is configured, the contract there must hold for the Bank what the ledger says.
     """
     ends = _noted(noted) if noted is not None else []
+    settings = load(SchedulerSettings, given(place | {"config": None}), place["config"]).settings
 
     async def work(database: Database) -> tuple[int, Audit]:
         bank, adopted = Bank(), 0
@@ -157,7 +162,9 @@ def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any)
             async with database.transaction() as tx:
                 adopted = await bank.adopt(tx)
         async with database.snapshot() as tx:
-            return adopted, await bank.audit(tx, ends)
+            found = await bank.audit(tx, ends)
+            problem = await ethereum.reserve_problem(settings, bank, tx)
+        return adopted, found if problem is None else dataclasses.replace(found, problems=(*found.problems, problem))
 
     adopted, found = _with_database(place, work)
     if output == "json":

@@ -8,10 +8,13 @@ import dataclasses
 import pathlib
 from typing import Protocol
 
+from orchestrator.bank.amounts import format_amount
+from orchestrator.bank.ethereum import abi, store
 from orchestrator.bank.ethereum.rpc import Rpc
 from orchestrator.bank.ethereum.watch import Watch, find_place
+from orchestrator.bank.kinds import CHAIN_RESERVE
 from orchestrator.bank.service import Bank
-from orchestrator.database import Database
+from orchestrator.database import Database, Transaction
 from orchestrator.errors import InvalidInput
 from orchestrator.wallet import addresses, files
 
@@ -59,6 +62,31 @@ async def connected(
     rpc = await stack.enter_async_context(Rpc(settings.chain_url))
     place = await find_place(rpc, contract, own, settings.chain_start_block)
     return Chain(Watch(bank, database, rpc, place, settings.chain_confirmations), settings.chain_poll_s)
+
+
+async def reserve_problem(settings: ChainSettings, bank: Bank, tx: Transaction) -> str | None:
+    """How the chain reserve differs from what the contract says the Bank had at the last block carried over; None when
+    it does not, or when no chain is configured. `tx` is a snapshot.
+
+    Raises what `connected` raises, and `Refused` by an endpoint that no longer knows the state at that block.
+    """
+    if settings.chain_url is None:
+        return None
+    contract, own = await _addresses(settings)
+    async with Rpc(settings.chain_url) as rpc:
+        place = await find_place(rpc, contract, own, settings.chain_start_block)
+        reserve = -await bank.balance(tx, CHAIN_RESERVE)
+        cursor = await store.cursor(tx, place.key)
+        if cursor is None:
+            return None if reserve == 0 else f"the chain reserve is {format_amount(reserve)} DCC, of another contract"
+        call = {"to": contract, "data": abi.balance_call(own)}
+        held = abi.number(await rpc.call("eth_call", call, hex(max(cursor.number, 0))), "balance")
+    if held == reserve:
+        return None
+    return (
+        f"the chain reserve is {format_amount(reserve)} DCC, but at block {cursor.number} the contract had"
+        f" {format_amount(held)} DCC for the Bank"
+    )
 
 
 async def _addresses(settings: ChainSettings) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Deposits from a real EVM chain, over JSON-RPC."""
 
+import pathlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -7,11 +8,15 @@ import pytest
 from orchestrator.bank import Bank
 from orchestrator.bank.amounts import UNITS
 from orchestrator.bank.ethereum.rpc import ChainAway, Rpc
+from orchestrator.bank.ethereum.running import reserve_problem
 from orchestrator.bank.ethereum.watch import Watch, find_place
 from orchestrator.bank.kinds import CHAIN_RESERVE
 from orchestrator.database import Database
 from orchestrator.errors import InvalidInput
+from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet import files
 from orchestrator.wallet.keys import PrivateKey
+from orchestrator.wallet.keystores import Keystore
 from tests.ethereum import Chain
 
 USER, BANK = PrivateKey(b"\x21" * 32), PrivateKey(b"\x22" * 32)
@@ -119,3 +124,26 @@ async def test_what_is_wrong_with_the_place_is_said(chain: Chain, rpc: Rpc) -> N
         with pytest.raises(ChainAway) as error:
             await find_place(nobody, chain.contract, BANK.address, 0)
     assert "secret" not in error.value.message
+
+
+async def test_the_audit_asks_the_contract(
+    chain: Chain, watch: Watch, database: Database, tmp_path: pathlib.Path
+) -> None:
+    files.save(tmp_path / "bank.keystore", Keystore.encrypt(BANK, ""))
+    settings = SchedulerSettings(
+        chain_url=chain.rpc_url, chain_contract=chain.contract, chain_keystore=tmp_path / "bank.keystore"
+    )
+    chain.transfer(USER, BANK.address, 5 * UNITS)
+    chain.mine(CONFIRMATIONS)
+    await follow(watch)
+    chain.transfer(USER, BANK.address, UNITS)
+    chain.mine()
+    async with database.snapshot() as tx:
+        assert await reserve_problem(settings, Bank(), tx) is None, "what is not confirmed yet is in neither"
+    async with database.transaction() as tx:
+        await Bank().deposit(tx, deposit_id="invented", account=USER.address, amount=UNITS)
+    async with database.snapshot() as tx:
+        problem = await reserve_problem(settings, Bank(), tx)
+    assert problem is not None
+    assert "chain reserve is 6 DCC" in problem
+    assert "the contract had 5 DCC" in problem
