@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run-local test test-runtimes faults lint format docs image bench clean distclean
+.PHONY: help setup run-local test test-runtimes faults fuzz lint format docs image bench clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ faults: ## break parts for as long as stated (ten minutes, …), instead of a tw
 	@scripts/setup.sh python docker npm faults
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest tests/faults --fault-scale 1 $(ARGS)
+
+fuzz: ## feed every decoder with rubbish for ten minutes (ARGS="--minutes 1 --only kvin.parse")
+	@scripts/setup.sh python
+	@$(PYTHON) -m tests.fuzz $(ARGS)
 
 bench: ## measure quickly, one after the other, ten minutes in all (B=cold_start measures one in full; ARGS="--output json")
 	@scripts/setup.sh python docker npm

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import pathlib
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
@@ -186,6 +188,65 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def back_up(url: sqlalchemy.URL, file: pathlib.Path) -> int:
+    """Copy a SQLite database, as it is at one moment, while others write to it; returns the bytes of the copy.
+
+    The copy is checked. Raises `InvalidInput` for another database, for a file that is there, and for one that cannot
+    be written. Blocks.
+    """
+    source = _sqlite_file(url, "pg_dump --format=custom --file=FILE NAME")
+    if not source.is_file():
+        raise InvalidInput(f"there is no database {source}; name its --state or --database")
+    _copy_sqlite(source, file)
+    return file.stat().st_size
+
+
+def put_back(url: sqlalchemy.URL, file: pathlib.Path) -> int:
+    """Make a SQLite database out of a copy of `back_up`; returns its bytes. The database must not be there yet.
+
+    Raises `InvalidInput`. Blocks.
+    """
+    target = _sqlite_file(url, "pg_restore --dbname=NAME FILE, into an empty database")
+    if not file.is_file():
+        raise InvalidInput(f"there is no backup {file}")
+    for left in (target, target.with_name(f"{target.name}-wal"), target.with_name(f"{target.name}-shm")):
+        if left.exists():
+            raise InvalidInput(f"{left} is there; stop the Scheduler and move the file away, then restore again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _copy_sqlite(file, target)
+    return target.stat().st_size
+
+
+def _sqlite_file(url: sqlalchemy.URL, otherwise: str) -> pathlib.Path:
+    if url.get_backend_name() != "sqlite":
+        raise InvalidInput(f"this is for SQLite; with PostgreSQL use {otherwise}")
+    return pathlib.Path(url.database or "")
+
+
+def _copy_sqlite(source: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise InvalidInput(f"{target} is there already; name a new file") from None
+    except OSError as error:
+        raise InvalidInput(f"{target} cannot be written: {error.strerror}") from error
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as old,
+            contextlib.closing(sqlite3.connect(target)) as new,
+        ):
+            old.backup(new)
+            (said,) = new.execute("PRAGMA integrity_check").fetchone()
+            tables = new.execute("SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+            if said != "ok" or tables == (0,):
+                raise InvalidInput(f"{source} is no sound database of a Scheduler: {said}")
+    except BaseException as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, sqlite3.Error):
+            raise InvalidInput(f"{source} cannot be copied to {target}: {error}") from error
+        raise
 
 
 def is_conflict(error: BaseException) -> bool:

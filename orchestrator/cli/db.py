@@ -25,7 +25,7 @@ _output = click.option(
 
 @click.group()
 def command() -> None:
-    """Migrate and check the database of a Scheduler and its Bank.
+    """Migrate, check, back up and restore the database of a Scheduler and its Bank.
 
     The database is the Scheduler's: the same settings name it, on the command line, in the environment
     (DCP_ORCHESTRATOR_SCHEDULER_DATABASE_URL) or in the table [scheduler] of a settings file.
@@ -85,6 +85,48 @@ def check(*, output: str, config: pathlib.Path | None, show_config: bool, **flag
         sys.exit(PENDING)
     if report["ledger"] is not None and report["ledger"]["problems"]:
         sys.exit(DAMAGED)
+
+
+@command.command(cls=SettingsCommand)
+@settings_options(SchedulerSettings, without=_OTHERS)
+@config_options
+@_output
+@click.argument("file", type=click.Path(path_type=pathlib.Path, dir_okay=False))
+def backup(*, file: pathlib.Path, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
+    """Copy the SQLite database to FILE, as it is at one moment, while the Scheduler goes on working.
+
+    FILE must not exist yet; only its owner may read it. A PostgreSQL database is backed up with pg_dump: the error says
+    how. Keep the keystores of the state folder with it.
+    """
+    loaded = load(SchedulerSettings, given(flags), config)
+    if show_config:
+        show(loaded, output)
+        return
+    from orchestrator.database import back_up, check_url  # noqa: PLC0415 — slow to import
+
+    size = back_up(check_url(_url(loaded.settings)), file)
+    click.echo(json.dumps({"file": str(file), "bytes": size}) if output == "json" else f"{file}: {size} bytes")
+
+
+@command.command(cls=SettingsCommand)
+@settings_options(SchedulerSettings, without=_OTHERS)
+@config_options
+@_output
+@click.argument("file", type=click.Path(path_type=pathlib.Path, dir_okay=False))
+def restore(*, file: pathlib.Path, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
+    """Put the backup FILE in the place of the SQLite database. No Scheduler may run.
+
+    The database must not be there: move the old one (and its -wal and -shm files) away first. FILE is checked before
+    and migrated at the next start of a Scheduler.
+    """
+    loaded = load(SchedulerSettings, given(flags), config)
+    if show_config:
+        show(loaded, output)
+        return
+    from orchestrator.database import check_url, put_back  # noqa: PLC0415 — slow to import
+
+    size = put_back(check_url(_url(loaded.settings)), file)
+    click.echo(json.dumps({"file": str(file), "bytes": size}) if output == "json" else f"restored {size} bytes")
 
 
 def _url(settings: SchedulerSettings) -> str:

@@ -209,6 +209,9 @@ class SocketServer:
         self._guard.opened(place)
         try:
             return await self._handle(request)
+        except ConnectionError:
+            # The peer left before its answer: aiohttp would log a traceback for each.
+            return web.Response(status=400)
         finally:
             self._guard.gone(place)
 

@@ -101,8 +101,10 @@ class Deployer:
 
 
 @contextlib.asynccontextmanager
-async def deployer(url: str, account: PrivateKey | None = None) -> AsyncIterator[Deployer]:
-    async with DcpClient(PrivateKey.generate()) as client:
+async def deployer(
+    url: str, account: PrivateKey | None = None, identity: PrivateKey | None = None
+) -> AsyncIterator[Deployer]:
+    async with DcpClient(identity or PrivateKey.generate()) as client:
         yield Deployer(client, url, account or PrivateKey.generate())
 
 

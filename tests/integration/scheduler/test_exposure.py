@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pathlib
 import subprocess
+import sys
+from unittest.mock import ANY
 
 import aiohttp
 import pytest
@@ -120,3 +124,36 @@ def test_certificates_that_cannot_be_used(
     assert "no PEM certificate and its key" in problem(tls_certificate=key)
     with pytest.raises(InvalidInput, match="trusted_proxies: 'proxy'"):
         trusted_proxies(plain.model_copy(update={"trusted_proxies": ("proxy",)}))
+
+
+_ASK = """
+import asyncio, sys
+from orchestrator.protocol.client import DcpClient
+from orchestrator.wallet.keys import PrivateKey
+
+async def main():
+    async with DcpClient(PrivateKey.generate()) as client:
+        print(await client.connect(sys.argv[1] + "pheme/").request("listJobs", {}))
+
+asyncio.run(main())
+"""
+
+
+async def test_https_with_the_client(plain: SchedulerSettings, certificate: tuple[pathlib.Path, pathlib.Path]) -> None:
+    served = plain.model_copy(update={"tls_certificate": certificate[0], "tls_key": certificate[1]})
+
+    async def ask(url: str, **env: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _ASK, url, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            said, _ = await process.communicate()
+        return process.returncode or 0, said.decode()
+
+    async with SchedulerApp(served) as app:
+        assert app.url.startswith("https://127.0.0.1:")
+        assert await ask(app.url, SSL_CERT_FILE=str(certificate[0])) == (0, ANY)
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await session.get(app.url)

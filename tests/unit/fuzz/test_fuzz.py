@@ -1,0 +1,12 @@
+"""The short version of `python -m tests.fuzz`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import fuzz
+
+
+@pytest.mark.parametrize("name", sorted(fuzz.DECODERS))
+def test_nothing_but_its_own_errors_comes_out_of_a_decoder(name: str) -> None:
+    fuzz.fuzz(name, 60, seed=1)
