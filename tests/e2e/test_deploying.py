@@ -63,17 +63,6 @@ async def test_an_open_range_waits_for_close(run: Run) -> None:
     assert outcome.one("results") == [1, 2]
 
 
-async def test_slices_that_cannot_be_paid_make_the_deployment_fail(run: Run) -> None:
-    """The client repeats each refused upload as it was, message id included, and gives up after a few."""
-    program = """
-        try { await compute.for([1, 2, 3, 4], same).exec(300000); }
-        catch (answer) { say('refused', answer.payload); }
-    """
-    refused = (await run(SAME + program)).ok().one("refused")
-    assert refused["code"] == "ENOFUNDS"
-    assert "1200000 DCC" in refused["message"]
-
-
 async def test_a_job_that_has_ended_takes_no_slices(run: Run) -> None:
     program = """
         const job = compute.for([1], same);
