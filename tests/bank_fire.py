@@ -24,6 +24,7 @@ from orchestrator.database import Database
 from orchestrator.wallet import files
 from orchestrator.wallet.keys import PrivateKey
 from tests.e2e import harness
+from tests.parts.relays import CuttableProxy
 from tests.postgres import PostgresServer
 
 START = 100
@@ -55,7 +56,7 @@ class Server:
 
     database: str
     folder: pathlib.Path
-    proxy: harness.CuttableProxy
+    proxy: CuttableProxy
     command: harness.Command | None = None
 
     async def start(self) -> None:
@@ -165,7 +166,7 @@ async def _servers(stack: contextlib.AsyncExitStack, url: str, folder: pathlib.P
         state.mkdir()
         (state / "scheduler.keystore").write_bytes(key.read_bytes())
         (state / "scheduler.keystore").chmod(0o600)
-        proxy = await stack.enter_async_context(harness.CuttableProxy(0).serve())
+        proxy = await stack.enter_async_context(CuttableProxy(0).serve())
         servers.append(Server(url, state, proxy))
     await asyncio.gather(*(server.start() for server in servers))
     for server in servers:

@@ -24,22 +24,18 @@ from orchestrator.bank.kinds import AccountKind, kind_of
 from orchestrator.bank.ledger import Account
 from orchestrator.bank.service import Line
 from orchestrator.bank.teller import line_answer
+from orchestrator.cli import connection
 from orchestrator.cli.options import given
 from orchestrator.database import Database, Transaction, check_url, sqlite_url
-from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
+from orchestrator.errors import InvalidInput, NetworkFailure, NotFound
 from orchestrator.migrations import running
 from orchestrator.settings import SchedulerSettings, load
-from orchestrator.wallet import addresses, files, passphrases
+from orchestrator.wallet import addresses, files
 from orchestrator.wallet.keys import PrivateKey
 
 _Result = TypeVar("_Result")
 _PAGE = 1000
 _SHOWN_PROBLEMS = 20
-_TIMEOUT_S = 30.0
-
-_output = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the answer."
-)
 
 
 def _books(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,18 +48,15 @@ def _books(function: Callable[..., Any]) -> Callable[..., Any]:
     named = click.option(
         "--config", type=click.Path(path_type=pathlib.Path), metavar="FILE", help="Settings file of the Scheduler."
     )
-    return state(url(named(_output(function))))
+    return state(url(named(connection.output_option(function))))
 
 
 def _teller(function: Callable[..., Any]) -> Callable[..., Any]:
-    scheduler = click.option(
-        "--scheduler", default="http://127.0.0.1:9001/", show_default=True, metavar="URL", help="The Scheduler's URL."
-    )
     transfer_id = click.option(
         "--id", "transfer_id", metavar="ID",
         help="What the transfer is called: the same id again moves nothing more. Made when not given, and printed.",
     )  # fmt: skip
-    return scheduler(transfer_id(_output(function)))
+    return connection.scheduler_option(transfer_id(connection.output_option(function)))
 
 
 @click.group(name="bank")
@@ -180,16 +173,18 @@ def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any)
 @click.option("--to", "target", required=True, metavar="ADDRESS", help="Address, or keystore, of who gets it.")
 @click.option("--from", "keystore", default=files.DEFAULT, show_default=True, metavar="KEYSTORE", help="Who pays.")
 @_teller
-def transfer(*, amount: str, target: str, keystore: str, scheduler: str, transfer_id: str | None, output: str) -> None:
+def transfer(
+    *, amount: str, target: str, keystore: str, scheduler_url: str, transfer_id: str | None, output: str
+) -> None:
     """Move AMOUNT DCC, or `all` there is, to another account.
 
     KEYSTORE is a path (with a slash), or the name or label of one in $DCP_RESOURCE_DIR, else ~/.dcp, as in dcp-client.
     When the answer is lost, give the printed id again: nothing moves twice.
     """
-    key = _unlock(files.find(keystore))
+    key = connection.unlock_file(files.find(keystore))
     moved = {"transferAll": True} if amount == "all" else {"amount": format_amount(parse_amount(amount))}
     data = {"fromAccount": key.address, "toAccount": _address(target), **moved}
-    answer = _ask(scheduler, "transfer@1", data, key, transfer_id)
+    answer = _ask(scheduler_url, "transfer@1", data, key, transfer_id)
     if output == "json":
         click.echo(json.dumps(answer))
         return
@@ -220,7 +215,7 @@ def issue(
     keystore: str | None,
     state_dir: pathlib.Path | None,
     config: pathlib.Path | None,
-    scheduler: str,
+    scheduler_url: str,
     transfer_id: str | None,
     output: str,
 ) -> None:
@@ -236,7 +231,9 @@ def issue(
     else:
         path = files.find(keystore)
     data = {"toAccount": _address(target), "amount": format_amount(parse_amount(amount))}
-    answer = _ask(scheduler, "payOutFees" if from_fees else "issueCredits", data, _unlock(path), transfer_id)
+    answer = _ask(
+        scheduler_url, "payOutFees" if from_fees else "issueCredits", data, connection.unlock_file(path), transfer_id
+    )
     if output == "json":
         click.echo(json.dumps(answer))
         return
@@ -371,11 +368,6 @@ def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 # --- the teller
 
 
-def _unlock(path: pathlib.Path) -> PrivateKey:
-    keystore = files.load(path, warn=lambda text: click.echo(f"dcp-orchestrator: warning: {text}", err=True))
-    return passphrases.unlock(keystore, prompt=passphrases.terminal_prompt())
-
-
 def _address(text: str) -> str:
     """An address, or the one of a keystore."""
     if text.startswith("0x") or addresses.is_address(text):
@@ -387,26 +379,11 @@ def _address(text: str) -> str:
 
 
 def _ask(scheduler: str, operation: str, data: dict[str, Any], key: PrivateKey, transfer_id: str | None) -> Any:
-    from orchestrator.protocol.client import DcpClient, fetch_config  # noqa: PLC0415 — slow to import
-
     transfer_id = transfer_id if transfer_id is not None else uuid.uuid4().hex
-
-    async def ask() -> Any:
-        config = await fetch_config(scheduler)
-        try:
-            url = config["bank"]["services"]["bankTeller"]["location"]
-        except (KeyError, TypeError) as error:
-            raise InvalidInput(f"the Scheduler at {scheduler} names no bank teller") from error
-        # Whoever asks stays unknown: the account's signature is what counts.
-        async with DcpClient(PrivateKey.generate()) as client, asyncio.timeout(_TIMEOUT_S):
-            return await client.connect(url).request(operation, {**data, "transferId": transfer_id}, authorize=[key])
-
+    # Whoever asks stays unknown: the account's signature is what counts.
+    asker, data = PrivateKey.generate(), {**data, "transferId": transfer_id}
     try:
-        return asyncio.run(ask())
-    except TimeoutError as error:
-        raise OrchestratorError(
-            f"{scheduler} did not answer within {_TIMEOUT_S:.0f} s; whether it acted is not known: repeat it with"
-            f" --id {transfer_id}",
-            code="ETIMEDOUT",
-            retryable=True,
-        ) from error
+        return connection.ask(scheduler, asker, "bankTeller", operation, data, authorize=[key], of="bank")
+    except NetworkFailure as error:
+        unknown = f"{error.message}; whether it acted is not known: repeat it with --id {transfer_id}"
+        raise NetworkFailure(unknown) from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
-from orchestrator.errors import NetworkFailure
+from orchestrator.errors import InvalidInput, NetworkFailure
 from orchestrator.protocol.client import DcpClient, fetch_config
 from orchestrator.wallet import files, passphrases
 from orchestrator.wallet.keys import PrivateKey
@@ -38,7 +39,12 @@ def unlock(name: str) -> PrivateKey:
 
     Raises what `files.find`, `files.load` and `passphrases.unlock` raise.
     """
-    found = files.load(files.find(name), warn=lambda text: click.echo(f"dcp-orchestrator: warning: {text}", err=True))
+    return unlock_file(files.find(name))
+
+
+def unlock_file(path: pathlib.Path) -> PrivateKey:
+    """The same, of the keystore in a file."""
+    found = files.load(path, warn=lambda text: click.echo(f"dcp-orchestrator: warning: {text}", err=True))
     return passphrases.unlock(found, prompt=passphrases.terminal_prompt())
 
 
@@ -50,20 +56,31 @@ def ask(
     data: Any,
     *,
     authorize: Sequence[PrivateKey] = (),
+    of: str = "scheduler",
 ) -> Any:
-    """One request to a service of the Scheduler, and its answer.
+    """One request to a service of the Scheduler (or `of` the "bank"), and its answer.
 
-    Raises `NetworkFailure` when nobody answers in time, `RemoteError` when the service refuses, `PeerChanged` when the
-    Scheduler is not the one that was there before.
+    Raises `InvalidInput` when the Scheduler has no such service, `NetworkFailure` when nobody answers in time,
+    `RemoteError` when the service refuses, `PeerChanged` when the Scheduler is not the one that was there before.
     """
-    return asyncio.run(_ask(scheduler_url, key, service, operation, data, authorize=authorize))
+    return asyncio.run(_ask(scheduler_url, key, service, operation, data, authorize=authorize, of=of))
 
 
 async def _ask(
-    scheduler_url: str, key: PrivateKey, service: str, operation: str, data: Any, *, authorize: Sequence[PrivateKey]
+    scheduler_url: str,
+    key: PrivateKey,
+    service: str,
+    operation: str,
+    data: Any,
+    *,
+    authorize: Sequence[PrivateKey],
+    of: str,
 ) -> Any:
     config = await fetch_config(scheduler_url)
-    url = config["scheduler"]["services"][service]["location"]
+    try:
+        url = config[of]["services"][service]["location"]
+    except (KeyError, TypeError) as error:
+        raise InvalidInput(f"the Scheduler at {scheduler_url} names no service {of}.{service}") from error
     async with DcpClient(key, files.resource_directory() / IDENTITY_CACHE) as client:
         connection = client.connect(url)
         try:

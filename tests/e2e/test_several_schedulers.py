@@ -17,7 +17,7 @@ from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
 from tests.e2e import harness
 from tests.faults.parts import free_port
-from tests.parts.balancer import Balancer
+from tests.parts.relays import Balancer
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(150)]
 

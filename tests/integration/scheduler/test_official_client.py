@@ -15,6 +15,7 @@ from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.settings import SchedulerSettings
 from tests.e2e import harness
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, fake_worker, serving, thrown
+from tests.parts.relays import CuttableProxy
 
 pytestmark = pytest.mark.npm
 
@@ -197,7 +198,7 @@ async def _entered(context: contextlib.AbstractAsyncContextManager[harness.Clien
 
 
 async def test_a_client_that_loses_its_connection_hears_everything(app: SchedulerApp, start: Any) -> None:
-    relay = harness.CuttableProxy(app.server.port)
+    relay = CuttableProxy(app.server.port)
     async with relay.serve():
         app.url = f"http://127.0.0.1:{relay.port}/"  # what clients are told
         program = f"const job = compute.for(1, 200, {ECHO}); hear(job); say('results', Array.from(await job.exec()));"

@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.scheduler.app import SchedulerApp
-from tests.e2e import harness
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, until
+from tests.parts.relays import CuttableProxy
 
 
 def numbers(answer: Any, job: str) -> list[int]:
@@ -36,7 +36,7 @@ async def test_a_worker_without_a_transport_is_not_waited_for(app: SchedulerApp)
     port = urllib.parse.urlsplit(app.url).port
     assert port is not None
     async with (
-        harness.CuttableProxy(port).serve() as proxy,
+        CuttableProxy(port).serve() as proxy,
         deployer(app.url) as client,
         fake_worker(app.url) as stays,
         fake_worker(f"http://127.0.0.1:{proxy.port}/") as killed,

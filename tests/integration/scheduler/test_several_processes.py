@@ -20,7 +20,7 @@ from orchestrator.scheduler.app import KEYSTORE, SchedulerApp
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, serving, until
-from tests.parts.balancer import Balancer
+from tests.parts.relays import Balancer
 
 Another = Callable[[], SchedulerSettings]
 
