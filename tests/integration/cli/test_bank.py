@@ -85,10 +85,14 @@ async def test_from_issue_to_audit(app: SchedulerApp, tmp_path: pathlib.Path) ->
 async def test_the_audit_fails_when_something_is_wrong(app: SchedulerApp) -> None:
     state = ["--state", str(app.settings.state_dir)]
     await bank("issue", "100", "--to", "default", *state, "--scheduler", app.url, "--id", "first")
-    with sqlite3.connect(app.settings.state_dir / "scheduler.sqlite") as raw:
-        raw.execute("DROP TRIGGER bank_postings_no_update")
-        raw.execute("UPDATE bank_postings SET posted_at = posted_at + 1")
-    raw.close()
+
+    def tamper() -> None:
+        with sqlite3.connect(app.settings.state_dir / "scheduler.sqlite") as raw:
+            raw.execute("DROP TRIGGER bank_postings_no_update")
+            raw.execute("UPDATE bank_postings SET posted_at = posted_at + 1")
+        raw.close()
+
+    await asyncio.to_thread(tamper)  # the Scheduler may hold the lock, and gives it back only while its loop runs
     (problem,) = (await told("audit", *state, status=1))["problems"]
     assert problem.startswith("posting 'issue:first' (number 1 of lane 1) is not what was chained")
     assert "1 problems" in await bank("audit", *state, status=1)
