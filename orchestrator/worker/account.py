@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import secrets
@@ -10,12 +11,21 @@ from typing import Final
 
 from orchestrator.errors import InvalidInput
 from orchestrator.wallet import addresses, files
-from orchestrator.worker.scheduler_link import WorkerAccount
+from orchestrator.wallet.keys import PrivateKey
 
 KEYSTORE: Final = "worker.keystore"
 ID_FILE: Final = "worker-id"
 _ALPHABET: Final = string.ascii_letters + string.digits
 _WORKER_ID: Final = re.compile(r"[A-Za-z0-9]{22}")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerAccount:
+    """Who the worker is: its key, its id (22 letters and digits, the same ever after), who is paid for its work."""
+
+    identity: PrivateKey
+    worker_id: str
+    payment_address: str
 
 
 def load_account(

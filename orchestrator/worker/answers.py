@@ -12,6 +12,7 @@ from orchestrator import __version__
 from orchestrator.bank.amounts import format_amount
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import health, machine, status
+from orchestrator.worker.account import WorkerAccount
 from orchestrator.worker.audit import Statistics
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.explain import Circumstances, explain
@@ -20,7 +21,7 @@ from orchestrator.worker.health import Health
 from orchestrator.worker.metering import Usage
 from orchestrator.worker.notary import Notary
 from orchestrator.worker.pool import SandboxPool
-from orchestrator.worker.scheduler_link import SchedulerLink, WorkerAccount
+from orchestrator.worker.scheduler_link.link import SchedulerLink
 from orchestrator.worker.seats import Seats
 from orchestrator.worker.supervisor import Supervisor
 from orchestrator.worker.trusting import KeyChange

@@ -16,7 +16,7 @@ from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher
 from orchestrator.worker.origins import OriginForbidden, Purpose
 from orchestrator.worker.sandbox_events import Assignment
-from orchestrator.worker.scheduler_link import SchedulerLink
+from orchestrator.worker.scheduler_link.package_manager import PackageManager
 from orchestrator.worker.task import JobOffer
 
 _FINAL = frozenset({"ENOMODULE", "EMODULETOOBIG"})
@@ -37,7 +37,7 @@ class Artifacts:
 async def gather(
     offer: JobOffer,
     fetcher: Fetcher,
-    link: SchedulerLink,
+    packages: PackageManager,
     *,
     worktime_version: str,
     sandbox_config: Mapping[str, Any],
@@ -50,7 +50,7 @@ async def gather(
             arguments = [
                 group.create_task(fetcher.artifact(uri, Purpose.ARGUMENTS, errand)) for uri in _argument_uris(offer)
             ]
-            modules = group.create_task(_modules(offer.dependencies, fetcher, link, errand))
+            modules = group.create_task(_modules(offer.dependencies, fetcher, packages, errand))
             inputs = group.create_task(_range(offer.range_location, fetcher, errand))
     except BaseExceptionGroup as errors:
         expected, others = errors.split(OrchestratorError)
@@ -108,10 +108,10 @@ def _argument_uris(offer: JobOffer) -> Sequence[str]:
     return uris_of_arguments(offer.arguments, field="arguments")
 
 
-async def _modules(dependencies: Sequence[str], fetcher: Fetcher, link: SchedulerLink, errand: Errand) -> Modules:
+async def _modules(dependencies: Sequence[str], fetcher: Fetcher, packages: PackageManager, errand: Errand) -> Modules:
     if not dependencies:
         return {}
-    urls = await link.module_urls(dependencies)
+    urls = await packages.module_urls(dependencies)
     if sum(map(len, urls.values())) > _MOST_MODULES:
         raise _too_big(f"more than {_MOST_MODULES} modules")
     modules: dict[str, dict[str, str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,26 @@ from orchestrator.errors import InvalidInput
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import groups, job_filter, wages
 from orchestrator.worker.job_filter import JobFilter
-from orchestrator.worker.scheduler_link import Offer
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What the worker tells the Scheduler about itself with every request. `groups` are (join key, join hash).
+
+    With `public_fallback`, work of the public group is asked for only after these groups had none.
+    """
+
+    cores: int = 1
+    job_ids: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
+    public_group: bool = True
+    public_fallback: bool = False
+    minimum_wage: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"CPU": 0.0, "GPU": 0.0, "in": 0.0, "out": 0.0}
+    )
+    send_begin: bool = True
+    isolation: Mapping[str, str] | None = None
+    """How strong the walls of its sandboxes are: level, OCI runtime, digest of the image."""
 
 
 def offer(settings: WorkerSettings, cores: int, isolation: Mapping[str, Any]) -> Offer:

@@ -36,7 +36,7 @@ from orchestrator.worker import (
 )
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
-from orchestrator.worker.account import load_account
+from orchestrator.worker.account import WorkerAccount, load_account
 from orchestrator.worker.answers import Answers
 from orchestrator.worker.control import ControlServer
 from orchestrator.worker.control_socket import StateLock
@@ -50,6 +50,7 @@ from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SliceLimits
 from orchestrator.worker.notary import Notary
 from orchestrator.worker.observing import Observing
+from orchestrator.worker.offers import Offer
 from orchestrator.worker.origins import OriginRules, Purpose
 from orchestrator.worker.outbox import MEMORY_BYTES, Outbox
 from orchestrator.worker.owned_tasks import OwnedTasks
@@ -59,7 +60,8 @@ from orchestrator.worker.provenance import trust
 from orchestrator.worker.receipt_files import FOLDER, ReceiptFiles
 from orchestrator.worker.receipts import Terms, limits_in_force
 from orchestrator.worker.reconfiguring import Changes
-from orchestrator.worker.scheduler_link import Offer, SchedulerLink, WorkerAccount, check_services, service_url
+from orchestrator.worker.scheduler_link.link import SchedulerLink
+from orchestrator.worker.scheduler_link.services import check_services, service_url
 from orchestrator.worker.seats import Seats, described_worktimes
 from orchestrator.worker.steering import Steering
 from orchestrator.worker.supervisor import Supervisor
@@ -293,8 +295,8 @@ class Worker:
                 request_timeout_s=settings.request_timeout_s,
             )
         )
-        self._link.on_order = self._on_order
-        self._link.on_late_task = self._on_late_task
+        self._link.orders.on_order = self._on_order
+        self._link.requests.on_late_task = self._on_late_task
         self._sandbox_config = published.for_sandboxes(config)
         self._tasks = await stack.enter_async_context(OwnedTasks())
         self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits, assign_s=times.start.assign_s)
@@ -363,7 +365,7 @@ class Worker:
         self._worktimes = offers.worktimes(self.settings, reports.worktimes_of(described.worktimes))
         self._capabilities = reports.capabilities_of(described.capabilities)
         self._depth = described.pipeline_depth
-        self._link.describe(self._capabilities, self._worktimes)
+        self._link.requests.describe(self._capabilities, self._worktimes)
         if not isinstance(self._pool.failure, RuntimeUnavailable):
             self._tell_one(self._runtime_ready())
         self.ready.set()
@@ -444,15 +446,15 @@ class Worker:
             case act.SendResult():
                 self._send_result(action)
             case act.RenewResult():
-                self._link.renew_result(action)
+                self._link.deliveries.renew(action)
             case act.Submit(sandbox, slices):
                 self._seats.submit(sandbox, slices)
             case act.Begin():
-                self._link.begin(action)
+                self._link.statuses.begin(action)
             case act.Emit():
-                self._link.emit(action)
+                self._link.emissions.emit(action)
             case act.ReturnSlices():
-                self._link.return_slices(action)
+                self._link.statuses.give_back(action)
             case act.RequestTask():
                 self._requesting = self._tasks.create_task(self._ask(action), name="request-task")
             case act.FetchJob(offer):
@@ -474,10 +476,10 @@ class Worker:
 
     async def _ask(self, action: act.RequestTask) -> None:
         try:
-            task = await self._link.request_task(action)
+            task = await self._link.requests.ask(action)
         except OrchestratorError as error:
             log.warning("request_failed", extra={"code": error.code, "error": error.message})
-            self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error), self._link.owes_word))
+            self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error), self._link.requests.owes_word))
         except asyncio.CancelledError:
             self._tell_one(ev.TaskFailed("ESTOPPED", "the worker is stopping"))
             raise
@@ -500,7 +502,7 @@ class Worker:
                 found = await artifacts.gather(
                     offer,
                     self._fetcher,
-                    self._link,
+                    self._link.packages,
                     worktime_version=described_worktimes(self._worktimes, offer.worktime[0]),
                     sandbox_config=self._sandbox_config,
                 )
@@ -540,11 +542,11 @@ class Worker:
         if action.storage is not None:
             self._tasks.create_task(self._store(action, action.storage))
         elif action.error is not None:
-            self._link.send_result(action, reports.thrown_result(action.error, action.modern))
+            self._link.deliveries.send(action, reports.thrown_result(action.error, action.modern))
         else:
             result = action.result
             body = reports.result_v2(result.string, result.method, result.mime, action.modern)
-            self._link.send_result(action, body)
+            self._link.deliveries.send(action, body)
 
     async def _store(self, action: act.SendResult, storage: ResultStorage) -> None:
         """The job keeps its results elsewhere: take the result there first, and report where it lies.
@@ -572,9 +574,9 @@ class Worker:
                 self._tell_one(ev.ResultRefused(action.key, error.code, error.message, lost=False))
                 return
         if action.error is None:
-            self._link.send_result(action, uri)
+            self._link.deliveries.send(action, uri)
         else:
-            self._link.send_result(action, thrown)
+            self._link.deliveries.send(action, thrown)
 
     # -- asking it -----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from orchestrator.wallet.keys import PrivateKey
 from orchestrator.worker import trusting
 from orchestrator.worker.doctor import check
 from orchestrator.worker.doctor.check import Check
-from orchestrator.worker.scheduler_link import service_url
+from orchestrator.worker.scheduler_link.services import service_url
 from orchestrator.worker.trusting import KeyChange
 
 SERVICES: Final = ("taskDistributor", "resultSubmitter", "eventRouter")

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import random
 import statistics
+import types
 
 import pytest
 from hypothesis import given
@@ -179,7 +180,7 @@ async def test_a_job_whose_code_does_not_come_in_time_goes_back(tmp_path, monkey
 
     rules = published.rules(OWN, {})
     worker = Worker(WorkerSettings(state_dir=tmp_path))
-    worker._fetcher, worker._link, worker._sandbox_config = None, None, {}
+    worker._fetcher, worker._link, worker._sandbox_config = None, types.SimpleNamespace(packages=None), {}
     monkeypatch.setattr(service.artifacts, "gather", never)
     monkeypatch.setattr(service.published, "rules", lambda *_: dataclasses.replace(rules, artifacts_s=0.0))
     await worker._gather(task.parse_job("job", {"codeLocation": "data:,f"}))

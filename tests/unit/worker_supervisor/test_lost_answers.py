@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
-from orchestrator.worker.lost_answers import AGAIN_S, MOST, LostAnswers
 from orchestrator.worker.pausing import GiveBack
+from orchestrator.worker.scheduler_link.lost_answers import AGAIN_S, MOST, LostAnswers
 
 
 def test_names_differ_and_are_told_until_somebody_has_heard_them_for_a_while() -> None:

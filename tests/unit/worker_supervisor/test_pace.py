@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.worker.pace import Pace
+from orchestrator.worker.scheduler_link.pace import Pace
 
 
 async def test_the_first_goes_at_once_and_the_rest_together() -> None:

@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Final
+
+EVERY_S: Final = 1.0
+"""Reports that come up within this time share a signed message."""
+AWAITED_EVERY_S: Final = 0.1
+"""The same for those that somebody waits for."""
 
 
 class Pace:
