@@ -23,11 +23,11 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Estimate, Measured
 from orchestrator.scheduler.lifecycle import Budget, Counts, Ending, ErrorLimit, Slice, SliceState, Verdict
 from orchestrator.scheduler.matching import JobProfile, WorkerProfile, why_not
+from orchestrator.scheduler.offers import candidate_for
 from orchestrator.scheduler.packing import PackingRules, pack
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import Report, next_state, settle
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
-from orchestrator.scheduler.task_distributor import _candidate
 
 PRICE = 10**13
 JOBS = 5
@@ -78,7 +78,7 @@ class Core:
         for other in self.others:
             assert why_not(other, worker) is not None
         assert why_not(self.profile, worker) is None
-        candidate = _candidate(self.job, self.state, 1.0)
+        candidate = candidate_for(self.job, self.state, 1.0)
         load, alone = self.roster.load(self.now), self.roster.alone(worker.worker, self.now)
         plan = pack([candidate], 1.0, load, RULES, alone=alone)
         self.leases += 1

@@ -1,0 +1,223 @@
+"""Leases slices to an asking worker: what the board offers it, packed to its load, in one transaction."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator import telemetry
+from orchestrator.database import Transaction
+from orchestrator.errors import InvalidInput
+from orchestrator.jobs.words import RunStatus
+from orchestrator.scheduler import escrow, lifecycle
+from orchestrator.scheduler.catalog import Job
+from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
+from orchestrator.scheduler.late import LateRules
+from orchestrator.scheduler.lifecycle import SliceState
+from orchestrator.scheduler.listing import job_profile
+from orchestrator.scheduler.matching import WhyNot
+from orchestrator.scheduler.memberships import Membership
+from orchestrator.scheduler.offers import Offers, estimation_left
+from orchestrator.scheduler.open_requests import OpenRequest
+from orchestrator.scheduler.packing import PackingRules, Portion, pack
+from orchestrator.scheduler.presence import Presence
+from orchestrator.scheduler.roster import Roster
+from orchestrator.scheduler.settlement import Outcome
+from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.scheduler.store.leases import Lease
+from orchestrator.scheduler.task_answer import Grant, TaskAnswers, in_range
+from orchestrator.scheduler.task_request import TaskRequest
+from orchestrator.wallet.addresses import checksum
+
+MOST_PLANS = 3
+"""how often a request looks again when others took what it had chosen"""
+
+
+class Leasing:
+    def __init__(
+        self, core: Core, roster: Roster, presence: Presence, rules: PackingRules, answers: TaskAnswers
+    ) -> None:
+        self._core = core
+        self._roster = roster
+        self._presence = presence
+        self._offers = Offers(core, roster, presence)
+        self._rules = rules
+        self._answers = answers
+        settings = core.settings
+        self._late_rules = LateRules(settings.late_factor, settings.late_bias_s, settings.late_unknown_s)
+
+    async def lease(
+        self, wanted: TaskRequest, groups: Membership, opened: OpenRequest, reasons: collections.Counter[str]
+    ) -> dict[str, Any] | None:
+        """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
+        passed_over: set[int] = set()
+        for _ in range(MOST_PLANS):
+            reasons.clear()
+            candidates = await self._offers.candidates(wanted, groups, passed_over, reasons)
+            await self._offers.stop_rejected()
+            if not candidates:
+                return None
+            now = self._core.clock()
+            load, alone = self._roster.load(now), self._roster.alone(wanted.profile.worker, now)
+            plan = pack(
+                [candidate for _, _, candidate in candidates], wanted.load, load, self._rules,
+                long_slices=wanted.long_slices, gpu_load=wanted.gpu_load, alone=alone,
+            )  # fmt: skip
+            known = {job.key: job for job, _, _ in candidates}
+            held, lease, grants, data = await self._lease_planned(wanted, groups, opened, plan, known)
+            if lease is not None and grants:
+                self._core.leases.keep(lease)
+                self._presence.took(lease.id, opened.session)
+                telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
+                self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
+                return await self._answers.of(lease, grants, data)
+            if not plan:
+                break
+            planned = {portion.key for portion in plan}
+            if held:
+                passed_over |= planned  # not taken by others meanwhile: nothing in it is for this worker
+            else:
+                self._core.listing.changed(planned)
+        for key in passed_over:
+            self._core.refusals.note(key, WhyNot.FAILED_HERE, wanted.profile.worker, self._core.clock())
+        reasons[WhyNot.FAILED_HERE] = max(reasons[WhyNot.FAILED_HERE], len(passed_over))
+        return None
+
+    async def _lease_planned(
+        self,
+        wanted: TaskRequest,
+        groups: Membership,
+        opened: OpenRequest,
+        plan: Sequence[Portion],
+        known: Mapping[int, Job],
+    ) -> tuple[bool, Lease | None, list[Grant], dict[int, dict[int, str]]]:
+        """Lease what others have left of a plan; whether they left anything comes first in the answer."""
+        grants: list[Grant] = []
+        lease: Lease | None = None
+        if not plan:
+            return False, None, grants, {}
+        async with self._core.database.transaction() as tx:
+            if opened.abandoned:  # whoever abandons it ends its leases in a transaction before or after this one
+                return True, None, grants, {}
+            held = await self._locked(tx, plan, known, wanted.load)
+            routes = await self.routes(tx, [known[portion.key] for portion, _ in held], wanted, groups)
+            held = [(portion, state) for portion, state in held if portion.key in routes]
+            if held:
+                commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
+                lease = await self.open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
+                for portion, state in held:
+                    job = known[portion.key]
+                    grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
+                    grant.group = routes[portion.key]
+                    if grant.numbers:
+                        grants.append(grant)
+                await self._bind(tx, grants)
+            return bool(held), lease, grants, await self.data(tx, grants)
+
+    async def _locked(
+        self, tx: Transaction, plan: Sequence[Portion], known: Mapping[int, Job], load: float
+    ) -> list[tuple[Portion, JobState]]:
+        """What is left of a plan once its jobs are locked: others lease and settle at the same time."""
+        states = await jobs.states(tx, [portion.key for portion in plan], lock=True) if plan else {}
+        held = []
+        for portion in plan:
+            state = states.get(portion.key)
+            if state is None or state.status not in lifecycle.DISTRIBUTABLE:
+                continue
+            left = estimation_left(state, load)
+            left = escrow.may_lease(state.funded, state.counts) if left is None else left
+            if left > 0:
+                held.append((dataclasses.replace(portion, slices=min(portion.slices, left)), state))
+        return held
+
+    async def _grant(
+        self, tx: Transaction, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease
+    ) -> Grant:
+        """Lease slices of one job: first those that came back, then those never touched."""
+        now = self._core.clock()
+        counts = state.counts
+        estimation = state.status is RunStatus.ESTIMATION
+        again: list[int] = []
+        if counts.ready > 0:
+            groups = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
+            others = self._roster.others_could(job_profile(job, groups), worker, now, self._presence)
+            patience = self._core.settings.other_worker_s if others else 0.0
+            rows = await slices.take_ready(
+                tx, job.key, min(wanted, counts.ready), worker=worker, failed_elsewhere_before=now - patience
+            )
+            again = [lifecycle.lease(row, lease.id).number for row in rows]
+            await slices.lease_again(tx, job.key, again, lease.id)
+            counts = counts.moved(SliceState.READY, SliceState.LEASED, len(again)) if again else counts
+        fresh = min(wanted - len(again), counts.total - counts.cursor)
+        if fresh > 0:
+            await slices.lease_fresh(tx, job.key, counts.cursor + 1, fresh, lease.id)
+            again.extend(range(counts.cursor + 1, counts.cursor + fresh + 1))
+            counts = counts.leased_fresh(fresh)
+        state = dataclasses.replace(state, counts=counts, served_at=now)
+        return Grant(job, state, again, estimation, PUBLIC_GROUP_ID)
+
+    async def _bind(self, tx: Transaction, grants: Sequence[Grant]) -> None:
+        """What was leased may have used up what is held for a job."""
+        changed = [(grant.job, grant.state) for grant in grants]
+        states = await self._core.settlement.advance(tx, changed, self._core.clock())
+        for grant in grants:
+            grant.state = states[grant.job.key]
+            escrow.validate(grant.state.funded, grant.state.counts)
+        await jobs.save(tx, list(states.values()))
+
+    async def routes(
+        self, tx: Transaction, asked: Sequence[Job], wanted: TaskRequest, groups: Membership
+    ) -> dict[int, str]:
+        """Through which compute group the worker gets each of these jobs; without those that are in none of its groups
+        any more."""
+        found = await jobs.groups(tx, [job.key for job in asked])
+        mine = wanted.profile.groups
+        routes = {}
+        for job in asked:
+            group = route(found.get(job.key, frozenset()), mine, groups.known)
+            if group is not None or job.record.local_exec:
+                routes[job.key] = group or PUBLIC_GROUP_ID
+        return routes
+
+    async def open_lease(
+        self,
+        tx: Transaction,
+        wanted: TaskRequest,
+        peer: str,
+        held: Sequence[tuple[Portion, JobState]],
+        known: Mapping[int, Job],
+        *,
+        commissions: Mapping[int, Commission],
+    ) -> Lease:
+        work_s = sum(portion.slices * state.estimate.wall_ms / 1000 for portion, state in held) / max(wanted.load, 1.0)
+        now = self._core.clock()
+        payee = wanted.payment_address
+        try:
+            payee = None if payee is None else checksum(payee)
+        except InvalidInput:
+            payee = None
+        return await self._core.leases.open(
+            tx,
+            worker=wanted.profile.worker,
+            peer=peer,
+            payment_address=payee,
+            jobs=frozenset(known[portion.key].key for portion, _ in held),
+            opened_at=now,
+            expires_at=now + self._core.settings.lease_s + 2 * work_s,
+            due_at=now
+            + self._late_rules.due_in([(portion.slices, state.estimate) for portion, state in held], wanted.load),
+            commissions=commissions,
+            request=wanted.request_id,
+        )
+
+    async def data(self, tx: Transaction, grants: Sequence[Grant]) -> dict[int, dict[int, str]]:
+        """Input URIs by job and slice, where they are listed."""
+        return {
+            grant.job.key: await slices.inputs(tx, grant.job.key, listed)
+            for grant in grants
+            if (listed := [number for number in grant.numbers if not in_range(grant.job, number)])
+        }
