@@ -1,7 +1,7 @@
 """Pure: the supervisor's desk: what lies on it, and the few moves by which a slice or a sandbox changes its place.
 
 Every move keeps the books straight (a held slice is in exactly one place) and notes what is to be looked at before the
-supervisor answers. Decisions are made in `dealing`, events are understood in `supervisor`.
+supervisor answers. Decisions are made in `dealing`, events are understood in `supervisor` and what it is made of.
 """
 
 from __future__ import annotations
