@@ -1,7 +1,7 @@
 """The Worker: wires the supervisor's decisions to the Scheduler, the fetcher and the sandboxes.
 
-Read `_supervise` first: events in, `Supervisor.handle_all`, actions out. Everything else here starts the parts, carries
-an action out, or stops the parts in order.
+Read `_supervise` first: events in, `Supervisor.handle_all`, actions out. Everything else here starts the parts or stops
+them in order; `Hands` carries the actions out.
 """
 
 from __future__ import annotations
@@ -14,27 +14,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from yarl import URL
-
-from orchestrator import telemetry
-from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
-from orchestrator.protocol.client import ClientLimits, DcpClient, fetch_config
-from orchestrator.protocol.vocabulary import SessionLimits
+from orchestrator.errors import OrchestratorError
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import (
-    artifacts,
-    image_pin,
-    limit_settings,
     machine,
     offers,
     ordered_end,
+    parts,
     published,
     reconfiguring,
     reports,
     sizes,
     trusting,
 )
-from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import WorkerAccount, load_account
 from orchestrator.worker.answers import Answers
@@ -44,28 +36,21 @@ from orchestrator.worker.demand import Patience
 from orchestrator.worker.descriptors import Descriptors
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
-from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
-from orchestrator.worker.fetching.fetcher import Errand, Fetcher, FetchLimits
-from orchestrator.worker.fetching.web import WebLimits
-from orchestrator.worker.limits import MIB, SliceLimits
-from orchestrator.worker.notary import Notary
+from orchestrator.worker.hands import Hands
 from orchestrator.worker.observing import Observing
 from orchestrator.worker.offers import Offer
 from orchestrator.worker.origins import OriginRules, Purpose
-from orchestrator.worker.outbox import MEMORY_BYTES, Outbox
+from orchestrator.worker.outbox import MEMORY_BYTES
 from orchestrator.worker.owned_tasks import OwnedTasks
 from orchestrator.worker.pausing import GiveBack
 from orchestrator.worker.pool import SandboxPool
-from orchestrator.worker.provenance import trust
-from orchestrator.worker.receipt_files import FOLDER, ReceiptFiles
-from orchestrator.worker.receipts import Terms, limits_in_force
 from orchestrator.worker.reconfiguring import Changes
+from orchestrator.worker.scheduler_link import discovery
 from orchestrator.worker.scheduler_link.link import SchedulerLink
-from orchestrator.worker.scheduler_link.services import check_services, service_url
-from orchestrator.worker.seats import Seats, described_worktimes
+from orchestrator.worker.scheduler_link.services import service_url
+from orchestrator.worker.seats import Seats
 from orchestrator.worker.steering import Steering
 from orchestrator.worker.supervisor import Supervisor
-from orchestrator.worker.task import JobOffer, ResultStorage, Task
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +96,7 @@ class Worker:
         self._steering = Steering(self, settings, clock)
         offers.offer(settings, self.capacity, {})  # raises now what it would raise later
         trusting.accepted_keys(settings.accept_scheduler_key)
-        self._requesting: asyncio.Task[None] | None = None
-        self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._artifacts: dict[str, artifacts.Artifacts] = {}
+        self._hands: Hands | None = None
         self._worktimes: Sequence[Mapping[str, str]] = ()
         self._capabilities = 0
         self._depth = 1
@@ -149,18 +132,17 @@ class Worker:
                 with contextlib.suppress(RuntimeError):  # its time is up already
                     self._delivering.reschedule(asyncio.get_running_loop().time() + _HARD_STOP_PATIENCE_S)
         self._tell([ev.StopRequested(hard)])
-        if self._requesting is not None:
-            self._requesting.cancel()  # it may be a long poll; what it might have brought is given back at the end
+        if self._hands is not None:
+            self._hands.stop_asking()
 
     def drain(self) -> None:
         """Take no more work, finish and submit all that is held, then end; however long that takes."""
-        if self._answers.link is None:
+        if self._hands is None:
             self.stop()  # nothing can be held
             return
         log.info("worker_draining", extra={"held": self.supervisor.statistics().held})
         self._tell([ev.DrainRequested()])
-        if self._requesting is not None:
-            self._requesting.cancel()
+        self._hands.stop_asking()
 
     def pause(self, reason: str, *, source: str = "command", give_back: bool | GiveBack = False) -> None:
         """Ask for no work until `resume`; several sources may hold the pause at once.
@@ -195,13 +177,14 @@ class Worker:
         self.settings, self.rules = now, rules
         self._answers.reconfigure(now)
         self._tell_one(ev.PolicyChanged(policy))
-        if self._answers.link is not None:
+        if self._hands is not None:
             self._link.reoffer(self._offer())
             self._link.accept_keys(keys)
             self._fetcher.allow(self._with_modules(rules))
             times = published.rules(now, self._config)
             self._pool.limit(times.start)
             self._seats.limit(times.slices, times.start.assign_s)
+            self._hands.artifacts_s = times.artifacts_s
         log.info("settings_read_again", extra={"at_once": changes.at_once, "need_restart": changes.need_restart})
         return changes
 
@@ -238,69 +221,26 @@ class Worker:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> bool:
         """Start the parts, in an order that undoes cleanly. False when a stop came first."""
-        settings = self.settings
-        assert self.account is not None
-        runtime = await stack.enter_async_context(DockerRuntime(self.account.worker_id, _runtime_settings(settings)))
-        await self._trust_image(runtime)
+        settings, account = self.settings, self.account
+        assert account is not None
+        runtime = await stack.enter_async_context(parts.runtime(settings, account.worker_id))
+        await parts.trust_image(settings, runtime)
         self._pool = await stack.enter_async_context(
             SandboxPool(runtime, sizes.pool_settings(settings, self.capacity, self.most))
         )
-        self._answers.account, self._answers.runtime, self._answers.pool = self.account, runtime, self._pool
+        self._answers.account, self._answers.runtime, self._answers.pool = account, runtime, self._pool
         self._pool.on_availability(self._on_availability)
         self._steering.pool = self._pool
         self._steering.look()  # quiet hours of this moment come before the first request for work
-        config = await self._find_scheduler()
+        config = await discovery.find(settings.scheduler_url, self._stop_wanted)
         if config is None:
             self._answers.delivered = True  # there was nothing
             return False
-        client = await stack.enter_async_context(
-            DcpClient(
-                self.account.identity,
-                settings.state_dir / "identity-cache.json",
-                limits=ClientLimits(session=SessionLimits(close_timeout=settings.goodbye_timeout_s)),
-            )
-        )
-        client.accepted = trusting.accepted_keys(settings.accept_scheduler_key)
-        # Modules may come from the package manager that the Scheduler names: the worker asks it about them anyway.
         self._config = config
-        rules = self._with_modules(self.rules)
-        self._fetcher = await stack.enter_async_context(
-            Fetcher(rules, _fetch_limits(settings), trust=settings.trust_scheduler, proxy=settings.fetch_proxy)
-        )
-        outbox = Outbox(
-            settings.state_dir,
-            str(URL(settings.scheduler_url).origin()),
-            settings.outbox_bytes,
-            on_room=lambda size: self._tell_one(ev.RoomChanged(size)),
-        )
-        self._outbox = await stack.enter_async_context(outbox)
-        self._tell_one(ev.PolicyChanged(self._policy(settings)))
-        times = published.rules(settings, config)
-        limits = times.slices
-        self._pool.limit(times.start)
-        notary = None
-        if settings.receipts:
-            notary = await stack.enter_async_context(_notary(settings, self.account, runtime, limits))
-        self._answers.notary = notary
-        offer = self._offer()
-        self._link = await stack.enter_async_context(
-            SchedulerLink(
-                client,
-                config,
-                self.account,
-                offer,
-                self._tell_one,
-                notary=notary,
-                outbox=outbox,
-                request_timeout_s=settings.request_timeout_s,
-            )
-        )
-        self._link.orders.on_order = self._on_order
-        self._link.requests.on_late_task = self._on_late_task
-        self._sandbox_config = published.for_sandboxes(config)
+        await self._start_link(stack, runtime, account)
         self._tasks = await stack.enter_async_context(OwnedTasks())
-        self._seats = Seats(self._pool, self._fetcher, self._tasks, self._tell, limits, assign_s=times.start.assign_s)
-        self._tasks.create_task(self._announce(), name="describe-sandboxes")
+        self._hands = hands = self._make_hands()
+        self._tasks.create_task(self._announce(hands), name="describe-sandboxes")
         if runtime.local and self.most > self.capacity:
             self._tasks.create_task(self._crowd.watch(), name="watch-crowd")
         self._tasks.create_task(self._steering.run(), name="steering")
@@ -308,24 +248,58 @@ class Worker:
         self._answers.fetcher, self._answers.seats, self._answers.link = self._fetcher, self._seats, self._link
         log.info(
             "worker_started",
-            extra={"worker": self.account.worker_id, "scheduler": settings.scheduler_url, "sandboxes": self.capacity},
+            extra={"worker": account.worker_id, "scheduler": settings.scheduler_url, "sandboxes": self.capacity},
         )
         return True
 
-    async def _trust_image(self, runtime: DockerRuntime) -> None:
-        """No sandbox is made of an image for which nobody vouches, if somebody must."""
+    async def _start_link(
+        self, stack: contextlib.AsyncExitStack, runtime: DockerRuntime, account: WorkerAccount
+    ) -> None:
+        """What speaks to the outside: the fetcher, the outbox, the notary, the link."""
         settings = self.settings
-        if settings.image_public_key is None:
-            return
-        name = await trust.insist(
-            settings.image,
-            runtime.image_id,
-            runtime.repo_digests,
-            settings.image_public_key,
-            trust.TrustedImages(settings.state_dir),
-            pin=image_pin.pin_of(settings.image, settings.image_digest),
+        client = await stack.enter_async_context(parts.client(settings, account))
+        # Modules may come from the package manager that the Scheduler names: the worker asks it about them anyway.
+        self._fetcher = await stack.enter_async_context(parts.fetcher(settings, self._with_modules(self.rules)))
+        self._outbox = await stack.enter_async_context(
+            parts.outbox(settings, lambda size: self._tell_one(ev.RoomChanged(size)))
         )
-        log.info("image_trusted", extra={"image": name, "signed_with": str(settings.image_public_key)})
+        self._tell_one(ev.PolicyChanged(self._policy(settings)))
+        times = published.rules(settings, self._config)
+        self._pool.limit(times.start)
+        notary = None
+        if settings.receipts:
+            notary = await stack.enter_async_context(parts.notary(settings, account, runtime, times.slices))
+        self._answers.notary = notary
+        self._link = await stack.enter_async_context(
+            SchedulerLink(
+                client,
+                self._config,
+                account,
+                self._offer(),
+                self._tell_one,
+                notary=notary,
+                outbox=self._outbox,
+                request_timeout_s=settings.request_timeout_s,
+            )
+        )
+        self._link.orders.on_order = self._on_order
+
+    def _make_hands(self) -> Hands:
+        times = published.rules(self.settings, self._config)
+        self._seats = Seats(
+            self._pool, self._fetcher, self._tasks, self._tell, times.slices, assign_s=times.start.assign_s
+        )
+        return Hands(
+            self.supervisor,
+            self._link,
+            self._fetcher,
+            self._seats,
+            self._tasks,
+            sandbox_config=published.for_sandboxes(self._config),
+            artifacts_s=times.artifacts_s,
+            tell=self._tell_one,
+            trace=self._observing.trace,
+        )
 
     def _offer(self) -> Offer:
         runtime = self._answers.runtime
@@ -338,25 +312,7 @@ class Worker:
         offer = offers.offer(self.settings, self.capacity, isolation)
         return dataclasses.replace(offer, send_begin=published.rules(self.settings, self._config).send_begin)
 
-    async def _find_scheduler(self) -> dict[str, Any] | None:
-        """The Scheduler's configuration, however long it takes; None when a stop comes first."""
-        attempt = 0
-        while not self._stop_wanted.is_set():
-            try:
-                config = await fetch_config(self.settings.scheduler_url)
-                check_services(config)
-                return config
-            except (NetworkFailure, InvalidInput) as error:  # what answers now need not answer for ever
-                level = logging.WARNING if attempt in (0, 5) else logging.DEBUG
-                log.log(level, "scheduler_unreachable", extra={"code": error.code, "error": error.message})
-            pause = _CONFIG_RETRY_S[min(attempt, len(_CONFIG_RETRY_S) - 1)]
-            attempt += 1
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._stop_wanted.wait()
-        return None
-
-    async def _announce(self) -> None:
+    async def _announce(self, hands: Hands) -> None:
         """Learn from the first sandbox what all of them can do, and let the supervisor begin."""
         if not self._pool.target:  # then the pool starts none unasked
             sandbox = await self._pool.take()
@@ -366,6 +322,7 @@ class Worker:
         self._capabilities = reports.capabilities_of(described.capabilities)
         self._depth = described.pipeline_depth
         self._link.requests.describe(self._capabilities, self._worktimes)
+        hands.worktimes = self._worktimes
         if not isinstance(self._pool.failure, RuntimeUnavailable):
             self._tell_one(self._runtime_ready())
         self.ready.set()
@@ -397,7 +354,8 @@ class Worker:
 
     async def _supervise(self) -> None:
         """Events in, actions out, until the supervisor has finished."""
-        supervisor = self.supervisor
+        supervisor, hands = self.supervisor, self._hands
+        assert hands is not None
         next_tick = self._clock()
         while not supervisor.finished and not self._waited_enough():
             await self._wait_until(min(next_tick, supervisor.wake_at))
@@ -407,7 +365,7 @@ class Worker:
                 events.append(ev.Tick(self._crowd.take()))
                 next_tick = now + supervisor.tick_s
             for action in supervisor.handle_all(events, now):
-                self._carry_out(action)
+                hands.carry_out(action)
         self._answers.looked_at = None
 
     async def _wait_until(self, due: float) -> None:
@@ -439,145 +397,6 @@ class Worker:
                 await self._link.goodbye(self.settings.goodbye_timeout_s)
         log.info("worker_stopped", extra={"counts": self.supervisor.statistics().counts})
 
-    # -- actions -------------------------------------------------------------------------------------------------------
-
-    def _carry_out(self, action: act.Action) -> None:
-        match action:
-            case act.SendResult():
-                self._send_result(action)
-            case act.RenewResult():
-                self._link.deliveries.renew(action)
-            case act.Submit(sandbox, slices):
-                self._seats.submit(sandbox, slices)
-            case act.Begin():
-                self._link.statuses.begin(action)
-            case act.Emit():
-                self._link.emissions.emit(action)
-            case act.ReturnSlices():
-                self._link.statuses.give_back(action)
-            case act.RequestTask():
-                self._requesting = self._tasks.create_task(self._ask(action), name="request-task")
-            case act.FetchJob(offer):
-                self._jobs[offer.job_id] = self._tasks.create_task(self._gather(offer), name=f"job-{offer.job_id}")
-            case act.ForgetJob(job_id):
-                self._forget_job(job_id)
-            case act.FetchDatum():
-                self._tasks.create_task(self._get_datum(action))
-            case act.OpenSandbox(sandbox, job_id):
-                self._seats.open(sandbox, job_id, self._artifacts[job_id], self._errand(job_id))
-            case act.CloseSandbox(sandbox, reason, limit):
-                self._seats.close(sandbox, reason)
-                if limit is not None:
-                    telemetry.sandboxes_recycled.add(1, {"limit": limit})
-            case act.Trace():
-                self._observing.trace(action)
-            case act.Finish():
-                pass  # `_supervise` ends
-
-    async def _ask(self, action: act.RequestTask) -> None:
-        try:
-            task = await self._link.requests.ask(action)
-        except OrchestratorError as error:
-            log.warning("request_failed", extra={"code": error.code, "error": error.message})
-            self._tell_one(ev.TaskFailed(error.code, error.message, _retry_after(error), self._link.requests.owes_word))
-        except asyncio.CancelledError:
-            self._tell_one(ev.TaskFailed("ESTOPPED", "the worker is stopping"))
-            raise
-        else:
-            self._fetcher.lend(task.group_origins)
-            if task.count:
-                log.debug("task_received", extra={"slices": task.count})
-            self._tell_one(ev.TaskReceived(task))
-        finally:
-            self._requesting = None
-
-    def _on_late_task(self, task: Task) -> None:
-        self._fetcher.lend(task.group_origins)
-        self._tell_one(ev.TaskCameLate(task))
-
-    async def _gather(self, offer: JobOffer) -> None:
-        patience_s = published.rules(self.settings, self._config).artifacts_s
-        try:
-            async with asyncio.timeout(patience_s):
-                found = await artifacts.gather(
-                    offer,
-                    self._fetcher,
-                    self._link.packages,
-                    worktime_version=described_worktimes(self._worktimes, offer.worktime[0]),
-                    sandbox_config=self._sandbox_config,
-                )
-        except TimeoutError:
-            log.warning("job_not_fetched", extra={"job": offer.job_id, "code": "EJOBFETCH", "error": "time-out"})
-            why = f"code, arguments and modules did not come within {patience_s:g} s"
-            self._tell_one(ev.JobFetchFailed(offer.job_id, "EJOBFETCH", why, False, _FETCH_AGAIN_S))
-        except OrchestratorError as error:
-            log.warning("job_not_fetched", extra={"job": offer.job_id, "code": error.code, "error": error.message})
-            self._tell_one(artifacts.failure(offer.job_id, error))
-        except Exception:  # a job that finds a mistake of ours gets its slices back, and ends nobody
-            log.exception("job_not_fetched", extra={"job": offer.job_id})
-            self._tell_one(ev.JobFetchFailed(offer.job_id, "EINTERNAL", "a mistake of the worker's", True))
-        else:
-            self._artifacts[offer.job_id] = found
-            self._tell_one(ev.JobFetched(offer.job_id, found.datum_of))
-
-    def _forget_job(self, job_id: str) -> None:
-        self._artifacts.pop(job_id, None)
-        gathering = self._jobs.pop(job_id, None)
-        if gathering is not None:
-            gathering.cancel()
-
-    async def _get_datum(self, action: act.FetchDatum) -> None:
-        try:
-            uri = await self._fetcher.datum(action.uri, self._errand(action.job_id))
-        except OrchestratorError as error:
-            cause = artifacts.cause_of(error)
-            self._tell_one(ev.DatumFailed(action.key, error.code, error.message, cause))
-        else:
-            self._tell_one(ev.DatumFetched(action.key, uri))
-
-    def _errand(self, job_id: str) -> Errand:
-        return artifacts.errand_of(self.supervisor.offer_of(job_id))
-
-    def _send_result(self, action: act.SendResult) -> None:
-        if action.storage is not None:
-            self._tasks.create_task(self._store(action, action.storage))
-        elif action.error is not None:
-            self._link.deliveries.send(action, reports.thrown_result(action.error, action.modern))
-        else:
-            result = action.result
-            body = reports.result_v2(result.string, result.method, result.mime, action.modern)
-            self._link.deliveries.send(action, body)
-
-    async def _store(self, action: act.SendResult, storage: ResultStorage) -> None:
-        """The job keeps its results elsewhere: take the result there first, and report where it lies.
-
-        What a work function threw is taken there, too; the Scheduler must hear of that as such, and hears of it even
-        when the storage does not.
-        """
-        if action.error is None:
-            text, mime = action.result.string, action.result.mime
-        else:
-            thrown = reports.thrown_result(action.error, action.modern)
-            text, mime = reports.thrown_text(action.error), "application/x-kvin"
-        content = reports.text_for_job(text, action.modern)
-        try:
-            uri = await self._fetcher.store_result(
-                storage.url, action.number, content, mime, storage.params, threw=action.error is not None,
-                errand=self._errand(action.job_id),
-            )  # fmt: skip
-        except OrchestratorError as error:
-            log.warning(
-                "result_not_stored",
-                extra={"job": action.job_id, "slice": action.number, "code": error.code, "error": error.message},
-            )
-            if action.error is None:
-                self._tell_one(ev.ResultRefused(action.key, error.code, error.message, lost=False))
-                return
-        if action.error is None:
-            self._link.deliveries.send(action, uri)
-        else:
-            self._link.deliveries.send(action, thrown)
-
     # -- asking it -----------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -601,45 +420,3 @@ class Worker:
     def statistics(self) -> dict[str, Any]:
         """Everything about this worker, by part. Empty parts have not started."""
         return self._answers.statistics()
-
-
-def _retry_after(error: OrchestratorError) -> float | None:
-    after = error.info.get("retryAfter")
-    return float(after) if isinstance(after, int | float) and not isinstance(after, bool) and after >= 0 else None
-
-
-def _fetch_limits(settings: WorkerSettings) -> FetchLimits:
-    return FetchLimits(
-        max_bytes=settings.fetch_max_bytes,
-        guest_bytes=settings.fetch_guest_max_bytes,
-        cache_bytes=settings.fetch_cache_bytes,
-        store_patience_s=settings.result_store_patience_s,
-        web=WebLimits(timeout_s=settings.fetch_timeout_s, idle_s=settings.fetch_idle_s),
-    )
-
-
-def _runtime_settings(settings: WorkerSettings) -> RuntimeSettings:
-    return RuntimeSettings(
-        image=settings.image,
-        image_digest=settings.image_digest,
-        require_limits=settings.require_limits,
-        docker_host=settings.docker_host,
-        runtime=settings.oci_runtime,
-        call_timeout_s=settings.docker_timeout_s,
-        limits=limit_settings.kernel_limits(settings),
-    )
-
-
-def _notary(settings: WorkerSettings, account: WorkerAccount, runtime: DockerRuntime, limits: SliceLimits) -> Notary:
-    terms = Terms(
-        worker=account.identity.address,
-        worker_id=account.worker_id,
-        payment_address=account.payment_address,
-        image=runtime.image_digest,
-        limits=limits_in_force(runtime.settings.limits, limits),
-        isolation=str(runtime.isolation),
-    )
-    files = ReceiptFiles(
-        settings.state_dir / FOLDER, max_bytes=settings.receipts_max_mib * MIB, keep_days=settings.receipts_keep_days
-    )
-    return Notary(account.identity, terms, files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 import random
 import statistics
@@ -14,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.settings import WorkerSettings, settings_from
-from orchestrator.worker import published, service, task
+from orchestrator.worker import published, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.desk import Policy
+from orchestrator.worker.hands import Hands
 from orchestrator.worker.limits import SliceLimits, StartLimits
 from orchestrator.worker.published import Lifetimes
 from orchestrator.worker.quanta import Quanta
-from orchestrator.worker.service import Worker
 from tests.unit.worker_supervisor.conftest import Desk, answer
 
 JUNK = st.recursive(
@@ -174,15 +173,14 @@ def test_it_is_not_when_the_scheduler_does_not_want_it_or_the_slice_is_to_measur
     assert beacon_after(working(cotasks=3), 490.0) == {"job": [1]}
 
 
-async def test_a_job_whose_code_does_not_come_in_time_goes_back(tmp_path, monkeypatch):
+async def test_a_job_whose_code_does_not_come_in_time_goes_back(monkeypatch):
     async def never(*_args: object, **_more: object) -> None:
         await asyncio.Event().wait()
 
-    rules = published.rules(OWN, {})
-    worker = Worker(WorkerSettings(state_dir=tmp_path))
-    worker._fetcher, worker._link, worker._sandbox_config = None, types.SimpleNamespace(packages=None), {}
-    monkeypatch.setattr(service.artifacts, "gather", never)
-    monkeypatch.setattr(service.published, "rules", lambda *_: dataclasses.replace(rules, artifacts_s=0.0))
-    await worker._gather(task.parse_job("job", {"codeLocation": "data:,f"}))
-    [failed] = worker._events
+    told: list[ev.Event] = []
+    link = types.SimpleNamespace(packages=None, requests=types.SimpleNamespace())
+    hands = Hands(None, link, None, None, None, sandbox_config={}, artifacts_s=0.0, tell=told.append, trace=never)
+    monkeypatch.setattr("orchestrator.worker.artifacts.gather", never)
+    await hands._gather(task.parse_job("job", {"codeLocation": "data:,f"}))
+    [failed] = told
     assert (failed.code, failed.final, failed.retry_after_s) == ("EJOBFETCH", False, 60.0)
