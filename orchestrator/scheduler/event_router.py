@@ -26,6 +26,7 @@ from orchestrator.scheduler.store import events, jobs
 from orchestrator.scheduler.store.events import Event
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.watch import Watch, fresh_event_id
+from orchestrator.scheduler.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class EventRouter:
         """jobs that changed, here or at another process, and the labels of their new events; None: any"""
         self._changed = asyncio.Event()
         self._missed = False
-        self._newest = 0
-        """the newest event when lost notifications were looked for last"""
+        self._watermark = Watermark()
+        """which events were there when lost notifications were looked for"""
         if core.cluster is not None:
             core.cluster.hear("job", self._jobs_changed)
             core.cluster.hear("answered", self._answered_elsewhere)
@@ -277,8 +278,10 @@ class EventRouter:
         self._missed = False
         async with self._core.database.snapshot() as tx:
             newest = await events.newest(tx)
-            queues = await events.queues_since(tx, self._newest) if newest > self._newest else []
-        self._newest = newest
+        async with self._core.database.snapshot() as tx:
+            moment, after = await events.moment(tx), self._watermark.passed
+            queues = await events.queues_since(tx, after) if newest > after else []
+        self._watermark.looked(newest, moment)
         self._jobs_changed((key, "") for key in list(self._watches))
         self._jobs_changed(queues)
 
@@ -453,7 +456,8 @@ class EventRouter:
                 if self._counts[key] < self._core.settings.max_queued_events:
                     self._counts[key] += 1
                     kept.append(event)
-            for job, text in {event.job: _error_text(event) for event in emitted if event.label == "error"}.items():
+            errors = {event.job: _error_text(event) for event in emitted if event.label == "error"}
+            for job, text in sorted(errors.items()):
                 await jobs.note_error(tx, job, text)
             fresh = await events.append(tx, kept)
         self._push(fresh)

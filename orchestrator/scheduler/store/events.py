@@ -1,4 +1,8 @@
-"""Rows of events: each stays until a client has acknowledged it."""
+"""Rows of events: each stays until a client has acknowledged it.
+
+A client reads the queue of a job upwards from the last id that it has seen. So the ids of a job grow in the order of
+commits: whoever queues for it holds its lock until then. Writers of different jobs do not wait for one another.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,17 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.scheduler.store.counters import reserve
-from orchestrator.scheduler.store.schema import counters, events, slice_results
+from orchestrator.scheduler.store import counters
+from orchestrator.scheduler.store.schema import events, slice_results
+from orchestrator.scheduler.watermark import Moment
 
 CHUNK = 2000
+_QUEUES = 0x0DC9_E7E7
+"""the class of the advisory locks of queues; the migration that made the sequence names it, too"""
+_ORDER = sa.text(
+    "SELECT count(pg_advisory_xact_lock(:queues, job))"
+    " FROM (SELECT unnest(CAST(:jobs AS int[])) AS job ORDER BY 1) AS in_order"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,11 +38,18 @@ class Event:
 
 
 async def append(tx: AsyncConnection, fresh: Sequence[Event]) -> list[Event]:
-    """Queue events; the answer carries their ids, which grow in commit order."""
+    """Queue events; the answer carries their ids, which grow in the order of commits for each job.
+
+    A row that the transaction is to lock besides must be locked before.
+    """
     if not fresh:
         return []
-    first = await reserve(tx, "event", len(fresh))
-    numbered = [Event(one.job, one.label, one.number, one.body, one.uri, id) for id, one in enumerate(fresh, first)]
+    if tx.dialect.name == "postgresql":
+        await tx.execute(_ORDER, {"queues": _QUEUES, "jobs": [one % 2**31 for one in {event.job for event in fresh}]})
+    ids = await counters.reserve(tx, counters.Name.EVENT, len(fresh))
+    numbered = [
+        Event(one.job, one.label, one.number, one.body, one.uri, id) for id, one in zip(ids, fresh, strict=True)
+    ]
     rows = [
         {"id": one.id, "job": one.job, "label": one.label, "number": one.number, "body": one.body} for one in numbered
     ]
@@ -66,12 +84,17 @@ async def count(tx: AsyncConnection, job: int, label: str) -> int:
 
 
 async def newest(tx: AsyncConnection) -> int:
-    """The id of the newest event that was ever queued."""
-    return int((await tx.execute(sa.select(counters.c.value).where(counters.c.name == "event"))).scalar() or 0)
+    """The id of the newest event that was ever queued, or is about to be."""
+    return await counters.newest(tx, counters.Name.EVENT)
+
+
+async def moment(tx: AsyncConnection) -> Moment:
+    """See `Watermark`."""
+    return await counters.moment(tx)
 
 
 async def queues_since(tx: AsyncConnection, after: int) -> list[tuple[int, str]]:
-    """(job, label) of the queues that got events with an id greater than `after`."""
+    """(job, label) of the queues that hold events with an id greater than `after`."""
     query = sa.select(events.c.job, events.c.label).distinct().where(events.c.id > after)
     return [(job, label) for job, label in await tx.execute(query)]
 

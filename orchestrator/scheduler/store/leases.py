@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.scheduler.groups import Commission
-from orchestrator.scheduler.store.counters import reserve
+from orchestrator.scheduler.store import counters
 from orchestrator.scheduler.store.schema import leases
 
 
@@ -50,7 +50,8 @@ async def insert(
     commissions: Mapping[int, Commission],
     request: str | None = None,
 ) -> Lease:
-    number = await reserve(tx, "lease", 1)
+    """The caller has locked the jobs: of two leases of a slice the later one has the higher number."""
+    [number] = await counters.reserve(tx, counters.Name.LEASE)
     lease = Lease(
         number, token, worker, peer, payment_address, jobs, opened_at, expires_at,
         due_at=due_at, commissions=commissions, request=request,
