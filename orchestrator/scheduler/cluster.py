@@ -13,7 +13,7 @@ import json
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import pydantic
@@ -64,7 +64,13 @@ class Cluster:
         self._something = asyncio.Event()
         self._mine: dict[str, Seen] = {}
         """what this process has written of its workers"""
-        self._foreign: dict[str, Seen] = {}
+        self._foreign: dict[str, tuple[str, Seen]] = {}
+        """workers of others, each with the process that heard it last"""
+        self._departed: dict[str, float] = {}
+        """workers that have left, when; their rows are still there"""
+        self._left: set[str] = set()
+        """those of whose leaving was heard while the rows of others are being read"""
+        roster.on_gone = self._worker_left_here
         self.hear("worker-gone", self._workers_left)
 
     # --- telling and hearing
@@ -138,7 +144,7 @@ class Cluster:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send())
                 group.create_task(self._database.listen(CHANNEL, self._heard, self._look_again))
-                group.create_task(self._repeatedly(HEARTBEAT_S, self._beat))
+                group.create_task(self._repeatedly(HEARTBEAT_S, self.beat))
                 group.create_task(self._repeatedly(ROSTER_S, self._share_workers))
                 group.create_task(self._resync())
         finally:
@@ -156,7 +162,8 @@ class Cluster:
             await asyncio.sleep(RESYNC_S)
             self._look_again()
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Say that this process is alive, and look which others are."""
         now = self._clock()
         async with self._database.transaction() as tx:
             await store.register(tx, self._row())
@@ -166,6 +173,8 @@ class Cluster:
                 workers_before=now - 10 * ALIVE_S,
                 sessions_before=now - SESSIONS_KEPT_S,
             )
+            others = await store.others(tx, self.process, now - ALIVE_S)
+        self._forget_workers_of_the_dead({one["id"] for one in others})
 
     async def _leave(self) -> None:
         async with self._database.transaction() as tx:
@@ -179,50 +188,70 @@ class Cluster:
         await self.read_workers()
 
     async def write_workers(self) -> None:
+        roster = self._roster
         present = {
             worker: seen
-            for worker, seen in self._roster.entries().items()
-            if (theirs := self._foreign.get(worker)) is None or seen.at > theirs.at
+            for worker, seen in roster.entries().items()
+            if roster.asks_here(worker) and worker not in roster.absent
         }
         fresh = {worker: seen for worker, seen in present.items() if _is_news(self._mine.get(worker), seen)}
-        gone = self._mine.keys() - present.keys()
-        if not fresh and not gone:
+        lost = self._mine.keys() - present.keys()
+        departed = dict(self._departed)
+        if not (fresh or lost or departed):
             return
         rows = [
             {"worker": worker, "process": self.process, "seen": _SEEN.dump_json(seen).decode(), "at": seen.at}
             for worker, seen in fresh.items()
         ]
         async with self._database.transaction() as tx:
+            await store.drop_workers(tx, self.process, lost)
+            await store.drop_departed(tx, departed)
             await store.save_workers(tx, rows)
-            if gone:
-                await store.drop_workers(tx, self.process, gone)
+        self._departed = {worker: at for worker, at in self._departed.items() if departed.get(worker) != at}
         self._mine.update(fresh)
-        for worker in gone:
+        for worker in lost:
             del self._mine[worker]
-            if self._roster.entries().get(worker) is None:
+        # Whoever asks another process now has gone from here only.
+        for worker in (departed.keys() | lost) - present.keys():
+            if worker in departed or worker not in self._foreign:
                 self.tell("worker-gone", worker)
 
     async def read_workers(self) -> None:
-        since = self._clock() - 3 * ROSTER_S if self._foreign else 0.0
+        now = self._clock()
+        since = now - 3 * ROSTER_S if self._foreign else 0.0
+        self._left.clear()
         async with self._database.snapshot() as tx:
-            rows = await store.workers_elsewhere(tx, self.process, since)
+            rows = await store.workers_elsewhere(tx, self.process, since, processes_since=now - ALIVE_S)
         known = self._roster.entries()
-        for worker, text in rows:
+        for worker, process, text in rows:
             try:
                 seen = _SEEN.validate_json(text)
             except pydantic.ValidationError:
                 continue  # of a version that says it otherwise
             here = known.get(worker)
-            if here is None or here.at < seen.at:
-                self._foreign[worker] = seen
-                self._roster.saw_elsewhere(seen)
-        for worker in [worker for worker in self._foreign if worker not in known]:
+            if worker not in self._left and (here is None or here.at < seen.at):
+                self._foreign[worker] = (process, seen)
+                self._roster.saw_elsewhere(seen, now)
+        for worker in [one for one in self._foreign if one not in known or self._roster.asks_here(one)]:
             del self._foreign[worker]
+
+    def _forget_workers_of_the_dead(self, alive: Container[str]) -> None:
+        """They come back to a process that lives, or not at all."""
+        for worker, (process, _) in list(self._foreign.items()):
+            if process not in alive:
+                del self._foreign[worker]
+                self._roster.gone_elsewhere(worker)
+
+    def _worker_left_here(self, worker: str) -> None:
+        self._departed[worker] = self._clock()
+        self._foreign.pop(worker, None)
+        self._left.add(worker)
 
     def _workers_left(self, items: Sequence[Any]) -> None:
         for (worker,) in items:
-            if self._foreign.pop(worker, None) is not None:
-                self._roster.gone(worker)
+            self._foreign.pop(worker, None)
+            self._left.add(worker)
+            self._roster.gone_elsewhere(worker)
 
     def statistics(self) -> dict[str, Any]:
         return {"process": self.process, "workers": len(self._mine), "workers_elsewhere": len(self._foreign)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from orchestrator import telemetry
@@ -44,7 +44,7 @@ class Leasing:
         self._core = core
         self._roster = roster
         self._presence = presence
-        self._offers = Offers(core, roster, presence)
+        self._offers = Offers(core, roster)
         self._rules = rules
         self._answers = answers
         settings = core.settings
@@ -143,12 +143,13 @@ class Leasing:
         estimation = state.status is RunStatus.ESTIMATION
         again: list[int] = []
         if counts.ready > 0:
-            groups = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
-            others = self._roster.others_could(job_profile(job, groups), worker, now, self._presence)
-            patience = self._core.settings.other_worker_s if others else 0.0
+            limit = min(wanted, counts.ready)
+            failed = await slices.failed_here(tx, job.key, limit, worker=worker)
             rows = await slices.take_ready(
-                tx, job.key, min(wanted, counts.ready), worker=worker, failed_elsewhere_before=now - patience
-            )
+                tx, job.key, limit, worker=worker,
+                failed_elsewhere_before=now - self._core.settings.other_worker_s,
+                also=await self._without_others(tx, job, worker, failed),
+            )  # fmt: skip
             again = [lifecycle.lease(row, lease.id).number for row in rows]
             await slices.lease_again(tx, job.key, again, lease.id)
             counts = counts.moved(SliceState.READY, SliceState.LEASED, len(again)) if again else counts
@@ -159,6 +160,16 @@ class Leasing:
             counts = counts.leased_fresh(fresh)
         state = dataclasses.replace(state, counts=counts, served_at=now)
         return Grant(job, state, again, estimation, PUBLIC_GROUP_ID)
+
+    async def _without_others(
+        self, tx: Transaction, job: Job, worker: str, failed: Mapping[int, Container[str]]
+    ) -> list[int]:
+        """Those of the slices that this worker failed, each with all who failed it, that no other worker could try."""
+        if not failed:
+            return []
+        groups = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
+        profile, now = job_profile(job, groups), self._core.clock()
+        return [number for number, by in failed.items() if not self._roster.others_could(profile, worker, now, by)]
 
     async def _bind(self, tx: Transaction, grants: Sequence[Grant]) -> None:
         """What was leased may have used up what is held for a job."""

@@ -15,7 +15,6 @@ from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.matching import JobProfile, WhyNot, why_not
 from orchestrator.scheduler.memberships import Membership
 from orchestrator.scheduler.packing import Candidate
-from orchestrator.scheduler.presence import Presence
 from orchestrator.scheduler.pricing import hold_for
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
@@ -27,10 +26,9 @@ from orchestrator.scheduler.task_request import TaskRequest
 
 
 class Offers:
-    def __init__(self, core: Core, roster: Roster, presence: Presence) -> None:
+    def __init__(self, core: Core, roster: Roster) -> None:
         self._core = core
         self._roster = roster
-        self._presence = presence
         self._rejected_since: dict[int, float] = {}
 
     async def candidates(
@@ -82,7 +80,11 @@ class Offers:
         if profile.needs & Capability.WEBGPU and wanted.gpu_load < 1:
             return WhyNot.GPU
         banned = self._core.listing.bans.of(entry.key, now)
-        had_it = profile.discrete and profile.job_id in worker.worked_discrete
+        had_it = (
+            profile.discrete
+            and profile.job_id in worker.worked_discrete
+            and now - state.served_at < self._core.settings.other_worker_s
+        )
         if (had_it or worker.worker in banned) and self._roster.others_could(profile, worker.worker, now, banned):
             return WhyNot.DISCRETE if had_it else WhyNot.BANNED
         return None
@@ -92,7 +94,7 @@ class Offers:
         ever; see `stop_rejected`."""
         now = self._core.clock()
         rejected = profile.job_id in wanted.profile.rejected
-        others = self._roster.others_could(profile, wanted.profile.worker, now, self._presence)
+        others = self._roster.others_could(profile, wanted.profile.worker, now)
         if rejected and state.counts.leased == 0 and not others:
             self._rejected_since.setdefault(state.key, now)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from orchestrator.scheduler.groups import Use
 from orchestrator.scheduler.matching import JobProfile, WorkerProfile, refusal
@@ -39,19 +39,33 @@ class Roster:
         self._kinds: dict[tuple[object, ...], dict[str, None]] = {}
         """workers that offer the same"""
         self._load = 0.0
+        self._here: set[str] = set()
+        self.absent: Container[str] = ()
+        """workers that asked here and cannot be reached; they may come back, and nobody waits for it"""
+        self.on_gone: Callable[[str], None] = lambda _worker: None
+        """told of each worker that has left, whether or not it was known here"""
 
     def saw(self, profile: WorkerProfile, load: float, now: float, size: Use = _NOTHING) -> None:
+        self._saw(profile, load, now, size)
+        self._here.add(profile.worker)
+        self._drop_dead(now)
+
+    def _saw(self, profile: WorkerProfile, load: float, now: float, size: Use) -> None:
         before = self._remove(profile.worker)
         if before is not None and now - before.at < self._alive_s:
             load = max(load, before.load)
         self._seen[profile.worker] = Seen(profile, load, now, dataclasses.replace(size, cpus=load))
         self._kinds.setdefault(profile.offers, {})[profile.worker] = None
         self._load += load
-        self._drop_dead(now)
 
-    def saw_elsewhere(self, seen: Seen) -> None:
-        """Another process has heard the worker."""
-        self.saw(seen.profile, seen.load, seen.at, seen.size)
+    def saw_elsewhere(self, seen: Seen, now: float) -> None:
+        """Another process has heard the worker, later than anybody here."""
+        if now - seen.at < self._alive_s:
+            self._saw(seen.profile, seen.load, seen.at, seen.size)
+
+    def asks_here(self, worker: str) -> bool:
+        """It asked this process last, and not another one."""
+        return worker in self._here
 
     def entries(self) -> Mapping[str, Seen]:
         """What every present worker said last, by worker."""
@@ -64,9 +78,22 @@ class Roster:
             self._seen[worker] = dataclasses.replace(seen, at=now)
 
     def gone(self, worker: str) -> None:
+        """It says that it has left, or that it starts anew."""
         self._remove(worker)
+        self.on_gone(worker)
+
+    def hung_up(self, worker: str) -> None:
+        """Its session here is over. A worker that asks another process now is there."""
+        if worker in self._here:
+            self.gone(worker)
+
+    def gone_elsewhere(self, worker: str) -> None:
+        """Another process knows that the worker has left."""
+        if worker not in self._here:
+            self._remove(worker)
 
     def _remove(self, worker: str) -> Seen | None:
+        self._here.discard(worker)
         seen = self._seen.pop(worker, None)
         if seen is not None:
             kind = self._kinds[seen.profile.offers]
@@ -96,11 +123,16 @@ class Roster:
         return len(self._seen) == (worker in self._seen)
 
     def others_could(self, job: JobProfile, worker: str, now: float, excluded: Container[str] = ()) -> bool:
-        """A live worker besides this one, and besides those excluded, may have slices of the job."""
+        """A live worker that can be reached, besides this one and those excluded, may have slices of the job, and has
+        not had one if the job is discrete."""
         self._drop_dead(now)
         for members in itertools.islice(self._kinds.values(), MOST_KINDS):
             for name in itertools.islice(members, MOST_OF_A_KIND):
-                if name != worker and name not in excluded and refusal(job, self._seen[name].profile) is None:
+                if name == worker or name in excluded or name in self.absent:
+                    continue
+                profile = self._seen[name].profile
+                had_it = job.discrete and job.job_id in profile.worked_discrete
+                if not had_it and refusal(job, profile) is None:
                     return True
         return False
 

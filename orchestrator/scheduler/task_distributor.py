@@ -37,7 +37,7 @@ class TaskDistributor:
         self._memberships = Memberships(core, roster)
         self._operations = Operations({"requestTask@3": self.request_task})
         self._open = OpenRequests()
-        self._presence = Presence(roster.gone)
+        self._presence = roster.absent = Presence(roster.hung_up)
         self._answers = TaskAnswers(core, rules)
         self._leasing = Leasing(core, roster, self._presence, rules, self._answers)
         self._late = LateLeasing(core, self._leasing, self._answers)

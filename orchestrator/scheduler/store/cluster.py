@@ -69,6 +69,10 @@ _SAVE_WORKER = _insert_worker.on_conflict_do_update(
     set_={name: _insert_worker.excluded[name] for name in ("process", "seen", "at")},
 )
 
+_DROP_DEPARTED = sa.delete(present_workers).where(
+    present_workers.c.worker == sa.bindparam("named"), present_workers.c.at <= sa.bindparam("left_at")
+)
+
 
 async def agree(tx: AsyncConnection, name: str, value: str) -> str:
     """The value of a fact: the given one when nobody has given it before."""
@@ -120,16 +124,29 @@ async def save_workers(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -
 
 
 async def drop_workers(tx: AsyncConnection, process: str, workers: Iterable[str]) -> None:
-    where = (present_workers.c.process == process, present_workers.c.worker.in_(list(workers)))
-    await tx.execute(sa.delete(present_workers).where(*where))
+    """Those that this process was the last to hear."""
+    if named := list(workers):
+        where = (present_workers.c.process == process, present_workers.c.worker.in_(named))
+        await tx.execute(sa.delete(present_workers).where(*where))
 
 
-async def workers_elsewhere(tx: AsyncConnection, process: str, since: float) -> list[tuple[str, str]]:
-    """(worker, what it said) of those whom other processes have heard since then."""
-    query = sa.select(present_workers.c.worker, present_workers.c.seen).where(
-        present_workers.c.process != process, present_workers.c.at >= since
+async def drop_departed(tx: AsyncConnection, departed: Mapping[str, float]) -> None:
+    """By worker, when it left: whoever heard it, unless that was later."""
+    if departed:
+        rows = [{"named": worker, "left_at": at} for worker, at in sorted(departed.items())]
+        await tx.execute(_DROP_DEPARTED, rows)
+
+
+async def workers_elsewhere(
+    tx: AsyncConnection, process: str, since: float, *, processes_since: float
+) -> list[tuple[str, str, str]]:
+    """(worker, process, what it said) of those whom other processes have heard since then. A process that was not heard
+    of itself since `processes_since` has died; its workers are looked for nowhere."""
+    alive = sa.select(processes.c.id).where(processes.c.seen_at >= processes_since)
+    query = sa.select(present_workers.c.worker, present_workers.c.process, present_workers.c.seen).where(
+        present_workers.c.process != process, present_workers.c.at >= since, present_workers.c.process.in_(alive)
     )
-    return [(worker, seen) for worker, seen in await tx.execute(query.order_by(present_workers.c.at))]
+    return [(worker, of, seen) for worker, of, seen in await tx.execute(query.order_by(present_workers.c.at))]
 
 
 # --- sessions

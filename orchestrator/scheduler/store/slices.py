@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -103,16 +103,39 @@ async def lease_fresh(tx: AsyncConnection, job: int, first: int, count: int, lea
     await tx.execute(sa.insert(slices), rows)
 
 
+async def failed_here(tx: AsyncConnection, job: int, limit: int, *, worker: str) -> dict[int, set[str]]:
+    """Slices that wait again though this worker failed them, lowest number first, each with all workers that did."""
+    mine = (
+        sa.select(slices.c.number)
+        .where(slices.c.job == job, slices.c.state == sa.literal_column("'ready'"), _failed_by(worker))
+        .order_by(slices.c.number)
+        .limit(limit)
+    )
+    query = sa.select(slice_failures.c.number, slice_failures.c.worker).where(
+        slice_failures.c.job == job, slice_failures.c.number.in_(mine)
+    )
+    found: dict[int, set[str]] = {}
+    for number, who in await tx.execute(query):
+        found.setdefault(number, set()).add(who)
+    return found
+
+
 async def take_ready(
-    tx: AsyncConnection, job: int, limit: int, *, worker: str, failed_elsewhere_before: float
+    tx: AsyncConnection,
+    job: int,
+    limit: int,
+    *,
+    worker: str,
+    failed_elsewhere_before: float,
+    also: Collection[int] = (),
 ) -> list[Slice]:
     """Slices that wait again, lowest number first. One that this worker failed is left to others unless it has been
-    waiting since before `failed_elsewhere_before`."""
+    waiting since before `failed_elsewhere_before`, or is one of `also`."""
     query = (
         _SELECT_SLICE.where(
             slices.c.job == job,
             slices.c.state == sa.literal_column("'ready'"),
-            sa.or_(slices.c.ready_at <= failed_elsewhere_before, ~_failed_by(worker)),
+            sa.or_(slices.c.ready_at <= failed_elsewhere_before, slices.c.number.in_(list(also)), ~_failed_by(worker)),
         )
         .order_by(slices.c.number)
         .limit(limit)

@@ -69,3 +69,34 @@ async def test_a_worker_that_is_there_twice_keeps_what_its_other_self_has(app: S
         assert numbers(await other.take(), job) == []
         await worker.compute(mine)
         assert worker.answers[0]["accepted"]
+
+
+async def test_a_slice_that_every_worker_has_failed_waits_for_none_of_them(app: SchedulerApp) -> None:
+    """Seen with a slice that throws, and two workers: its last attempt began a minute later."""
+    async with deployer(app.url) as client, fake_worker(app.url) as one, fake_worker(app.url) as other:
+        job = await client.deploy(dataRange={"start": 1, "end": 1, "step": 1})
+        first = await one.take()
+        assert numbers(first, job) == [1]
+        asking = asyncio.ensure_future(other.take())
+        await until(lambda: other.id in app.roster.entries())
+        await one.give_back(job, [1], "ENOPROGRESS", authorization_of(first))
+        second = await asking
+        assert numbers(second, job) == [1]
+        await other.give_back(job, [1], "ENOPROGRESS", authorization_of(second))
+        last = await one.take()
+        assert numbers(last, job) == [1]
+        await one.give_back(job, [1], "ENOPROGRESS", authorization_of(last))
+        assert (await client.wait_for("stop"))[0]["code"] == "ETOOMANYERRORS"
+
+
+async def test_a_discrete_job_goes_round_all_workers_before_one_gets_it_again(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as one, fake_worker(app.url) as other:
+        job = await client.deploy(dataRange={"start": 1, "end": 3, "step": 1}, discrete=True, estimationSlices=None)
+        first = await one.take()
+        asking = asyncio.ensure_future(other.take(previouslyWorkedJobs=[job]))
+        await until(lambda: other.id in app.roster.entries())
+        assert numbers(first, job) == [1]
+        await one.compute(first)
+        assert numbers(await asking, job) == []
+        again = await one.take(previouslyWorkedJobs=[job])
+        assert numbers(again, job) == [2]

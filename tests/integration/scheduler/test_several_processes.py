@@ -17,10 +17,11 @@ from orchestrator.errors import InvalidInput
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.errors import ConnectionLost
 from orchestrator.scheduler.app import KEYSTORE, SchedulerApp
+from orchestrator.scheduler.store import cluster as store
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, serving, until
-from tests.parts.relays import Balancer
+from tests.parts.relays import Balancer, CuttableProxy
 
 Another = Callable[[], SchedulerSettings]
 
@@ -113,6 +114,59 @@ async def test_workers_are_known_to_all_processes(app: SchedulerApp, second: Sch
         await worker.take(fetchState=16, returnAllSlices=worker.holds_nothing())
         await second.core.cluster.write_workers()
         await until(lambda: worker.id not in app.roster.entries())
+
+
+async def share(*apps: SchedulerApp) -> None:
+    """Tell of workers now, not within a second."""
+    for one in apps:
+        assert one.core.cluster is not None
+        await one.core.cluster.write_workers()
+    for one in apps:
+        assert one.core.cluster is not None
+        await one.core.cluster.read_workers()
+
+
+async def test_a_failed_slice_waits_for_no_worker_that_another_process_has_lost(
+    app: SchedulerApp, second: SchedulerApp
+) -> None:
+    """Its results went to this process, so that both have heard it."""
+    async with (
+        CuttableProxy(second.server.port).serve() as proxy,
+        deployer(app.url) as client,
+        fake_worker(app.url) as stays,
+        fake_worker(proxy.url) as killed,
+    ):
+        job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
+        answer = await killed.take(targetLoad={"cpu": 1})
+        await share(app, second)
+        killed.results = killed.client.connect(f"{app.url}resultSubmitter/")
+        await killed.compute(answer)
+        await share(app, second)
+        first = await stays.take()
+        [number] = [one["sliceNumber"] for one in first["body"]["task"][job]]
+        proxy.target_port = 1  # nobody there
+        proxy.cut()
+        await until(lambda: second.server.statistics()["resumable"] >= 1)
+        await share(second, app)
+        await until(lambda: killed.id not in app.roster.entries())
+        await share(app, second)
+        assert killed.id not in app.roster.entries()
+        await stays.give_back(job, [number], "ENOPROGRESS", authorization_of(first))
+        again = await stays.take()
+        assert [one["sliceNumber"] for one in again["body"]["task"][job]] == [number]
+
+
+async def test_workers_of_a_process_that_was_killed_are_not_waited_for(app: SchedulerApp, second: SchedulerApp) -> None:
+    async with fake_worker(second.url) as worker:
+        await worker.take()
+        await share(second, app)
+        assert worker.id in app.roster.entries()
+        async with app.core.database.transaction() as tx:  # as if it had been silent for long
+            assert second.core.cluster is not None
+            await store.leave(tx, second.core.cluster.process)
+        assert app.core.cluster is not None
+        await app.core.cluster.beat()
+        assert worker.id not in app.roster.entries()
 
 
 async def again(call: Callable[[], Awaitable[Any]]) -> Any:
