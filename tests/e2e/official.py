@@ -136,7 +136,9 @@ class OfficialWorker:
         evaluator_port: int,
         payee: str,
         cores: int = 1,
+        options: Sequence[str] = (),
     ) -> None:
+        """`options` are further ones of dcp-worker's command line."""
         self.packages = packages
         self.generation = generation
         self.scheduler = scheduler
@@ -144,6 +146,7 @@ class OfficialWorker:
         self.evaluator_port = evaluator_port
         self.payee = payee
         self.cores = cores
+        self.options = options
         self.identity = PrivateKey.generate()
         self.process: Process | None = None
 
@@ -159,7 +162,7 @@ class OfficialWorker:
         return (
             str(modules / "dcp-worker" / "bin" / "dcp-worker"), "--output", "console", "-v", "-v",
             "--hostname", "127.0.0.1", "--port", str(self.evaluator_port), "--paymentAddress", self.payee,
-            "--identityKey", key, "--cores", f"{self.cores},0", "--maxSandboxes", str(self.cores),
+            "--identityKey", key, "--cores", f"{self.cores},0", "--maxSandboxes", str(self.cores), *self.options,
         )  # fmt: skip
 
     async def start(self) -> Process:
@@ -181,14 +184,21 @@ class OfficialWorker:
 
 @contextlib.asynccontextmanager
 async def official_worker(
-    packages: Packages, generation: Literal[4, 5], *, scheduler: str, payee: str, cores: int = 1
+    packages: Packages,
+    generation: Literal[4, 5],
+    *,
+    scheduler: str,
+    payee: str,
+    cores: int = 1,
+    options: Sequence[str] = (),
 ) -> AsyncIterator[OfficialWorker]:
     """A worker with an evaluator of its own, running; both are gone when the block ends."""
     with folder_of_nobody() as folder:
         async with evaluator(packages, generation, folder) as (port, _):
             worker = OfficialWorker(
-                packages, generation, scheduler=scheduler, folder=folder, evaluator_port=port, payee=payee, cores=cores
-            )
+                packages, generation, scheduler=scheduler, folder=folder, evaluator_port=port, payee=payee, cores=cores,
+                options=options,
+            )  # fmt: skip
             process = await worker.start()
             try:
                 yield worker

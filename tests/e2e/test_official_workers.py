@@ -68,22 +68,28 @@ async def own_worker(url: str, folder: pathlib.Path, payee: PrivateKey) -> Async
         await command.stop()
 
 
+@contextlib.asynccontextmanager
+async def scheduler(state: pathlib.Path, *options: str) -> AsyncIterator[str]:
+    """The URL of a Scheduler."""
+    command = await harness.Command.start(
+        "scheduler", "run", "--port", "0", "--state", str(state), "--initial-credit", str(CREDIT), *options,
+        log=state.with_suffix(".log"),
+    )  # fmt: skip
+    try:
+        yield (await command.wait_for_line("ready ")).split()[1]
+    finally:
+        await command.stop()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench(
     tmp_path_factory: pytest.TempPathFactory, node: pathlib.Path, npm_modules: pathlib.Path
 ) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("official")
     (folder / "dcp").mkdir()
-    scheduler = await harness.Command.start(
-        "scheduler", "run", "--port", "0", "--state", str(folder / "scheduler"), "--initial-credit", str(CREDIT),
-        log=folder / "scheduler.log",
-    )  # fmt: skip
-    try:
-        url = (await scheduler.wait_for_line("ready ")).split()[1]
+    async with scheduler(folder / "scheduler") as url:
         wallet = await harness.Wallet.create(folder / "dcp")
         yield Bench(url, wallet, official.Packages(node, npm_modules), folder)
-    finally:
-        await scheduler.stop()
 
 
 @dataclasses.dataclass
@@ -158,6 +164,35 @@ async def test_a_dcp_worker_that_stops_gives_back_what_it_has_not_computed(bench
     assert await bench.earned(own) > 0
 
 
+async def test_a_dcp_worker_with_many_jobs_of_one_slice_computes_all_those_of_its_group(bench: Bench) -> None:
+    """Each of them is almost done from the start. An official worker that is told so of several runs nothing any more."""
+    payee = PrivateKey.generate()
+    program = f"""
+        const groups = require('dcp/compute-groups');
+        const lab = {{ joinKey: 'lab', joinSecret: 'tiger' }};
+        await groups.createGroup({{ ...lab }}, 'Lab');
+        const jobs = [1, 2, 3, 4, 5].map((n) => compute.for([n], (x) => {{ progress(); return x * 2; }}));
+        for (const job of jobs.slice(1)) job.computeGroups = [lab];
+        const done = jobs.map((job) => job.exec({PRICE}));
+        let accepted = 0;
+        for (const job of jobs) job.on('accepted', () => {{ if (++accepted === 5) say('deployed'); }});
+        say('results', (await Promise.all(done.slice(1))).map((results) => results[0]));
+        say('public', jobs[0].status.runStatus);
+        done[0].catch((error) => {{}});
+        await jobs[0].cancel();
+    """
+    async with bench.client(program) as client:
+        await client.wait_for("deployed")
+        async with official.official_worker(
+            bench.packages, 4, scheduler=bench.url, payee=payee.address, cores=4,
+            options=("--join", "lab,tiger", "--leavePublicGroup"),
+        ):  # fmt: skip
+            outcome = (await client.finish()).ok()
+    assert outcome.one("results") == [4, 6, 8, 10]
+    assert outcome.one("public") == "estimation"
+    assert await bench.earned(payee) == 4 * PRICE
+
+
 async def test_a_dcp_worker_that_was_killed_starts_anew_with_what_it_held(bench: Bench, hired: Hired) -> None:
     """Its first request gives its slices back: nobody waits for the end of its lease, which is minutes away."""
     before = await bench.earned(hired.payee)
@@ -170,6 +205,41 @@ async def test_a_dcp_worker_that_was_killed_starts_anew_with_what_it_held(bench:
         outcome = (await client.finish()).ok()
     assert outcome.one("results") == [-n for n in range(1, 13)]
     assert await bench.earned(hired.payee) - before == 12 * PRICE
+
+
+async def test_what_a_killed_dcp_worker_held_goes_to_another_when_its_lease_ends(bench: Bench) -> None:
+    """It does not come back, and says nothing. Every slice is paid once, to whoever computed it."""
+    program = f"""
+        const job = compute.for(1, 4, (x) => {{
+          progress();
+          work.emit('begun', {{ x }});
+          const end = Date.now() + (x > 2 ? 1500 : 1);
+          while (Date.now() < end);
+          return -x;
+        }});
+        job.estimationSlices = 4;
+        job.work.on('begun', (event) => say('begun', event.data.x));
+        watch(job);
+        say('results', Array.from(await job.exec({PRICE})));
+    """
+    theirs, own = PrivateKey.generate(), PrivateKey.generate()
+    async with scheduler(
+        bench.folder / "short", "--lease", "4", "--late-unknown", "3600", "--late-bias", "3600"
+    ) as url:
+        there = dataclasses.replace(bench, url=url)
+        async with there.client(program) as client:
+            async with official.official_worker(bench.packages, 4, scheduler=url, payee=theirs.address) as worker:
+                await client.wait_for("begun", count=3)
+                assert worker.process is not None
+                await worker.process.kill()
+            async with there.own_worker(own):
+                outcome = (await client.finish()).ok()
+        assert outcome.one("results") == [-1, -2, -3, -4]
+        assert sorted(one["sliceNumber"] for one in outcome.all("result")) == [1, 2, 3, 4]
+        assert outcome.all("duplicate-result") == []
+        assert outcome.all("begun").count(3) == 2  # the official worker began it, ours computed it
+        assert [await there.earned(key) for key in (theirs, own)] == [2 * PRICE, 2 * PRICE]
+        assert "lease-expired" in (bench.folder / "short.log").read_text()
 
 
 async def test_both_workers_side_by_side_on_one_job(bench: Bench, hired: Hired) -> None:
