@@ -117,15 +117,16 @@ def sandboxes_cpu_seconds(worker: str) -> float:
     return int(fields[fields.index("usage_usec") + 1]) / 1e6
 
 
-def lease_to_accept_s(path: pathlib.Path, job: str) -> float:
-    """Seconds from a job's first lease to its last accepted result, from the Scheduler's database file."""
+def accepted(path: pathlib.Path, job: str) -> tuple[int, float]:
+    """How many results of a job were accepted, and the seconds from its first lease to the last of them, from the
+    Scheduler's database file. Without any, (0, 0)."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        ((first, last),) = database.execute(
-            "SELECT min(l.opened_at), max(r.accepted_at) FROM jobs j JOIN slice_results r ON r.job = j.key"
+        ((count, first, last),) = database.execute(
+            "SELECT count(*), min(l.opened_at), max(r.accepted_at) FROM jobs j JOIN slice_results r ON r.job = j.key"
             " JOIN leases l ON l.id = r.lease WHERE j.id = ?",
             (job,),
         )
-    return float(last - first)
+    return int(count), float(last - first) if count else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Computer:
     def lease_to_accept_s(self, job: str) -> float:
         """Seconds from a job's first lease to its last accepted result, from the Scheduler's database."""
         (path,) = (self.state / "scheduler").glob("*.sqlite")
-        return lease_to_accept_s(path, job)
+        return accepted(path, job)[1]
 
 
 @contextlib.asynccontextmanager

@@ -3,9 +3,12 @@
 Jobs of empty slices and of slices of 10 ms, 100 ms and 1 s of CPU, counted in iterations, on all cores. The official
 worker has its own Node evaluator (its V8 evaluator is not on npm), a process per sandbox and no container; ours has
 its containers.
-For each job: slices per second from the first lease to the last accepted result, CPU time per slice of all that belongs
-to the worker (evaluators; containers and Docker Engine), and the most memory that these processes had in proportional
-shares. Each worker has computed a small job before, so both are awake.
+Both work for the same time, not on the same number of slices: each job has far more slices than can be computed and is
+cancelled that long after its first result. A job that lasts twenty seconds on one side and half a second on the other
+would compare the one's steady state with the other's start. For each job: accepted slices per second from the first
+lease to the last accepted result, CPU time per slice of all that belongs to the worker (evaluators; containers and
+Docker Engine), and the most memory that these processes had in proportional shares. Each worker has computed a small job
+before, so both are awake. Last, how long both take for one small job of empty slices, start and end included.
 """
 
 from __future__ import annotations
@@ -21,17 +24,21 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 from benchmarks import common, efficiency
-from orchestrator.compute.job import Job
+from orchestrator.compute.job import Job, JobEvent, Range
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.wallet.keys import PrivateKey
 from tests.e2e import harness, official
 
 KINDS = {"empty": 0.0, "10 ms": 0.01, "100 ms": 0.1, "1 s": 1.0}
-SLICES = {"empty": 2000, "10 ms": 300, "100 ms": 100, "1 s": 20}
-QUICK_SLICES = {"empty": 600, "10 ms": 60, "100 ms": 24, "1 s": 8}
+ENDLESS = 1_000_000
+SMALL = 200
+"""slices of the job that both finish"""
+FUNCTION = f"(x, n) => {{ {efficiency.WORK} const s = work(n); progress(1); return s; }}"
+PAUSE_S = 2.0
+"""after a cancelled job, for what of it is still at work"""
 GOALS = {"empty": 100.0, "10 ms": 1.0, "100 ms": 1.0, "1 s": 1.0}
-SAMPLE_S = 0.1
+SAMPLE_S = 0.5
 
 
 class Side(Protocol):
@@ -109,27 +116,49 @@ class Bench:
         self._client = client
         self._account = PrivateKey.generate()
 
-    async def run(self, side: Side, slices: int, iterations: int) -> Figures:
-        job = Job(efficiency.OURS, [iterations] * slices, slice_payment=0.001)
-        config = await fetch_config(self.url)
-        before = side.cpu_seconds()
-        memory = [memory_mib(side.pids())]
-        async with asyncio.timeout(600):
-            async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(side, memory))
-                results = await job.exec(self._client, config, self._account)
-                watching.cancel()
+    async def run(self, side: Side, seconds: float, iterations: int) -> Figures:
+        """Work for so long, from the first result on."""
+        job, begun = _job(ENDLESS, iterations), asyncio.Event()
+        before, memory = side.cpu_seconds(), [memory_mib(side.pids())]
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._watch(side, memory))
+            work = asyncio.ensure_future(
+                self._exec(job, lambda event: begun.set() if event.label == "result" else None)
+            )
+            async with asyncio.timeout(60 + seconds):
+                await begun.wait()
+                await asyncio.sleep(seconds)
+            work.cancel()
+            await asyncio.wait([work])
+            used = side.cpu_seconds() - before
+            watching.cancel()
+        count, took = common.accepted(self._database, job.id)
+        if not count or len(set(job.results.values())) != 1 or len(job.results) > count:
+            raise SystemExit(f"{count} results, and the client has {len(job.results)}")
+        await asyncio.sleep(PAUSE_S)
+        return Figures(count / took, used / count * 1000, max(memory))
+
+    async def finish(self, slices: int) -> float:
+        """Compute all slices of a small job; the seconds from its first lease to its last accepted result."""
+        job = _job(slices, 0)
+        async with asyncio.timeout(300):
+            results = await self._exec(job)
         if len(results) != slices or len(set(results)) != 1 or results[0] is None:
             raise SystemExit(f"wrong results: {results}")
-        used = side.cpu_seconds() - before
-        took = common.lease_to_accept_s(self._database, job.id)
-        return Figures(slices / took, used / slices * 1000, max(memory))
+        return common.accepted(self._database, job.id)[1]
+
+    async def _exec(self, job: Job, on_event: Callable[[JobEvent], None] = lambda _: None) -> list[Any]:
+        return await job.exec(self._client, await fetch_config(self.url), self._account, on_event)
 
     @staticmethod
     async def _watch(side: Side, memory: list[float]) -> None:
         while True:
             memory.append(await asyncio.to_thread(lambda: memory_mib(side.pids())))
             await asyncio.sleep(SAMPLE_S)
+
+
+def _job(slices: int, iterations: int) -> Job:
+    return Job(FUNCTION, Range(1, slices), [iterations], slice_payment=0.001)
 
 
 @contextlib.asynccontextmanager
@@ -177,8 +206,19 @@ async def iterations_per_cpu_second() -> float:
     return float(out)
 
 
-async def measure(rounds: int, slices: dict[str, int], per_second: float) -> dict[str, dict[str, list[Figures]]]:
-    found: dict[str, dict[str, list[Figures]]] = {side: {kind: [] for kind in KINDS} for side in SIDES}
+@dataclasses.dataclass
+class Found:
+    """Of one side, by round."""
+
+    kinds: dict[str, list[Figures]] = dataclasses.field(default_factory=lambda: {kind: [] for kind in KINDS})
+    small_s: list[float] = dataclasses.field(default_factory=list)
+
+    def median(self, kind: str) -> Figures:
+        return Figures(*map(common.median, zip(*map(dataclasses.astuple, self.kinds[kind]), strict=True)))
+
+
+async def measure(rounds: int, seconds: float, per_second: float) -> dict[str, Found]:
+    found = {side: Found() for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         state = pathlib.Path(name)
         scheduler = await harness.Command.start(
@@ -193,10 +233,11 @@ async def measure(rounds: int, slices: dict[str, int], per_second: float) -> dic
                 for turn in range(rounds):
                     for side, start in SIDES.items():
                         async with start(url, state / f"{side}-{turn}") as running:
-                            await bench.run(running, 4 * common.CORES, 0)
-                            for kind, seconds in KINDS.items():
-                                work = round(seconds * per_second)
-                                found[side][kind].append(await bench.run(running, slices[kind], work))
+                            await bench.finish(4 * common.CORES)
+                            for kind, slice_s in KINDS.items():
+                                work = round(slice_s * per_second)
+                                found[side].kinds[kind].append(await bench.run(running, seconds, work))
+                            found[side].small_s.append(await bench.finish(SMALL))
         finally:
             await scheduler.stop()
     return found
@@ -205,43 +246,31 @@ async def measure(rounds: int, slices: dict[str, int], per_second: float) -> dic
 def main() -> None:
     options = common.parse_options(__doc__)
     machine, began = common.machine(), time.perf_counter()
-    rounds, slices = (1, QUICK_SLICES) if options.quick else (2, SLICES)
+    rounds, seconds = (1, 6.0) if options.quick else (2, 20.0)
     per_second = asyncio.run(iterations_per_cpu_second())
-    found = asyncio.run(measure(rounds, slices, per_second))
-    middle = {
-        side: {
-            kind: {
-                field.name: common.median(getattr(one, field.name) for one in figures)
-                for field in dataclasses.fields(Figures)
-            }
-            for kind, figures in kinds.items()
-        }
-        for side, kinds in found.items()
-    }
-    text = [
-        f"{kind:>6} slices, {side:<10}: {one['rate']:8.2f} slices/s, {one['cpu_ms']:8.2f} ms CPU a slice, "
-        f"{one['memory_mib']:5.0f} MiB"
-        for kind in KINDS
-        for side, one in ((side, middle[side][kind]) for side in SIDES)
-    ]
-    goals = [common.Goal(f"{kind}: slices/s, ours / dcp-worker", _ratio(found, kind), GOALS[kind]) for kind in KINDS]
-    for kind in KINDS:
-        goals.append(
-            common.Goal(
-                f"{kind}: CPU a slice, dcp-worker / ours",
-                middle["dcp-worker"][kind]["cpu_ms"] / middle["ours"][kind]["cpu_ms"],
+    found = asyncio.run(measure(rounds, seconds, per_second))
+    ours, theirs = found["ours"], found["dcp-worker"]
+    text, goals = [], []
+    for kind, wanted in GOALS.items():
+        for side, one in found.items():
+            middle = one.median(kind)
+            text.append(
+                f"{kind:>6} slices, {side:<10}: {middle.rate:8.2f} slices/s, {middle.cpu_ms:8.2f} ms CPU a slice, "
+                f"{middle.memory_mib:5.0f} MiB"
             )
-        )
+        rates = [mine.rate / other.rate for mine, other in zip(ours.kinds[kind], theirs.kinds[kind], strict=True)]
+        goals.append(common.Goal(f"{kind}: slices/s, ours / dcp-worker", common.median(rates), wanted))
+        cpu = theirs.median(kind).cpu_ms / ours.median(kind).cpu_ms
+        goals.append(common.Goal(f"{kind}: CPU a slice, dcp-worker / ours", cpu))
+    small = {side: common.median(one.small_s) for side, one in found.items()}
+    text.append(f"{SMALL} empty slices: " + ", ".join(f"{side} {took:.2f} s" for side, took in small.items()))
+    goals.append(common.Goal(f"{SMALL} empty slices: time, dcp-worker / ours", small["dcp-worker"] / small["ours"]))
     figures: dict[str, Any] = {
-        "machine": machine, "rounds": rounds, "slices": slices, "workers": middle,
+        "machine": machine, "rounds": rounds, "seconds_a_job": seconds,
+        "workers": {side: dataclasses.asdict(one) for side, one in found.items()},
         "load_after": round(os.getloadavg()[0], 2), "seconds": round(time.perf_counter() - began),
     }  # fmt: skip
     common.report(options.output, figures, goals, [*text, f"load average {figures['load_after']} after"])
-
-
-def _ratio(found: dict[str, dict[str, list[Figures]]], kind: str) -> float:
-    pairs = zip(found["ours"][kind], found["dcp-worker"][kind], strict=True)
-    return common.median(ours.rate / theirs.rate for ours, theirs in pairs)
 
 
 if __name__ == "__main__":
