@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import click
 
 from orchestrator.errors import InvalidInput, NetworkFailure
 from orchestrator.protocol.client import DcpClient, fetch_config
-from orchestrator.wallet import files, passphrases
+from orchestrator.wallet import addresses, files, passphrases
 from orchestrator.wallet.keys import PrivateKey
 
 _ANSWER_S: Final = 60.0
@@ -29,9 +30,18 @@ identity_option = click.option(
     "--identity", metavar="KEYSTORE", default=files.ID, show_default=True,
     help="Whose jobs and groups: a keystore's name or path, as for `keystore show`.",
 )  # fmt: skip
+once_option = click.option(
+    "--id", "transfer_id", metavar="ID",
+    help="What the transfer is called: the same id again moves nothing more. Made when not given, and printed.",
+)  # fmt: skip
 output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the answer."
 )
+
+
+def teller_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of commands that move money."""
+    return scheduler_option(once_option(output_option(function)))
 
 
 def unlock(name: str) -> PrivateKey:
@@ -46,6 +56,16 @@ def unlock_file(path: pathlib.Path) -> PrivateKey:
     """The same, of the keystore in a file."""
     found = files.load(path, warn=lambda text: click.echo(f"dcp-orchestrator: warning: {text}", err=True))
     return passphrases.unlock(found, prompt=passphrases.terminal_prompt())
+
+
+def address_of(text: str) -> str:
+    """An address, or the one of a keystore."""
+    if text.startswith("0x") or addresses.is_address(text):
+        return addresses.checksum(text)
+    address = files.load(files.find(text)).address
+    if address is None:
+        raise InvalidInput(f"the keystore {text} does not say its address: give the address")
+    return address
 
 
 def ask(
@@ -64,6 +84,30 @@ def ask(
     `RemoteError` when the service refuses, `PeerChanged` when the Scheduler is not the one that was there before.
     """
     return asyncio.run(_ask(scheduler_url, key, service, operation, data, authorize=authorize, of=of))
+
+
+def ask_once(
+    scheduler_url: str,
+    payer: PrivateKey,
+    service: str,
+    operation: str,
+    data: Mapping[str, Any],
+    *,
+    transfer_id: str | None,
+    of: str = "scheduler",
+) -> Any:
+    """Move money once, with a `transfer_id` made here when there is none. Whoever asks stays unknown: the signature of
+    `payer` is what counts.
+
+    Raises what `ask` raises; when no answer came, the error says with which --id to repeat the command.
+    """
+    transfer_id = transfer_id if transfer_id is not None else uuid.uuid4().hex
+    asked = {**data, "transferId": transfer_id}
+    try:
+        return ask(scheduler_url, PrivateKey.generate(), service, operation, asked, authorize=[payer], of=of)
+    except NetworkFailure as error:
+        unknown = f"{error.message}; whether it acted is not known: repeat it with --id {transfer_id}"
+        raise NetworkFailure(unknown) from error
 
 
 async def _ask(

@@ -1,4 +1,4 @@
-"""`dcp-orchestrator job`: an owner looks at jobs, asks why one waits, and cancels it."""
+"""`dcp-orchestrator job`: an owner looks at jobs, asks why one waits, pays for more of it, and cancels it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.bank.amounts import format_amount, parse_amount
 from orchestrator.cli import connection, phrases
-from orchestrator.cli.connection import identity_option, output_option, scheduler_option
+from orchestrator.cli.connection import identity_option, once_option, output_option, scheduler_option
 from orchestrator.jobs.words import RunStatus, parse_job_id
+from orchestrator.wallet import files
 
 _MOST_WIDE: Final = 200
 _STATES: Final = {"estimation": "in its estimation", "new": "not admitted yet"}
@@ -25,7 +27,7 @@ _MOMENTS: Final = ("deployTime", "endTime")
 
 @click.group()
 def command() -> None:
-    """Look at your jobs, ask why one waits, and cancel it."""
+    """Look at your jobs, ask why one waits, put money into one, and cancel it."""
 
 
 @command.command()
@@ -134,6 +136,38 @@ def cancel(*, jobs: Sequence[str], reason: str, scheduler_url: str, identity: st
             click.echo(f"job {one} is {answer['status']}; {answer['computed']} slices were computed")
     if output == "json":
         click.echo(json.dumps(answers))
+
+
+@command.command()
+@click.argument("job", metavar="ID")
+@click.argument("amount", required=False)
+@click.option("--from", "keystore", default=files.DEFAULT, show_default=True, metavar="KEYSTORE", help="Who pays.")
+@scheduler_option
+@once_option
+@output_option
+def fund(
+    *, job: str, amount: str | None, keystore: str, scheduler_url: str, transfer_id: str | None, output: str
+) -> None:
+    """Put AMOUNT DCC into a job, of which whole slices are taken, or what it lacks when no AMOUNT is given.
+
+    A job that waits for funds (`nofunds`, status paused) goes on. Anybody may pay, with the keystore of a bank account;
+    what is not used goes back to the job's own payment account. When the answer is lost, give the printed id again:
+    nothing is paid twice.
+    """
+    data: dict[str, Any] = {"job": parse_job_id(job, "ID")}
+    if amount is not None:
+        data["amount"] = format_amount(parse_amount(amount))
+    key = connection.unlock_file(files.find(keystore))
+    data["account"] = key.address
+    answer = connection.ask_once(scheduler_url, key, "jobSubmit", "addFunds", data, transfer_id=transfer_id)
+    if output == "json":
+        click.echo(json.dumps(answer))
+        return
+    short, state = answer["fundsRequired"], f"is {answer['status']} and holds {answer['escrow']} DCC"
+    click.echo(
+        f"{answer['added']} DCC added to job {answer['job']}: it {state},"
+        f" {'nothing' if short == '0' else f'{short} DCC'} lacking: {answer['transferId']}"
+    )
 
 
 def _print_wrapped(console: Console, text: str, indent: str, *, style: str = "") -> None:

@@ -203,11 +203,13 @@ class JobSubmit:
 
         `{job, amount?, account?, transferId?}`: `amount` in DCC (whole slices of it are taken; what the job lacks when
         it is missing), out of `account` (the job's payment account when it is missing), whose key has signed the
-        request. The same `transferId` again moves nothing.
+        request. The same `transferId` again moves nothing; with an `amount` it must be there, so that no repeat pays
+        twice. (What a job lacks is not lacking the second time.)
 
         Errors: EINVAL, EPERM, ENOENT, ENOFUNDS, ECLOSED.
         """
         data = fields(request)
+        transfer_id = _top_up_id(data)
         async with self._core.database.transaction() as tx:
             job = await self._core.catalog.get(tx, data.get("job"))
             source = checksum(data.get("account", job.payment_account))
@@ -216,30 +218,16 @@ class JobSubmit:
             state = (await jobs.states(tx, [job.key], lock=True))[job.key]
             if state.status in lifecycle.ENDED:
                 raise OrchestratorError(f"job {job.id} is {state.status} and takes no more funds", code="ECLOSED")
-            added = await self._top_up(tx, job, state, source, data)
+            wanted = _slices_to_add(job, state, data)
+            added = 0
+            if wanted > 0:
+                added = await self._core.money.top_up(tx, job, wanted, source=source, transfer_id=transfer_id)
             if added and state.funded is not None:
                 state = dataclasses.replace(state, funded=state.funded + added)
             state = await self._advance(tx, job, state)
             told = await self._funds(tx, job, state)
         self._core.publish_state(state)
-        return {"added": to_dcc(hold_for(added, job.slice_price)), **told}
-
-    async def _top_up(self, tx: Transaction, job: Job, state: JobState, source: str, data: Mapping[str, Any]) -> int:
-        wanted = escrow.missing(state.funded, state.counts)
-        if data.get("amount") is not None:
-            amount = parse_amount(data["amount"])
-            if state.funded is None:
-                raise InvalidInput(f"job {job.id} needs no funds: its slices are free, or paid already")
-            wanted = amount // job.slice_price
-            if wanted == 0:
-                price = to_dcc(job.slice_price)
-                raise InvalidInput(f"amount {to_dcc(amount)} is less than one slice of job {job.id}, {price} DCC")
-        transfer_id = data.get("transferId", secrets.token_hex(16))
-        if not isinstance(transfer_id, str) or not 0 < len(transfer_id) <= 100:
-            raise InvalidInput("transferId must be a text of 1 to 100 characters")
-        if wanted == 0:
-            return 0
-        return await self._core.money.top_up(tx, job, wanted, source=source, transfer_id=transfer_id)
+        return {"added": to_dcc(hold_for(added, job.slice_price)), "transferId": transfer_id, **told}
 
     async def resume_job(self, request: Request) -> dict[str, Any]:
         """Let a paused job go on, with what its payment account has now. A job that is not paused is left alone.
@@ -306,3 +294,32 @@ class JobSubmit:
         for job in affected:
             await self._cancel(job, reason if isinstance(reason, str) else "")
         return {"success": True, "cancelled": [job.id for job in affected]}
+
+
+def _top_up_id(data: Mapping[str, Any]) -> str:
+    """What a request to add funds calls its transfer. Raises `InvalidInput`."""
+    transfer_id = data.get("transferId")
+    if transfer_id is None and data.get("amount") is None:
+        return secrets.token_hex(16)  # what is lacking is not lacking the second time
+    if transfer_id is None:
+        raise InvalidInput(
+            "transferId is missing: with an amount, give one of your own (1 to 100 characters), and the same one"
+            " when you repeat the request, so that nothing is paid twice"
+        )
+    if not isinstance(transfer_id, str) or not 0 < len(transfer_id) <= 100:
+        raise InvalidInput("transferId must be a text of 1 to 100 characters")
+    return transfer_id
+
+
+def _slices_to_add(job: Job, state: JobState, data: Mapping[str, Any]) -> int:
+    """For how many slices a request adds funds. Raises `InvalidInput`."""
+    if data.get("amount") is None:
+        return escrow.missing(state.funded, state.counts)
+    amount = parse_amount(data["amount"])
+    if state.funded is None:
+        raise InvalidInput(f"job {job.id} needs no funds: its slices are free, or paid already")
+    wanted = amount // job.slice_price
+    if wanted == 0:
+        price = to_dcc(job.slice_price)
+        raise InvalidInput(f"amount {to_dcc(amount)} is less than one slice of job {job.id}, {price} DCC")
+    return wanted

@@ -113,6 +113,7 @@ async def test_funds_are_added_once_and_out_of_any_account_that_signs(app: Sched
             ("EINVAL", (giver,), {"amount": "299.9"}),
             ("EINVAL", (giver,), {"amount": -1}),
             ("EINVAL", (giver,), {"transferId": ""}),
+            ("EINVAL", (giver,), {"transferId": None}),
             ("ENOFUNDS", (giver,), {"amount": "3000"}),
             ("ENOENT", (giver,), {"job": "x" * 22}),
         ):
@@ -138,6 +139,7 @@ async def test_what_a_job_lacks_is_added_when_no_amount_is_named(app: SchedulerA
         wish = {"job": job, "account": giver.address}
         answer = await client.submit_service.request("addFunds", wish, authorize=[giver])
         assert (answer["added"], answer["escrow"], answer["cost"]) == ("600", "1500", "1500")
+        assert answer["transferId"]
         answer = await client.submit_service.request("addFunds", wish, authorize=[giver])
         assert answer["added"] == "0"
 
