@@ -16,7 +16,7 @@ import eth_account  # noqa: E402, F401
 
 sys.setrecursionlimit(_limit)
 
-from tests.postgres import database_url, postgres_server, postgres_url  # noqa: E402, F401
+from tests.postgres import database_url, postgres_server, postgres_url, sqlite_template  # noqa: E402, F401
 
 # What lands is judged by the same examples each time; whoever works here draws new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
