@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.bank import HoldClosed, IdReused, NotPending, Payment, PendingState
-from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE
+from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE, PostingKind
 from orchestrator.bank.store import LIMB
-from orchestrator.errors import InvalidInput, NotEnoughFunds, NotFound, OrchestratorError
+from orchestrator.errors import InvalidInput, NotEnoughFunds, NotFound, NotPermitted, OrchestratorError
 
 PEOPLE = ["alice", "bob", "carol"]
 people = st.sampled_from(PEOPLE)
@@ -23,6 +23,7 @@ ids = st.sampled_from(["1", "2", "3", "4"])
 # Few and small, so that repeated ids, exact balances and one unit too much all happen; and the border between the two
 # columns of an amount.
 amounts = st.sampled_from([1, 2, 3, 0, LIMB, LIMB + 1])
+ENDS = [PostingKind.TRANSFER, PostingKind.TRANSFER, PostingKind.WITHDRAWAL]
 payments = st.lists(st.tuples(ids, people, amounts), max_size=4)
 
 
@@ -224,15 +225,17 @@ class BankMachine(RuleBasedStateMachine):
             self.balances[source] -= amount
             self.expect(call, None)
 
-    @rule(transfer_id=ids, source=people)
-    def post_pending(self, transfer_id: str, source: str) -> None:
-        call = self.bank.post_pending(self.tx, source=source, transfer_id=transfer_id)
+    @rule(transfer_id=ids, source=people, kind=st.sampled_from(ENDS))
+    def post_pending(self, transfer_id: str, source: str, kind: PostingKind) -> None:
+        call = self.bank.post_pending(self.tx, source=source, transfer_id=transfer_id, kind=kind)
         known = self.pending.get((source, transfer_id))
         if known is None:
             self.expect(call, NotFound)
             return
         payee, amount, end, state = known
-        if state is PendingState.VOID or (state is PendingState.PENDING and end is not None and self.now >= end):
+        if kind is not _kind_to(payee):
+            self.expect(call, NotPermitted)
+        elif state is PendingState.VOID or (state is PendingState.PENDING and end is not None and self.now >= end):
             self.expect(call, NotPending)
         elif state is PendingState.PENDING and payee == CHAIN_RESERVE and self.balances[payee] + amount > 0:
             self.expect(call, InvalidInput)
@@ -242,12 +245,14 @@ class BankMachine(RuleBasedStateMachine):
                 self.balances[payee] += amount
             self.expect(call, None)
 
-    @rule(transfer_id=ids, source=people)
-    def void_pending(self, transfer_id: str, source: str) -> None:
-        call = self.bank.void_pending(self.tx, source=source, transfer_id=transfer_id)
+    @rule(transfer_id=ids, source=people, kind=st.sampled_from(ENDS))
+    def void_pending(self, transfer_id: str, source: str, kind: PostingKind) -> None:
+        call = self.bank.void_pending(self.tx, source=source, transfer_id=transfer_id, kind=kind)
         known = self.pending.get((source, transfer_id))
         if known is None:
             self.expect(call, NotFound)
+        elif kind is not _kind_to(known[0]):
+            self.expect(call, NotPermitted)
         elif known[3] is PendingState.POSTED:
             self.expect(call, NotPending)
         else:
@@ -262,7 +267,7 @@ class BankMachine(RuleBasedStateMachine):
         self.now += seconds
         source, transfer_id = data.draw(st.sampled_from(sorted(self.pending)))
         settle = self.post_pending if posts else self.void_pending
-        settle(transfer_id, source)
+        settle(transfer_id, source, _kind_to(self.pending[source, transfer_id][0]))
 
     @rule(seconds=st.sampled_from([1, 2]), sweeps=st.booleans())
     def time_passes(self, seconds: int, sweeps: bool) -> None:
@@ -293,3 +298,7 @@ class BankMachine(RuleBasedStateMachine):
         assert audit.open_holds == len(self.held) - len(self.closed)
         assert audit.pending == len(waiting)
         self.check()
+
+
+def _kind_to(payee: str) -> PostingKind:
+    return PostingKind.WITHDRAWAL if payee == CHAIN_RESERVE else PostingKind.TRANSFER

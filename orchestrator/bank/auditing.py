@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from orchestrator.bank import store
 from orchestrator.bank.amounts import format_amount
-from orchestrator.bank.chain import Lane, Verifier
-from orchestrator.bank.kinds import AccountKind, kind_of, may_move
+from orchestrator.bank.chain import Lane, Posting, Verifier
+from orchestrator.bank.kinds import AccountKind, PostingKind, kind_of, may_move
 from orchestrator.bank.ledger import Account
-from orchestrator.bank.pending import PendingState
+from orchestrator.bank.pending import Pending, PendingState
 from orchestrator.database import Transaction
 
 MOST_PROBLEMS = 1000
@@ -29,6 +29,8 @@ class Audit:
     open_holds: int
     pending: int
     """Transfers that wait to be posted or void."""
+    withdrawing: int
+    """Units on their way to the outside chain: put aside, and in the reserve until they are final there."""
     issued: int
     """Units of all money that was made, less what lies nowhere any more."""
     reserve: int
@@ -43,10 +45,11 @@ async def audit(tx: Transaction, noted: Sequence[Lane] = ()) -> Audit:
     """`noted` are ends of lanes of an earlier audit. Run it in a snapshot, so that it sees one moment."""
     accounts = {account.key: account async for account in store.all_accounts(tx)}
     lanes = await store.all_lanes(tx)
-    problems, expected, count = await _postings(tx, accounts, lanes, noted)
+    proved = _Proved()
+    problems, expected, count = await _postings(tx, accounts, lanes, noted, proved)
     problems += _balances(accounts, expected)
-    escrow_problems, open_holds = await _holds(tx, accounts)
-    pending_problems, pending = await _pending(tx, accounts)
+    escrow_problems, open_holds = await _holds(tx, accounts, proved)
+    pending_problems, pending, withdrawing = await _pending(tx, accounts, proved)
     owed = {
         kind: -sum(one.balance for one in accounts.values() if one.kind is kind)
         for kind in (AccountKind.ISSUANCE, AccountKind.CHAIN_RESERVE)
@@ -56,6 +59,7 @@ async def audit(tx: Transaction, noted: Sequence[Lane] = ()) -> Audit:
         postings=count,
         open_holds=open_holds,
         pending=pending,
+        withdrawing=withdrawing,
         issued=owed[AccountKind.ISSUANCE],
         reserve=owed[AccountKind.CHAIN_RESERVE],
         lanes=tuple(lanes[key] for key in sorted(lanes)),
@@ -63,8 +67,31 @@ async def audit(tx: Transaction, noted: Sequence[Lane] = ()) -> Audit:
     )
 
 
+class _Proved:
+    """What the chain of postings says of holds and pending transfers, by the numbers of their accounts' rows."""
+
+    def __init__(self) -> None:
+        self.owners: dict[int, set[int]] = {}
+        """Of holds: who filled them, and who got the rest."""
+        self.reserved: dict[int, tuple[Posting, int]] = {}
+        """Of pending transfers: what put the money aside, and whose it was."""
+        self.settled: dict[int, tuple[PostingKind, int]] = {}
+        """How they ended, and who got it."""
+
+    def note(self, posting: Posting, source: int, target: int) -> None:
+        match posting.kind:
+            case PostingKind.HOLD:
+                self.owners.setdefault(target, set()).add(source)
+            case PostingKind.RELEASE:
+                self.owners.setdefault(source, set()).add(target)
+            case PostingKind.RESERVE:
+                self.reserved[target] = posting, source
+            case _ if kind_of(posting.source) is AccountKind.PENDING:
+                self.settled[source] = posting.kind, target
+
+
 async def _postings(
-    tx: Transaction, accounts: dict[int, Account], lanes: dict[int, Lane], noted: Sequence[Lane]
+    tx: Transaction, accounts: dict[int, Account], lanes: dict[int, Lane], noted: Sequence[Lane], proved: _Proved
 ) -> tuple[list[str], dict[int, int], int]:
     """Follow the chain; add up what each account (by its row's number) got."""
     names = {key: account.name for key, account in accounts.items()}
@@ -76,6 +103,7 @@ async def _postings(
         posting = row.posting
         expected[source] = expected.get(source, 0) - posting.amount
         expected[target] = expected.get(target, 0) + posting.amount
+        proved.note(posting, source, target)
         if not may_move(posting.kind, kind_of(posting.source), kind_of(posting.target)):
             found.append(
                 f"posting {posting.id!r}: {posting.kind} from {posting.source} to {posting.target} is not possible"
@@ -109,31 +137,60 @@ def _balances(accounts: dict[int, Account], expected: dict[int, int]) -> list[st
     return problems
 
 
-async def _holds(tx: Transaction, accounts: dict[int, Account]) -> tuple[list[str], int]:
+async def _holds(tx: Transaction, accounts: dict[int, Account], proved: _Proved) -> tuple[list[str], int]:
     problems, open_holds = list[str](), 0
     escrows = {key for key, account in accounts.items() if account.kind is AccountKind.ESCROW}
-    for hold_id, key, is_open in await store.all_holds(tx):
+    for hold_id, key, owner, is_open in await store.all_holds(tx):
         open_holds += is_open
         if key not in escrows:
             problems.append(f"hold {hold_id} has no escrow account of its own")
         elif not is_open and accounts[key].balance != 0:
             problems.append(f"hold {hold_id} is released but holds {format_amount(accounts[key].balance)} DCC")
+        problems.extend(
+            f"hold {hold_id} says that {_name(accounts, owner)} is its owner, the chain {_name(accounts, other)}"
+            for other in sorted(proved.owners.get(key, set()) - {owner})
+        )
         escrows.discard(key)
     problems.extend(f"escrow account {accounts[key].name} belongs to no hold" for key in sorted(escrows))
     return problems, open_holds
 
 
-async def _pending(tx: Transaction, accounts: dict[int, Account]) -> tuple[list[str], int]:
-    problems, waiting = list[str](), 0
+async def _pending(tx: Transaction, accounts: dict[int, Account], proved: _Proved) -> tuple[list[str], int, int]:
+    problems, waiting, withdrawing = list[str](), 0, 0
     unowned = {key for key, account in accounts.items() if account.kind is AccountKind.PENDING}
     for one, key in await store.all_pending(tx):
         is_pending = one.state is PendingState.PENDING
         waiting += is_pending
+        withdrawing += one.amount if is_pending and one.kind is PostingKind.WITHDRAWAL else 0
         if key not in unowned:
             problems.append(f"pending transfer {one.id} has no account of its own")
         elif accounts[key].balance != (one.amount if is_pending else 0):
             held = format_amount(accounts[key].balance)
             problems.append(f"pending transfer {one.id} is {one.state} but {held} DCC are put aside for it")
         unowned.discard(key)
+        problems.extend(_terms(one, key, accounts, proved))
     problems.extend(f"account {accounts[key].name} belongs to no pending transfer" for key in sorted(unowned))
-    return problems, waiting
+    return problems, waiting, withdrawing
+
+
+def _terms(one: Pending, key: int, accounts: dict[int, Account], proved: _Proved) -> list[str]:
+    """How a pending transfer differs from what the chain says of it. Of one that an elder version made the chain has no
+    terms: then only who paid and how it ended is proved."""
+    problems = []
+    posting, source = proved.reserved.get(key, (None, 0))
+    if posting is None:
+        problems.append(f"pending transfer {one.id} is in no chain: nothing was put aside for it")
+    elif (_name(accounts, source), posting.amount) != (one.source, one.amount):
+        problems.append(f"pending transfer {one.id} does not say what was put aside for it, and by whom")
+    elif posting.detail not in (None, one.terms):
+        problems.append(f"pending transfer {one.id} says {one.terms}, the chain {posting.detail}")
+    kind, target = proved.settled.get(key, (None, 0))
+    ends = {PendingState.PENDING: None, PendingState.POSTED: one.kind, PendingState.VOID: PostingKind.VOID}
+    receiver = one.source if one.state is PendingState.VOID else one.target
+    if kind is not ends[one.state] or (kind is not None and _name(accounts, target) != receiver):
+        problems.append(f"pending transfer {one.id} is {one.state}, but that is not how it ended in the chain")
+    return problems
+
+
+def _name(accounts: dict[int, Account], key: int) -> str:
+    return accounts[key].name if key in accounts else f"number {key}"

@@ -23,13 +23,17 @@ ORIGIN = bytes(32)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Posting:
-    """`amount` (positive) goes from account `source` to account `target`. The id is unique in the whole ledger."""
+    """`amount` (positive) goes from account `source` to account `target`. The id is unique in the whole ledger.
+
+    `detail` is what else it decides (see `pending.Pending.terms`); most decide nothing else.
+    """
 
     id: str
     kind: PostingKind
     source: str
     target: str
     amount: int
+    detail: str | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -50,11 +54,14 @@ class Lane:
 def digest(previous: bytes, lane: int, number: int, posting: Posting, posted_at: float) -> bytes:
     """SHA-256 of the predecessor's hash and of everything that the posting says, as JSON without blanks.
 
-    Accounts are named, not numbered: a row that gets another name breaks the chain too. The migration that chained
-    elder postings has a copy of this.
+    Accounts are named, not numbered: a row that gets another name breaks the chain too. What a posting decides besides
+    is one item more: postings without it, all elder ones among them, are hashed as they always were, and no list of
+    eight items is one of nine. The migration that chained elder postings has a copy of this.
     """
     moved = (posting.kind.value, posting.source, posting.target, str(posting.amount))
     content = [lane, number, posting.id, *moved, repr(posted_at)]
+    if posting.detail is not None:
+        content.append(posting.detail)
     return hashlib.sha256(previous + json.dumps(content, separators=(",", ":")).encode()).digest()
 
 

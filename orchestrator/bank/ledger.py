@@ -35,7 +35,7 @@ from orchestrator.bank.pending import (
     reserve_posting_id,
     void_posting_id,
 )
-from orchestrator.errors import Fault, InvalidInput, NotEnoughFunds, NotFound, OrchestratorError
+from orchestrator.errors import Fault, InvalidInput, NotEnoughFunds, NotFound, NotPermitted, OrchestratorError
 
 __all__ = ["CHAIN_RESERVE", "FEES", "ISSUANCE", "MAX_BALANCE", "AccountKind", "Posting", "PostingKind"]
 
@@ -213,27 +213,25 @@ class Book:
             raise InvalidInput(f"{pending.kind} from {pending.source} to {pending.target} is not possible")
         known = self.pending.get(pending.id)
         if known is not None:
-            if (known.kind, known.target, known.amount) != (pending.kind, pending.target, pending.amount):
+            if any(
+                getattr(known, name) != getattr(pending, name) for name in ("kind", "target", "amount", "destination")
+            ):
                 raise IdReused(f"pending transfer {pending.id!r} exists with another kind, target or amount")
             return False
-        self._post(
-            [
-                Posting(
-                    reserve_posting_id(pending.id), PostingKind.RESERVE, pending.source, pending.account, pending.amount
-                )
-            ]
-        )
+        aside = (pending.source, pending.account, pending.amount, pending.terms)
+        self._post([Posting(reserve_posting_id(pending.id), PostingKind.RESERVE, *aside)])
         self._account(pending.target)
         self.pending[pending.id] = pending
         self.new_pending.append(pending)
         return True
 
-    def post_pending(self, pending_id: str, now: float) -> bool:
+    def post_pending(self, pending_id: str, now: float, kind: PostingKind | None = None) -> bool:
         """Carry a pending transfer out. False when it was before.
 
-        Raises `NotFound`, and `NotPending` when it is void or its time is over.
+        Raises `NotFound`, `NotPending` when it is void or its time is over, and `NotPermitted` when it is of another
+        `kind`.
         """
-        pending = self._pending(pending_id)
+        pending = self._pending(pending_id, kind)
         if pending.state is PendingState.POSTED:
             return False
         if pending.state is PendingState.VOID or pending.is_over(now):
@@ -241,10 +239,12 @@ class Book:
         self._settle(pending, PendingState.POSTED, now)
         return True
 
-    def void_pending(self, pending_id: str, now: float) -> bool:
-        """Give the money of a pending transfer back. False when it was before. Raises `NotFound`, and `NotPending` when
-        it was posted."""
-        pending = self._pending(pending_id)
+    def void_pending(self, pending_id: str, now: float, kind: PostingKind | None = None) -> bool:
+        """Give the money of a pending transfer back. False when it was before.
+
+        Raises `NotFound`, `NotPending` when it was posted, and `NotPermitted` when it is of another `kind`.
+        """
+        pending = self._pending(pending_id, kind)
         if pending.state is PendingState.VOID:
             return False
         if pending.state is PendingState.POSTED:
@@ -261,10 +261,12 @@ class Book:
         pending.state, pending.settled_at = state, now
         self.settled_pending.append(pending)
 
-    def _pending(self, pending_id: str) -> Pending:
+    def _pending(self, pending_id: str, kind: PostingKind | None) -> Pending:
         pending = self.pending.get(pending_id)
         if pending is None:
             raise NotFound(f"no pending transfer {pending_id!r}")
+        if kind not in (None, pending.kind):
+            raise NotPermitted(f"pending transfer {pending_id!r} is a {pending.kind}, not a {kind}")
         return pending
 
     def hold(self, hold_id: str, owner: str, amount: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 
 from orchestrator.bank.kinds import PostingKind
 from orchestrator.errors import Fault, OrchestratorError
@@ -42,6 +43,15 @@ class Pending:
     """Seconds since 1970; None: it waits for ever."""
     state: PendingState = PendingState.PENDING
     settled_at: float | None = None
+    destination: str | None = None
+    """Where a withdrawal goes on the outside chain: an address there."""
+
+    @property
+    def terms(self) -> str:
+        """What was agreed besides payer and amount. It goes into the chain of hashes with the posting that puts the
+        money aside, so nobody can send it elsewhere, or earlier, and not be found out."""
+        expires_at = None if self.expires_at is None else repr(float(self.expires_at))
+        return json.dumps([self.kind.value, self.target, expires_at, self.destination], separators=(",", ":"))
 
     @property
     def account(self) -> str:

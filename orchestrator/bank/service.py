@@ -174,7 +174,7 @@ class Bank:
     async def deposit(self, tx: Transaction, *, deposit_id: str, account: str, amount: int) -> bool:
         """What came in from an outside chain. The same id again: False. Raises `IdReused`, `InvalidInput`.
 
-        A withdrawal is a pending transfer (`reserve` with the chain reserve as target): posted once it is final there.
+        A withdrawal is a pending transfer (`reserve` with a destination): posted once it is final there.
         """
         return await self._move(tx, deposit_id, Posting("", PostingKind.DEPOSIT, CHAIN_RESERVE, account, amount))
 
@@ -187,11 +187,13 @@ class Bank:
         target: str,
         amount: int | None,
         expires_in: float | None = None,
+        destination: str | None = None,
     ) -> Pending:
         """The first step of a transfer in two: put the amount (everything when None) aside.
 
-        To the chain reserve it is a withdrawal. After `expires_in` seconds (None: never) it can only become void. Made
-        before with the same id: what it is now. Ids of pending transfers are apart from those of others.
+        To the chain reserve it is a withdrawal, to an address there. After `expires_in` seconds (None: never) it can
+        only become void. Made before with the same id: what it is now. Ids of pending transfers are apart from those of
+        others.
 
         Raises `NotEnoughFunds`, `IdReused`, `InvalidInput`.
         """
@@ -206,23 +208,34 @@ class Bank:
         kind = PostingKind.WITHDRAWAL if target == CHAIN_RESERVE else PostingKind.TRANSFER
         now = self._clock()
         expires_at = None if expires_in is None else now + expires_in
-        book.reserve(Pending(key, kind, source, target, amount, now, expires_at))
+        book.reserve(Pending(key, kind, source, target, amount, now, expires_at, destination=destination))
         await self._save(tx, book)
         return book.pending[key]
 
-    async def post_pending(self, tx: Transaction, *, source: str, transfer_id: str) -> Pending:
-        """Carry a pending transfer out; again: nothing. Raises `NotFound`, `NotPending` (void, or too late)."""
+    async def post_pending(
+        self, tx: Transaction, *, source: str, transfer_id: str, kind: PostingKind = PostingKind.TRANSFER
+    ) -> Pending:
+        """Carry a pending transfer out; again: nothing.
+
+        Raises `NotFound`, `NotPending` (void, or too late), `NotPermitted` when it is of another kind: about a
+        withdrawal the chain decides, and nobody who asks for it.
+        """
         key = pending_id(source, transfer_id)
         book = await store.load(tx, pending_id=key)
-        book.post_pending(key, self._clock())
+        book.post_pending(key, self._clock(), kind)
         await self._save(tx, book)
         return book.pending[key]
 
-    async def void_pending(self, tx: Transaction, *, source: str, transfer_id: str) -> Pending:
-        """Give the money of a pending transfer back; again: nothing. Raises `NotFound`, `NotPending` (posted)."""
+    async def void_pending(
+        self, tx: Transaction, *, source: str, transfer_id: str, kind: PostingKind = PostingKind.TRANSFER
+    ) -> Pending:
+        """Give the money of a pending transfer back; again: nothing.
+
+        Raises `NotFound`, `NotPending` (posted), `NotPermitted` when it is of another kind.
+        """
         key = pending_id(source, transfer_id)
         book = await store.load(tx, pending_id=key)
-        book.void_pending(key, self._clock())
+        book.void_pending(key, self._clock(), kind)
         await self._save(tx, book)
         return book.pending[key]
 
@@ -294,6 +307,10 @@ class Bank:
         """How many holds of an account are open, and the units in them."""
         amounts = await store.open_holds(tx, account)
         return len(amounts), sum(amounts)
+
+    async def totals(self, tx: Transaction) -> tuple[int, int, int]:
+        """How many holds are open, the units in them, and how many transfers are pending."""
+        return await store.totals(tx)
 
     async def audit(self, tx: Transaction, noted: Sequence[Lane] = ()) -> Audit:
         """Recompute everything from the postings; see `auditing`. Run it in a snapshot, so that it sees one moment."""

@@ -64,6 +64,7 @@ postings = sa.Table(
     sa.Column("lane", sa.BigInteger),
     sa.Column("number", sa.BigInteger),
     sa.Column("digest", sa.LargeBinary),
+    sa.Column("detail", sa.Text),
     sa.CheckConstraint(_LOW, name="ck_bank_postings_low"),
     sa.CheckConstraint("high >= 0 AND high + low > 0", name="ck_bank_postings_positive"),
     sa.CheckConstraint("source <> target", name="ck_bank_postings_two_accounts"),
@@ -97,6 +98,7 @@ pending = sa.Table(
     sa.Column("made_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float),
     sa.Column("settled_at", sa.Float),
+    sa.Column("destination", sa.Text),
     sa.CheckConstraint(_LOW, name="ck_bank_pending_low"),
     sa.CheckConstraint("high >= 0 AND high + low > 0", name="ck_bank_pending_positive"),
     sa.CheckConstraint("state IN ('pending', 'posted', 'void')", name="ck_bank_pending_state"),
@@ -117,6 +119,7 @@ holds = sa.Table(
     sa.Column("account", sa.BigInteger, sa.ForeignKey("bank_accounts.id"), nullable=False, unique=True),
     sa.Column("is_open", sa.Boolean, nullable=False),
 )
+sa.Index("ix_bank_holds_open", holds.c.account, sqlite_where=sa.text("is_open = 1"), postgresql_where=holds.c.is_open)
 
 _source, _target, _owner = accounts.alias("source"), accounts.alias("target"), accounts.alias("owner")
 
@@ -136,6 +139,7 @@ _select_postings = (
         _target.c.name.label("target"),
         postings.c.high,
         postings.c.low,
+        postings.c.detail,
     )
     .join(_source, _source.c.id == postings.c.source)
     .join(_target, _target.c.id == postings.c.target)
@@ -154,6 +158,11 @@ _open_holds_of = (
     .join(_owner, _owner.c.id == holds.c.owner)
     .where(_owner.c.name == sa.bindparam("owner"), holds.c.is_open)
 )
+_open_holds = sa.select(
+    sa.func.count(), sa.func.coalesce(sa.func.sum(accounts.c.high), 0), sa.func.coalesce(sa.func.sum(accounts.c.low), 0)
+).select_from(sa.join(holds, accounts, holds.c.account == accounts.c.id))
+_open_holds = _open_holds.where(holds.c.is_open)
+_count_pending = sa.select(sa.func.count()).where(pending.c.state == sa.literal_column("'pending'"))
 _conflicting_accounts = {
     "sqlite": sqlite.insert(accounts).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(accounts).on_conflict_do_nothing(),
@@ -186,6 +195,7 @@ _select_pending = (
         pending.c.made_at,
         pending.c.expires_at,
         pending.c.settled_at,
+        pending.c.destination,
     )
     .join(_source, _source.c.id == pending.c.source)
     .join(_target, _target.c.id == pending.c.target)
@@ -320,6 +330,14 @@ async def open_holds(tx: AsyncConnection, owner: str) -> list[int]:
     return [row.high * LIMB + row.low for row in await tx.execute(_open_holds_of, {"owner": owner})]
 
 
+async def totals(tx: AsyncConnection) -> tuple[int, int, int]:
+    """How many holds are open, the units in them, and how many transfers are pending."""
+    held = await tx.execute(_open_holds)
+    count, high, low = held.one()
+    waiting: int = (await tx.execute(_count_pending)).scalar_one()
+    return count, int(high) * LIMB + int(low), waiting
+
+
 async def pending_transfer(tx: AsyncConnection, pending_id: str, *, lock: bool = False) -> Pending | None:
     query = _pending_with_id.with_for_update(of=pending) if lock else _pending_with_id
     row = (await tx.execute(query, {"pending_id": pending_id})).first()
@@ -354,16 +372,15 @@ async def some_accounts(tx: AsyncConnection, kinds: Collection[AccountKind], aft
     return [Account(row.name, AccountKind(row.kind), row.high * LIMB + row.low, row.id) for row in rows]
 
 
-async def all_holds(tx: AsyncConnection) -> list[tuple[str, int, bool]]:
-    """Every hold: its id, the number of its account, whether it is open."""
-    return [(row.id, row.account, row.is_open) for row in await tx.execute(sa.select(holds))]
+async def all_holds(tx: AsyncConnection) -> list[tuple[str, int, int, bool]]:
+    """Every hold: its id, the numbers of its account and of its owner's, whether it is open."""
+    return [(row.id, row.account, row.owner, row.is_open) for row in await tx.execute(sa.select(holds))]
 
 
 async def all_pending(tx: AsyncConnection) -> list[tuple[Pending, int]]:
     """Every pending transfer, settled ones too, and the number of its account."""
-    return [
-        (_pending_of_row(row), row.account) for row in await tx.execute(_select_pending.add_columns(pending.c.account))
-    ]
+    rows = await tx.execute(_select_pending.add_columns(pending.c.account))
+    return [(_pending_of_row(row), row.account) for row in rows]
 
 
 async def all_lanes(tx: AsyncConnection) -> dict[int, Lane]:
@@ -375,7 +392,8 @@ async def all_postings(tx: AsyncConnection, names: Mapping[int, str]) -> AsyncIt
     query = sa.select(postings).order_by(postings.c.lane, postings.c.number, postings.c.id)
     async for row in await tx.stream(query, execution_options={"yield_per": 2000}):
         source, target = names.get(row.source, f"number {row.source}"), names.get(row.target, f"number {row.target}")
-        posting = Posting(row.posting_id, PostingKind(row.kind), source, target, row.high * LIMB + row.low)
+        amount = row.high * LIMB + row.low
+        posting = Posting(row.posting_id, PostingKind(row.kind), source, target, amount, row.detail)
         yield Chained(posting, row.posted_at, row.lane, row.number, row.digest), row.source, row.target
 
 
@@ -417,13 +435,14 @@ async def _postings(tx: AsyncConnection, ids: Sequence[str]) -> AsyncIterator[Po
 
 
 def _posting_of_row(row: Any) -> Posting:
-    return Posting(row.posting_id, PostingKind(row.kind), row.source, row.target, row.high * LIMB + row.low)
+    amount = row.high * LIMB + row.low
+    return Posting(row.posting_id, PostingKind(row.kind), row.source, row.target, amount, row.detail)
 
 
 def _pending_of_row(row: Any) -> Pending:
     return Pending(
         row.id, PostingKind(row.kind), row.source, row.target, row.high * LIMB + row.low, row.made_at, row.expires_at,
-        PendingState(row.state), row.settled_at,
+        PendingState(row.state), row.settled_at, row.destination,
     )  # fmt: skip
 
 
@@ -461,6 +480,7 @@ def _pending_row(book: Book, one: Pending) -> dict[str, Any]:
         "made_at": one.made_at,
         "expires_at": one.expires_at,
         "settled_at": one.settled_at,
+        "destination": one.destination,
     }
 
 
@@ -478,6 +498,7 @@ def _posting_row(posting: Posting, keys: Mapping[str, int], posted_at: float, la
         "lane": lane.id,
         "number": number,
         "digest": digest,
+        "detail": posting.detail,
     }
 
 

@@ -64,11 +64,11 @@ class PureBank:
         end = None if expires_in is None else now + expires_in
         self.book.reserve(Pending(key, kind, source, target, amount, now, end))
 
-    async def post_pending(self, _tx: Any, *, source: str, transfer_id: str) -> bool:
-        return self.book.post_pending(pending_id(source, transfer_id), self.machine.now)
+    async def post_pending(self, _tx: Any, *, source: str, transfer_id: str, kind: PostingKind) -> bool:
+        return self.book.post_pending(pending_id(source, transfer_id), self.machine.now, kind)
 
-    async def void_pending(self, _tx: Any, *, source: str, transfer_id: str) -> bool:
-        return self.book.void_pending(pending_id(source, transfer_id), self.machine.now)
+    async def void_pending(self, _tx: Any, *, source: str, transfer_id: str, kind: PostingKind) -> bool:
+        return self.book.void_pending(pending_id(source, transfer_id), self.machine.now, kind)
 
     async def expire(self, _tx: Any) -> int:
         over = [one.id for one in self.book.pending.values() if one.is_over(self.machine.now)]
