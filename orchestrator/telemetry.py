@@ -328,6 +328,43 @@ results_received = Counter(
 )
 slices_leased = Counter("dcp.scheduler.leases", unit="{slice}", description="slices handed out to workers")
 
+# the Bank
+bank_transfers = Counter(
+    "dcp.bank.transfers",
+    unit="{transfer}",
+    description="requests that moved money, by what they did: posted, pending, void, or refused",
+    labels=["outcome"],
+)
+bank_transfer_time = Histogram(
+    "dcp.bank.transfer_time",
+    unit="s",
+    description="time from such a request to its commit, or to its refusal",
+    bounds=_TIMES,
+)
+bank_escrow = Gauge("dcp.bank.escrow", unit="{DCC}", description="DCC that are held for jobs")
+bank_holds = Gauge("dcp.bank.holds", unit="{hold}", description="jobs that money is held for")
+bank_pending = Gauge(
+    "dcp.bank.pending", unit="{transfer}", description="transfers in two steps that wait for the second"
+)
+chain_height = Gauge("dcp.bank.chain.height", unit="{block}", description="newest block seen of the outside chain")
+chain_carried = Gauge("dcp.bank.chain.carried", unit="{block}", description="last block of it that the ledger follows")
+chain_deposits = Counter("dcp.bank.chain.deposits", unit="{deposit}", description="deposits that were credited")
+chain_deposits_in_flight = Gauge(
+    "dcp.bank.chain.deposits_in_flight", unit="{deposit}", description="deposits that have not enough confirmations yet"
+)
+chain_withdrawals = Counter(
+    "dcp.bank.chain.withdrawals",
+    unit="{withdrawal}",
+    description="withdrawals that ended: done, or failed and given back",
+    labels=["outcome"],
+)
+chain_withdrawals_in_flight = Gauge(
+    "dcp.bank.chain.withdrawals_in_flight",
+    unit="{withdrawal}",
+    description="withdrawals on their way: waiting to be sent, or sent and not final",
+    labels=["state"],
+)
+
 
 class Readings:
     """The totals of this process since it was made."""

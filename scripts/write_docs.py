@@ -44,6 +44,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     **{f"settings {name}": (lambda model=model: as_markdown(model)) for name, model in COMPONENTS.items()},
     "metrics worker": lambda: metrics_table("dcp.worker."),
     "metrics scheduler": lambda: metrics_table("dcp.scheduler."),
+    "metrics bank": lambda: metrics_table("dcp.bank."),
     "log events": log_events.table,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from orchestrator import telemetry
 from orchestrator.bank.service import Bank
 from orchestrator.database import Database, persistently
 
@@ -31,7 +32,9 @@ class Sweep:
     async def once(self) -> int:
         """How many became void."""
         async with self._database.transaction() as tx:
-            return await self._bank.expire(tx, GROUP)
+            expired = await self._bank.expire(tx, GROUP)
+        telemetry.bank_transfers.add(expired, {"outcome": "void"})
+        return expired
 
     async def _pause(self) -> float:
         async with self._database.snapshot() as tx:

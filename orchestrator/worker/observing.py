@@ -18,11 +18,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status, StatusCode
 
 from orchestrator.exporting import data, destination, text
+from orchestrator.exporting.metrics_server import MetricsServer
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import readings, traces
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker.health import Health
-from orchestrator.worker.metrics_server import MetricsServer
 from orchestrator.worker.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import platform
 from typing import Final
 
 from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.exporting.metrics_server import parse_listen
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import image_pin, sizes
 from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailable, engine_facts, failures
@@ -16,7 +17,6 @@ from orchestrator.worker.doctor import advisories, check, engine, machine, packa
 from orchestrator.worker.doctor.check import Check, Examination, Status
 from orchestrator.worker.effective_limits import effective_limits
 from orchestrator.worker.limit_settings import kernel_limits
-from orchestrator.worker.metrics_server import parse_listen
 from orchestrator.worker.provenance import verify
 
 _ENGINE_TIMEOUT_S: Final = 10.0

@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from orchestrator import telemetry
 from orchestrator.errors import InvalidInput
+from orchestrator.exporting.metrics_server import AddressInUse, MetricsServer, parse_listen
 from orchestrator.exporting.text import prometheus_name
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker.desk import Policy
 from orchestrator.worker.health import Health
-from orchestrator.worker.metrics_server import AddressInUse, MetricsServer, parse_listen
 from orchestrator.worker.observing import Observing
 from orchestrator.worker.pausing import GiveBack, Pause
 from orchestrator.worker.refusals import Kind, Record

@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.cli.worker import command
 from orchestrator.errors import InvalidInput
+from orchestrator.exporting.metrics_server import AddressInUse
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker.docker_runtime import RuntimeUnavailable
-from orchestrator.worker.metrics_server import AddressInUse
 
 
 def run(*arguments, env=None):

@@ -1,4 +1,4 @@
-"""HTTP for those who watch over a worker: /metrics (Prometheus text), /healthz, /readyz. Off unless asked for."""
+"""HTTP for those who watch over a process: /metrics (Prometheus text), /healthz, /readyz. Off unless asked for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import errno
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from aiohttp import web
 
 from orchestrator.errors import Fault, InvalidInput, OrchestratorError
-from orchestrator.worker.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +22,17 @@ _DEFAULT_HOST: Final = "127.0.0.1"
 _INDEX: Final = (
     "/metrics  Prometheus text\n/healthz  whether the process works\n/readyz   whether it gets and does work\n"
 )
+
+
+class Health(Protocol):
+    """How a part is; `reason` is "" when all is well."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def detail(self) -> Mapping[str, Any]: ...
 
 
 class AddressInUse(OrchestratorError):
