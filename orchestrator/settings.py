@@ -138,6 +138,28 @@ class SchedulerSettings(ComponentSettings):
     )
     chain_start_block: int = Field(0, ge=0, description="block of the chain to begin with: where the contract was made")
     chain_poll_s: float = Field(5.0, gt=0, description="how often the chain is asked for new blocks, seconds")
+    chain_withdrawals: bool = Field(
+        False, description="let users withdraw credits to the chain; its keystore is unlocked for that"
+    )
+    chain_min_withdrawal: int = Field(
+        10**18,
+        ge=1,
+        description="least amount of a withdrawal, of which the Bank pays the gas",
+        json_schema_extra=flag(amount=True),
+    )
+    chain_resend_s: float = Field(
+        120.0,
+        gt=0,
+        description="time after which a withdrawal that is in no block is sent again with a higher fee, seconds",
+    )
+    chain_max_fee_gwei: float = Field(
+        500.0, gt=0, le=10**9, description="most that is paid per gas for a withdrawal, gwei"
+    )
+    metrics_listen: str | None = Field(
+        None,
+        description="address of /metrics, /healthz and /readyz, such as 127.0.0.1:9465; none when not given",
+        json_schema_extra=flag(metavar="[HOST]:PORT", topic="Watching"),
+    )
     group_creators: tuple[str, ...] = Field(
         (),
         description="identity that may make compute groups; everybody may when none is given",

@@ -10,23 +10,39 @@ and the field `transferId`, are ours.
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from orchestrator import telemetry
 from orchestrator.bank.amounts import format_amount, parse_amount
+from orchestrator.bank.ethereum.withdrawals import Withdrawals
+from orchestrator.bank.ethereum.withdrawals import answer as flight_answer
 from orchestrator.bank.ledger import Wanted
 from orchestrator.bank.pending import Pending
 from orchestrator.bank.service import Bank, Line
 from orchestrator.bank.transfers import Transfers
 from orchestrator.database import Database, Transaction, retried
-from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
+from orchestrator.errors import Fault, InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.wallet import addresses
 
 MAX_ACCOUNTS = 1000
 """In one request."""
 MAX_LINES = 1000
 """Of a statement in one answer."""
+_OUTCOMES: Mapping[str, str] = {
+    "transfer": "posted",
+    "transferCredits": "posted",
+    "postTransfer": "posted",
+    "issueCredits": "posted",
+    "payOutFees": "posted",
+    "reserveTransfer": "pending",
+    "withdrawToChain": "pending",
+    "voidTransfer": "void",
+    "cancelWithdrawal": "void",
+}
+"""What each operation that moves money does, for whoever counts."""
 MAX_EXPIRY_S = 10 * 365 * 86_400
 
 
@@ -49,7 +65,7 @@ class Teller:
 
     `initial_credit` > 0 is for local computers: an account gets that many units when its owner first comes.
     `on_transfer` is called after each request that may have moved money. `operators` are the addresses whose keys may
-    make money.
+    make money. `on_withdrawal` is called after each withdrawal that was asked for; without `withdrawals` none can be.
     """
 
     def __init__(
@@ -60,7 +76,11 @@ class Teller:
         initial_credit: int = 0,
         on_transfer: Callable[[], None] = lambda: None,
         operators: Collection[str] = (),
+        withdrawals: Withdrawals | None = None,
+        on_withdrawal: Callable[[], None] = lambda: None,
     ) -> None:
+        self._withdrawals = withdrawals
+        self._on_withdrawal = on_withdrawal
         self._on_transfer = on_transfer
         self._bank = bank
         self._database = database
@@ -75,6 +95,9 @@ class Teller:
             "voidTransfer": self._void,
             "issueCredits": self._issue,
             "payOutFees": self._pay_out,
+            "withdrawToChain": self._withdraw,
+            "cancelWithdrawal": self._cancel_withdrawal,
+            "viewWithdrawals": self._view_withdrawals,
             "viewPending": self._view_pending,
             "viewStatement": self._view_statement,
             "viewAccount": self._view_account,
@@ -97,9 +120,16 @@ class Teller:
         if not isinstance(request.data, dict):
             raise InvalidInput(f"{name}: data must be an object")
         data: dict[str, Any] = request.data
-        answer = await retried(lambda: operation(request, data))
-        if not name.startswith("view"):
-            self._on_transfer()
+        if name.startswith("view"):
+            return await retried(lambda: operation(request, data))
+        outcome, began = "refused", time.perf_counter()
+        try:
+            answer = await retried(lambda: operation(request, data))
+            outcome = _OUTCOMES[name]
+        finally:
+            telemetry.bank_transfers.add(1, {"outcome": outcome})
+            telemetry.bank_transfer_time.record(time.perf_counter() - began)
+        self._on_transfer()
         return answer
 
     async def _transfer(self, request: Request, data: dict[str, Any]) -> Any:
@@ -205,6 +235,45 @@ class Teller:
                 + (" or ".join(sorted(self._operators)) or "an operator, of whom this Bank has none")
             )
 
+    async def _withdraw(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{fromAccount, toAddress, amount | transferAll: true, transferId}`: to an address on the chain.
+
+        The answer says how it stands; the same id again, too. `transferId` must be there: nobody is to pay twice.
+        """
+        withdrawals = self._chain()
+        source = _authorized(request, data.get("fromAccount"), "fromAccount")
+        destination = _address(data.get("toAddress"), "toAddress")
+        amount, transfer_id = _amount_or_all(data), _own_id(data)
+        async with self._database.transaction() as tx:
+            made = await withdrawals.request(
+                tx, transfer_id=transfer_id, source=source, destination=destination, amount=amount
+            )
+            answer = {**flight_answer(made), "balance": format_amount(await self._bank.balance(tx, source))}
+        self._on_withdrawal()
+        return answer
+
+    async def _cancel_withdrawal(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{fromAccount, transferId}`: take a withdrawal back that was not sent yet."""
+        withdrawals, transfer_id = self._chain(), _own_id(data)
+        source = _authorized(request, data.get("fromAccount"), "fromAccount")
+        async with self._database.transaction() as tx:
+            return flight_answer(await withdrawals.cancel(tx, source=source, transfer_id=transfer_id))
+
+    async def _view_withdrawals(self, request: Request, data: dict[str, Any]) -> Any:
+        """`{address}`: the account's withdrawals, the newest first."""
+        withdrawals, account = self._chain(), _authorized(request, data.get("address"), "address")
+        async with self._database.snapshot() as tx:
+            return {"withdrawals": [flight_answer(one) for one in await withdrawals.of(tx, account)]}
+
+    def _chain(self) -> Withdrawals:
+        if self._withdrawals is None:
+            raise OrchestratorError(
+                "this Bank makes no withdrawals to a chain: its operator has not allowed them (chain_withdrawals)",
+                code="ENOCHAIN",
+                fault=Fault.USER,
+            )
+        return self._withdrawals
+
     async def _view_pending(self, request: Request, data: dict[str, Any]) -> Any:
         """`{address}`: the transfers of the account that wait."""
         account = _authorized(request, data.get("address"), "address")
@@ -292,6 +361,12 @@ def _amount_or_all(data: dict[str, Any]) -> int | None:
 
 def _transfer_id(data: dict[str, Any]) -> str:
     return _given_id({"transferId": uuid.uuid4().hex, **data})
+
+
+def _own_id(data: dict[str, Any]) -> str:
+    if data.get("transferId") is None:
+        raise InvalidInput("transferId is missing: give one of your own, and the same one when you repeat the request")
+    return _given_id(data)
 
 
 def _given_id(data: dict[str, Any]) -> str:

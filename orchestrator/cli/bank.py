@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import datetime
 import json
 import pathlib
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator.bank import Audit, Bank
 from orchestrator.bank.amounts import format_amount, parse_amount
@@ -24,48 +20,28 @@ from orchestrator.bank.kinds import AccountKind, kind_of
 from orchestrator.bank.ledger import Account
 from orchestrator.bank.service import Line
 from orchestrator.bank.teller import line_answer
-from orchestrator.cli import connection
+from orchestrator.cli import books, connection, withdrawals
 from orchestrator.cli.options import given
-from orchestrator.database import Database, Transaction, check_url, sqlite_url
-from orchestrator.errors import InvalidInput, NetworkFailure, NotFound
-from orchestrator.migrations import running
+from orchestrator.database import Database, Transaction
+from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.settings import SchedulerSettings, load
 from orchestrator.wallet import addresses, files
-from orchestrator.wallet.keys import PrivateKey
 
-_Result = TypeVar("_Result")
 _PAGE = 1000
 _SHOWN_PROBLEMS = 20
-
-
-def _books(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the books are: what the Scheduler's settings say."""
-    state = click.option(
-        "--state", "state_dir", type=click.Path(path_type=pathlib.Path), metavar="PATH",
-        help="State folder of the Scheduler.  [default: its settings]",
-    )  # fmt: skip
-    url = click.option("--database", "database_url", metavar="URL", help="Its database, when not in the state folder.")
-    named = click.option(
-        "--config", type=click.Path(path_type=pathlib.Path), metavar="FILE", help="Settings file of the Scheduler."
-    )
-    return state(url(named(connection.output_option(function))))
-
-
-def _teller(function: Callable[..., Any]) -> Callable[..., Any]:
-    transfer_id = click.option(
-        "--id", "transfer_id", metavar="ID",
-        help="What the transfer is called: the same id again moves nothing more. Made when not given, and printed.",
-    )  # fmt: skip
-    return connection.scheduler_option(transfer_id(connection.output_option(function)))
 
 
 @click.group(name="bank")
 def command() -> None:
     """Look into the Bank's books, check them, make credits, and move them.
 
-    accounts, statement and audit read the Scheduler's database; transfer and issue ask a running Scheduler, and are
-    signed with a keystore.
+    accounts, statement, audit and withdrawals read the Scheduler's database; transfer, withdraw, cancel-withdrawal and
+    issue ask a running Scheduler, and are signed with a keystore.
     """
+
+
+for _command in (withdrawals.withdraw, withdrawals.cancel_withdrawal, withdrawals.withdrawals):
+    command.add_command(_command)
 
 
 @command.command()
@@ -74,7 +50,7 @@ def command() -> None:
     help="Only these; may be repeated.  [default: all but the escrow accounts of jobs and pending transfers]",
 )  # fmt: skip
 @click.option("--all", "every", is_flag=True, help="Accounts of every kind.")
-@_books
+@books.options
 def accounts(*, kinds: tuple[str, ...], every: bool, output: str, **place: Any) -> None:
     """All accounts with their balances, as they were opened."""
     wanted = {AccountKind(kind) for kind in kinds} or set(AccountKind)
@@ -84,11 +60,13 @@ def accounts(*, kinds: tuple[str, ...], every: bool, output: str, **place: Any) 
     async def read(tx: Transaction) -> list[Account]:
         return [account async for account in _all_accounts(tx, wanted)]
 
-    found = _read(place, read)
+    found = books.read(place, read)
     if output == "json":
         click.echo(json.dumps([_account_answer(one) for one in found]))
         return
-    _table(("account", "kind", "balance, DCC"), [(one.name, one.kind, format_amount(one.balance)) for one in found])
+    books.print_table(
+        ("account", "kind", "balance, DCC"), [(one.name, one.kind, format_amount(one.balance)) for one in found]
+    )
 
 
 @command.command()
@@ -96,7 +74,7 @@ def accounts(*, kinds: tuple[str, ...], every: bool, output: str, **place: Any) 
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many, the newest.")
 @click.option("--since", type=click.DateTime(), metavar="TIME", help="Not before this time (UTC): 2026-01-31T12:00:00.")
 @click.option("--until", type=click.DateTime(), metavar="TIME", help="Before this time (UTC).")
-@_books
+@books.options
 def statement(*, account: str, limit: int, since: Any, until: Any, output: str, **place: Any) -> None:
     """What went into and out of an ACCOUNT, the newest first, with its balance after each.
 
@@ -114,7 +92,7 @@ def statement(*, account: str, limit: int, since: Any, until: Any, output: str, 
                 break
         return lines
 
-    lines = _read(place, read)
+    lines = books.read(place, read)
     if output == "json":
         click.echo(json.dumps({"account": name, "lines": [line_answer(line) for line in lines]}))
         return
@@ -122,9 +100,10 @@ def statement(*, account: str, limit: int, since: Any, until: Any, output: str, 
         click.echo(f"No postings of {name}.")
         return
     rows = [
-        (_moment(one.posted_at), one.kind, one.other, _signed(one.change), format_amount(one.balance)) for one in lines
+        (books.moment(one.posted_at), one.kind, one.other, _signed(one.change), format_amount(one.balance))
+        for one in lines
     ]
-    _table(("time", "kind", "other account", "amount, DCC", "balance, DCC"), rows)
+    books.print_table(("time", "kind", "other account", "amount, DCC", "balance, DCC"), rows)
 
 
 @command.command()
@@ -136,7 +115,7 @@ def statement(*, account: str, limit: int, since: Any, until: Any, output: str, 
     "--adopt", is_flag=True,
     help="First chain the postings that an elder version made without a chain while it still ran beside this one.",
 )  # fmt: skip
-@_books
+@books.options
 def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any) -> None:
     """Compute every balance anew from the postings, follow the chain of their hashes, and check every rule.
 
@@ -156,10 +135,10 @@ def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any)
                 adopted = await bank.adopt(tx)
         async with database.snapshot() as tx:
             found = await bank.audit(tx, ends)
-            problem = await ethereum.reserve_problem(settings, bank, tx)
-        return adopted, found if problem is None else dataclasses.replace(found, problems=(*found.problems, problem))
+            more = await ethereum.problems(settings, bank, tx)
+        return adopted, dataclasses.replace(found, problems=(*found.problems, *more))
 
-    adopted, found = _with_database(place, work)
+    adopted, found = books.with_database(place, work)
     if output == "json":
         click.echo(json.dumps(_audit_answer(found, adopted)))
     else:
@@ -172,7 +151,7 @@ def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any)
 @click.argument("amount")
 @click.option("--to", "target", required=True, metavar="ADDRESS", help="Address, or keystore, of who gets it.")
 @click.option("--from", "keystore", default=files.DEFAULT, show_default=True, metavar="KEYSTORE", help="Who pays.")
-@_teller
+@connection.teller_options
 def transfer(
     *, amount: str, target: str, keystore: str, scheduler_url: str, transfer_id: str | None, output: str
 ) -> None:
@@ -183,8 +162,10 @@ def transfer(
     """
     key = connection.unlock_file(files.find(keystore))
     moved = {"transferAll": True} if amount == "all" else {"amount": format_amount(parse_amount(amount))}
-    data = {"fromAccount": key.address, "toAccount": _address(target), **moved}
-    answer = _ask(scheduler_url, "transfer@1", data, key, transfer_id)
+    data = {"fromAccount": key.address, "toAccount": connection.address_of(target), **moved}
+    answer = connection.ask_once(
+        scheduler_url, key, "bankTeller", "transfer@1", data, transfer_id=transfer_id, of="bank"
+    )
     if output == "json":
         click.echo(json.dumps(answer))
         return
@@ -206,7 +187,7 @@ def transfer(
 @click.option(
     "--config", type=click.Path(path_type=pathlib.Path), metavar="FILE", help="Settings file of the Scheduler."
 )
-@_teller
+@connection.teller_options
 def issue(
     *,
     amount: str,
@@ -230,10 +211,9 @@ def issue(
             raise NotFound(f"no operator's keystore: there is no {path}; give --state or --key")
     else:
         path = files.find(keystore)
-    data = {"toAccount": _address(target), "amount": format_amount(parse_amount(amount))}
-    answer = _ask(
-        scheduler_url, "payOutFees" if from_fees else "issueCredits", data, connection.unlock_file(path), transfer_id
-    )
+    data = {"toAccount": connection.address_of(target), "amount": format_amount(parse_amount(amount))}
+    key, operation = connection.unlock_file(path), "payOutFees" if from_fees else "issueCredits"
+    answer = connection.ask_once(scheduler_url, key, "bankTeller", operation, data, transfer_id=transfer_id, of="bank")
     if output == "json":
         click.echo(json.dumps(answer))
         return
@@ -245,41 +225,6 @@ def issue(
 
 
 # --- the books
-
-
-def _with_database(place: dict[str, Any], work: Callable[[Database], Coroutine[Any, Any, _Result]]) -> _Result:
-    config = place.pop("config")
-    settings = load(SchedulerSettings, given(place), config).settings
-    url = settings.database_url
-    if url is None:
-        path = settings.state_dir / "scheduler.sqlite"
-        if not path.is_file():
-            raise NotFound(f"no books: there is no {path}; give --state or --database")
-        url = sqlite_url(path)
-
-    behind = running.look(check_url(url)).pending
-    if behind:
-        raise InvalidInput(
-            f"the books are of an elder version (without {behind[0]}): start this version's Scheduler once, or run"
-            " `dcp-orchestrator db migrate`"
-        )
-
-    async def run() -> _Result:
-        database = await Database.open(url, migrate=False)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
-
-
-def _read(place: dict[str, Any], read: Callable[[Transaction], Coroutine[Any, Any, _Result]]) -> _Result:
-    async def work(database: Database) -> _Result:
-        async with database.snapshot() as tx:
-            return await read(tx)
-
-    return _with_database(place, work)
 
 
 async def _all_accounts(tx: Transaction, kinds: set[AccountKind]) -> AsyncIterator[Account]:
@@ -315,6 +260,7 @@ def _audit_answer(found: Audit, adopted: int) -> dict[str, Any]:
         "pending": found.pending,
         "issued": format_amount(found.issued),
         "reserve": format_amount(found.reserve),
+        "withdrawing": format_amount(found.withdrawing),
         "lanes": [{"lane": one.id, "number": one.number, "digest": one.digest.hex()} for one in found.lanes],
         "adopted": adopted,
         "problems": list(found.problems),
@@ -330,6 +276,9 @@ def _print_audit(found: Audit, adopted: int) -> None:
         click.echo(f"{adopted} postings were chained")
     for lane in found.lanes:
         click.echo(f"lane {lane.id} ends with number {lane.number}: {lane.digest.hex()}")
+    if found.reserve or found.withdrawing:
+        reserve, going = format_amount(found.reserve), format_amount(found.withdrawing)
+        click.echo(f"{reserve} DCC lie on the chain, of which {going} DCC are on their way to who withdrew them")
     click.echo(
         f"{found.postings} postings, {found.accounts} accounts, {format_amount(found.issued)} DCC issued,"
         f" {found.open_holds} open holds, {found.pending} pending transfers:"
@@ -345,45 +294,7 @@ def _signed(units: int) -> str:
     return format_amount(units) if units < 0 else f"+{format_amount(units)}"
 
 
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 def _seconds(moment: Any, otherwise: float) -> float:
     if moment is None:
         return otherwise
     return float(moment.replace(tzinfo=datetime.UTC).timestamp())
-
-
-def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for name in names:
-        table.add_column(name, justify="right" if name.endswith("DCC") else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    width = max((len(line) for row in rows for line in row), default=0) * len(names) + 40
-    Console(highlight=False, soft_wrap=True, width=max(width, 80)).print(table)
-
-
-# --- the teller
-
-
-def _address(text: str) -> str:
-    """An address, or the one of a keystore."""
-    if text.startswith("0x") or addresses.is_address(text):
-        return addresses.checksum(text)
-    address = files.load(files.find(text)).address
-    if address is None:
-        raise InvalidInput(f"the keystore {text} does not say its address: give the address")
-    return address
-
-
-def _ask(scheduler: str, operation: str, data: dict[str, Any], key: PrivateKey, transfer_id: str | None) -> Any:
-    transfer_id = transfer_id if transfer_id is not None else uuid.uuid4().hex
-    # Whoever asks stays unknown: the account's signature is what counts.
-    asker, data = PrivateKey.generate(), {**data, "transferId": transfer_id}
-    try:
-        return connection.ask(scheduler, asker, "bankTeller", operation, data, authorize=[key], of="bank")
-    except NetworkFailure as error:
-        unknown = f"{error.message}; whether it acted is not known: repeat it with --id {transfer_id}"
-        raise NetworkFailure(unknown) from error

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.bank import Bank
 from orchestrator.bank.ethereum import running as ethereum
+from orchestrator.bank.measuring import Measuring
 from orchestrator.bank.sweep import Sweep
 from orchestrator.bank.teller import Teller
 from orchestrator.clock import SteadyClock
 from orchestrator.database import Database, sqlite_url
 from orchestrator.errors import InvalidInput
+from orchestrator.exporting import data, text
+from orchestrator.exporting.metrics_server import MetricsServer
 from orchestrator.protocol.server import DcpServer
 from orchestrator.protocol.session_memory import Memory, SessionMemory
 from orchestrator.scheduler.blobs import Blobs, BlobStore, DiskBlobs
@@ -66,6 +70,7 @@ class SchedulerApp:
         self.core: Core
         self.server: DcpServer
         self.url = ""
+        self.metrics: MetricsServer | None = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -98,6 +103,7 @@ class SchedulerApp:
         self.results = ResultSubmitter(self.core, roster)
         self.reconciler = Reconciler(self.core, pardon=company == 0)
         self.keeper = JobKeeper(self.core)
+        chain = await ethereum.connected(stack, settings, bank, database, self._clock)
         services: dict[str, Any] = {
             "jobSubmit": JobSubmit(self.core),
             "taskDistributor": TaskDistributor(self.core, roster),
@@ -111,6 +117,8 @@ class SchedulerApp:
                 initial_credit=settings.initial_credit,
                 on_transfer=self.core.money_came.notify,
                 operators=_operators(settings, identity.address),
+                withdrawals=chain.withdrawals if chain is not None else None,
+                on_withdrawal=chain.wake if chain is not None else lambda: None,
             ),
         }
         memory: Memory
@@ -131,9 +139,13 @@ class SchedulerApp:
             proxies=trusted_proxies(settings),
             clock=self._clock,
         )
-        chain = await ethereum.connected(stack, settings, bank, database)
         # The side tasks outlive the server: what it still has in hand when it closes must be carried out.
         self._tasks = await stack.enter_async_context(_Tasks())
+        if settings.metrics_listen is not None:
+            page = text.Page(data.resource("dcp-scheduler", identity.address)).text
+            server = MetricsServer(settings.metrics_listen, page=page, live=Health, ready=Health)
+            self.metrics = await stack.enter_async_context(server)
+            self._tasks.start(Measuring(bank, database).run())
         sweep = Sweep(bank, database, self._clock)
         for side in (
             self.core.cluster,
@@ -202,6 +214,15 @@ def _blob_store(settings: SchedulerSettings, database: Database) -> BlobStore | 
         raise InvalidInput(f"blob_store is {place}; it needs a bucket's name, s3_access_key and s3_secret_key")
     keys = (settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
     return S3Blobs(Bucket(settings.s3_endpoint, name, prefix, *keys))
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """Of a Scheduler that serves: a failed part ends the process."""
+
+    ok: bool = True
+    reason: str = ""
+    detail: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Tasks:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.wallet import addresses
 
 TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
@@ -77,3 +77,33 @@ def transfer_of_log(log: Any) -> Transfer:
 
 def _word(address: str) -> str:
     return address.removeprefix("0x").lower().rjust(64, "0")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a transaction that is in a block."""
+
+    block: int
+    succeeded: bool
+    transfers: tuple[Transfer, ...]
+    """Of the contract."""
+
+
+def receipt(answer: Any, contract: str) -> Receipt | None:
+    """None for a transaction that is in no block. Raises `BadAnswer`."""
+    if answer is None:
+        return None
+    try:
+        if answer["blockNumber"] is None:
+            return None
+        logs = [
+            one
+            for one in answer["logs"]
+            if addresses.checksum(one["address"].lower()) == contract and one["topics"][:1] == [TRANSFER]
+        ]
+        succeeded = number(answer["status"], "status") == 1
+        return Receipt(
+            number(answer["blockNumber"], "blockNumber"), succeeded, tuple(transfer_of_log(one) for one in logs)
+        )
+    except (KeyError, TypeError, AttributeError, InvalidInput) as error:
+        raise BadAnswer(f"the chain's endpoint gave no receipt: {answer!r:.200}") from error

@@ -1,18 +1,19 @@
-"""Follows the chain and credits what came in. Any number of processes may do so side by side."""
+"""Follows the chain, credits what came in and settles what went out. Any number of processes may do so side by side."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 from typing import Any
 
-from orchestrator.bank.ethereum import abi, plan, store
+from orchestrator import telemetry
+from orchestrator.bank.ethereum import abi, plan, settling, store
+from orchestrator.bank.ethereum.flights import Flight, Outcome, State
 from orchestrator.bank.ethereum.plan import Cursor
 from orchestrator.bank.ethereum.rpc import Rpc
 from orchestrator.bank.service import Bank
-from orchestrator.database import Database, persistently
-from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.database import Database, Transaction, persistently
+from orchestrator.errors import InvalidInput
 
 log = logging.getLogger(__name__)
 
@@ -48,54 +49,91 @@ class Watch:
         self._rpc = rpc
         self._place = place
         self._confirmations = confirmations
-
-    async def run(self, pause_s: float) -> None:
-        """Until cancelled. A chain that is away or talks nonsense is logged and asked again."""
-        while True:
-            try:
-                while await self.once():
-                    pass
-            except OrchestratorError as error:
-                log.warning("the chain: %s", error.message, extra={"action": "chain"})
-            await asyncio.sleep(pause_s)
+        self._ahead = -1
 
     async def once(self) -> bool:
         """Carry the next range over; False when there is none yet. Raises what `Rpc.call` raises."""
         cursor = await persistently(self._cursor)
         head = abi.number(await self._rpc.call("eth_blockNumber"), "block number")
+        telemetry.chain_height.set(head)
+        telemetry.chain_carried.set(cursor.number)
         if cursor.hash and cursor.number <= head and await self._hash(cursor.number) != cursor.hash:
             return await persistently(lambda: self._rewind(cursor))
         span = plan.next_range(cursor, head, self._confirmations)
         if span is None:
+            await self._look_ahead(cursor.number + 1, head)
             return False
         first, last = span
         end = Cursor(last, await self._hash(last))
         came = await self._transfers(first, last, target=self._place.bank)
+        went = await self._transfers(first, last, source=self._place.bank)
+        # Only now, when the range is there: whatever can be in it was signed, and kept, before.
+        ended = await settling.outcomes(
+            self._rpc,
+            await persistently(self._flying),
+            contract=self._place.contract,
+            bank=self._place.bank,
+            last=last,
+            confirmations=self._confirmations,
+        )
         if await self._hash(last) != end.hash:
             return True  # the chain changed while it was read
         deposits = plan.deposits(came, self._place.bank)
 
-        async def carry() -> bool:
+        async def carry() -> tuple[int, list[Outcome]]:
+            """How many deposits were new, and what was settled."""
+            new, settled = 0, list[Outcome]()
             async with self._database.transaction() as tx:
                 if await store.locked_cursor(tx, self._place.key, self._place.start) != cursor:
-                    return True  # another process was faster
+                    return 0, []  # another process was faster
                 for one in deposits:
                     deposit_id = f"{self._place.key}:{one.id}"
-                    await self._bank.deposit(tx, deposit_id=deposit_id, account=one.account, amount=one.amount)
+                    new += await self._bank.deposit(tx, deposit_id=deposit_id, account=one.account, amount=one.amount)
+                for outcome in ended:
+                    if await settling.settle(tx, self._bank, outcome):
+                        settled.append(outcome)
+                await self._tell_strangers(tx, went)
                 await store.set_cursor(tx, self._place.key, end)
-            return True
+            return new, settled
 
-        return await persistently(carry)
+        new, settled = await persistently(carry)
+        telemetry.chain_deposits.add(new)
+        for outcome in settled:
+            telemetry.chain_withdrawals.add(1, {"outcome": "done" if outcome.reason is None else "failed"})
+        return True
 
     async def _cursor(self) -> Cursor:
         async with self._database.snapshot() as tx:
             known = await store.cursor(tx, self._place.key)
         return known if known is not None else Cursor(self._place.start - 1, "")
 
+    async def _look_ahead(self, first: int, head: int) -> None:
+        """Count the deposits that wait for confirmations; once per block."""
+        if head == self._ahead:
+            return
+        came = await self._transfers(first, head, target=self._place.bank) if first <= head else []
+        telemetry.chain_deposits_in_flight.set(len(plan.deposits(came, self._place.bank)))
+        self._ahead = head
+
+    async def _flying(self) -> list[Flight]:
+        async with self._database.snapshot() as tx:
+            return await store.open_flights(tx, self._place.key, State.SENT)
+
+    async def _tell_strangers(self, tx: Transaction, went: list[abi.Transfer]) -> None:
+        """What the Bank's key sent out by hand, or what was paid though it had failed: the reserve is wrong by that."""
+        outside = {one.transaction for one in went if one.target != self._place.bank and one.amount}
+        for name in sorted(outside - await store.known_transactions(tx, outside)):
+            log.error(
+                "credits left the Bank's address in transaction %s, which is no withdrawal that stands: the chain"
+                " reserve is no longer what the contract holds; use the Bank's key for nothing else",
+                name,
+                extra={"action": "chain"},
+            )
+
     async def _rewind(self, cursor: Cursor) -> bool:
         log.error(
-            "the chain was reorganised deeper than %d confirmations, at block %d: what was credited stays credited;"
-            " run an audit, and ask for more confirmations",
+            "the chain was reorganised deeper than %d confirmations, at block %d: what was credited stays credited,"
+            " what was withdrawn is sent again; run an audit, and ask for more confirmations",
             self._confirmations,
             cursor.number,
             extra={"action": "chain"},
@@ -104,6 +142,7 @@ class Watch:
         async with self._database.transaction() as tx:
             if await store.locked_cursor(tx, self._place.key, self._place.start) == cursor:
                 await store.set_cursor(tx, self._place.key, Cursor(back, ""))
+                await store.reopen(tx, self._place.key, above=back)
         return True
 
     async def _hash(self, number: int) -> str:
@@ -112,8 +151,11 @@ class Watch:
             raise abi.BadAnswer(f"the chain's endpoint does not know block {number}")
         return str(block["hash"])
 
-    async def _transfers(self, first: int, last: int, *, target: str) -> list[abi.Transfer]:
-        topics: list[Any] = [abi.TRANSFER, None, abi.topic_of(target)]
+    async def _transfers(
+        self, first: int, last: int, *, source: str | None = None, target: str | None = None
+    ) -> list[abi.Transfer]:
+        ends = [None if one is None else abi.topic_of(one) for one in (source, target)]
+        topics: list[Any] = [abi.TRANSFER, *ends]
         asked = {"fromBlock": hex(first), "toBlock": hex(last), "address": self._place.contract, "topics": topics}
         logs = await self._rpc.call("eth_getLogs", asked)
         if not isinstance(logs, list):

@@ -1,16 +1,21 @@
 """The bank on a real database: what is stored, what the database itself refuses, and how the schema came to be."""
 
 import asyncio
+import hashlib
+import json
 import pathlib
 import sqlite3
+import unittest.mock
 from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
 
-from orchestrator.bank import Bank, HoldClosed, IdReused, NotPending, Payment, PendingState, store
+from orchestrator.bank import Bank, HoldClosed, IdReused, NotPending, Payment, Pending, PendingState, store
 from orchestrator.bank.amounts import UNITS
-from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE
+from orchestrator.bank.chain import Lane, Posting
+from orchestrator.bank.ethereum import store as chain_store
+from orchestrator.bank.kinds import CHAIN_RESERVE, FEES, ISSUANCE, PostingKind
 from orchestrator.database import Database, Transaction, check_url, metadata, sqlite_url
 from orchestrator.errors import InvalidInput, NotEnoughFunds, NotFound
 from orchestrator.migrations import running
@@ -252,6 +257,7 @@ async def test_a_transfer_in_two_steps(database: Database) -> None:
 
 
 async def test_accounts_of_the_system(database: Database, bank: Bank) -> None:
+    out = PostingKind.WITHDRAWAL
     async with database.transaction() as tx:
         assert await bank.issue(tx, issue_id="1", account=A, amount=10)
         assert not await bank.issue(tx, issue_id="1", account=A, amount=10)
@@ -266,11 +272,11 @@ async def test_accounts_of_the_system(database: Database, bank: Bank) -> None:
         with pytest.raises(InvalidInput):
             await bank.transfer(tx, transfer_id="t", source=B, target=CHAIN_RESERVE, amount=1)
         assert await bank.balance(tx, CHAIN_RESERVE) == -5
-        await bank.post_pending(tx, source=B, transfer_id="out")
+        await bank.post_pending(tx, source=B, transfer_id="out", kind=out)
         await bank.reserve(tx, transfer_id="more", source=B, target=CHAIN_RESERVE, amount=2)
         with pytest.raises(InvalidInput, match="cannot get back more"):
-            await bank.post_pending(tx, source=B, transfer_id="more")
-        await bank.void_pending(tx, source=B, transfer_id="more")
+            await bank.post_pending(tx, source=B, transfer_id="more", kind=out)
+        await bank.void_pending(tx, source=B, transfer_id="more", kind=out)
         expected = {A: 7, B: 3, FEES: 1, ISSUANCE: -10, CHAIN_RESERVE: -1}
         assert await bank.balances(tx, list(expected)) == expected
     async with database.snapshot() as tx:
@@ -373,6 +379,83 @@ async def test_a_chain_that_was_computed_anew_does_not_end_as_it_was_noted(datab
     assert "(number 2 of lane 1) has another hash than was noted before" in problem
 
 
+MEANT = [
+    ("UPDATE bank_holds SET owner = {W} WHERE id = 'j'", "hold j says that 0xC{C} is its owner, the chain 0xA{A}"),
+    (
+        "UPDATE bank_holds SET owner = {W} WHERE id = 'over'",
+        "hold over says that 0xC{C} is its owner, the chain 0xA{A}",
+    ),
+    ("UPDATE bank_pending SET target = {W} WHERE id = '{a}:open'", 'says ["transfer","0xC{C}",null,null], the chain'),
+    (
+        "UPDATE bank_pending SET expires_at = 1 WHERE id = '{a}:open'",
+        'says ["transfer","0xB{B}","1.0",null], the chain',
+    ),
+    (
+        "UPDATE bank_pending SET destination = 'x' WHERE id = '{a}:open'",
+        'null,"x"], the chain ["transfer","0xB{B}",null',
+    ),
+    (
+        "UPDATE bank_pending SET source = {W} WHERE id = '{a}:open'",
+        "does not say what was put aside for it, and by whom",
+    ),
+    ("UPDATE bank_pending SET target = {W} WHERE id = '{a}:done'", 'says ["transfer","0xC{C}",null,null], the chain'),
+    ("UPDATE bank_pending SET state = 'void' WHERE id = '{a}:done'", "is void, but that is not how it ended"),
+    ("UPDATE bank_pending SET state = 'posted' WHERE id = '{a}:gone'", "is posted, but that is not how it ended"),
+    (
+        "UPDATE bank_pending SET target = {W} WHERE id = '{a}:open';"
+        "UPDATE bank_postings SET detail = replace(detail, '0xB', '0xC') WHERE posting_id = 'reserve:{a}:open'",
+        "posting 'reserve:{a}:open' (number 4 of lane 1) is not what was chained",
+    ),
+    (
+        "UPDATE bank_postings SET detail = NULL WHERE posting_id = 'reserve:{a}:open'",
+        "posting 'reserve:{a}:open' (number 4 of lane 1) is not what was chained",
+    ),
+]
+
+
+async def test_whom_money_is_meant_for_and_whose_it_is_are_in_the_chain(database: Database, bank: Bank) -> None:
+    async with database.transaction() as tx:
+        await bank.issue(tx, issue_id="1", account=A, amount=100)
+        for hold in ("j", "over"):
+            await bank.hold(tx, hold_id=hold, account=A, amount=10)
+        for name in ("open", "done", "gone"):
+            await bank.reserve(tx, transfer_id=name, source=A, target=B, amount=5)
+        await bank.post_pending(tx, source=A, transfer_id="done")
+        await bank.void_pending(tx, source=A, transfer_id="gone")
+        await bank.release(tx, "over")
+        await bank.transfer(tx, transfer_id="w", source=A, target=W, amount=1)
+    async with database.transaction() as tx:
+        await _disarm(tx)
+        assert (await bank.audit(tx)).problems == ()
+    words = {"A": "A" * 39, "B": "B" * 39, "C": "C" * 39, "a": A}
+    whose = f"(SELECT id FROM bank_accounts WHERE name = '{W}')"
+    for statements, says in MEANT:
+        with pytest.raises(ZeroDivisionError):
+            async with database.transaction() as tx:
+                for statement in statements.format(W=whose, **words).split(";"):
+                    await tx.exec_driver_sql(statement)
+                problems = (await bank.audit(tx)).problems
+                assert says.format(**words) in problems[0], statements
+                raise ZeroDivisionError  # the next one finds it as it was
+
+
+async def test_what_an_elder_version_put_aside_has_no_terms_and_is_right(database: Database, bank: Bank) -> None:
+    """It runs beside this one while that is installed, and hashes as it always did."""
+    async with database.transaction() as tx:
+        await bank.issue(tx, issue_id="1", account=A, amount=100)
+        with unittest.mock.patch.object(Pending, "terms", None):
+            await bank.reserve(tx, transfer_id="elder", source=A, target=B, amount=5)
+        await bank.reserve(tx, transfer_id="new", source=A, target=B, amount=5)
+        assert (await bank.audit(tx)).problems == ()
+        await bank.post_pending(tx, source=A, transfer_id="elder")
+        assert (await bank.audit(tx)).problems == ()
+        (digest,) = (await tx.execute(sa.select(store.postings.c.digest).where(store.postings.c.number == 2))).scalars()
+    first, second = Lane(1), Posting(f"reserve:{A}:elder", PostingKind.RESERVE, A, f"pending:{A}:elder", 5)
+    first.append(Posting("issue:1", PostingKind.ISSUE, ISSUANCE, A, 100), 1000.0)
+    text = json.dumps([1, 2, second.id, "reserve", second.source, second.target, "5", "1000.0"], separators=(",", ":"))
+    assert digest == hashlib.sha256(first.digest + text.encode()).digest(), "the hash of versions before"
+
+
 def database_is_sqlite(tx: Transaction) -> bool:
     return tx.dialect.name == "sqlite"
 
@@ -384,7 +467,7 @@ async def _disarm(tx: Transaction) -> None:
         for (name,) in names.all():
             await tx.exec_driver_sql(f"DROP TRIGGER {name}")
         return
-    for table in ("bank_postings", "bank_accounts"):
+    for table in ("bank_postings", "bank_accounts", "bank_pending"):
         await tx.exec_driver_sql(f"ALTER TABLE {table} DISABLE TRIGGER USER")
 
 
@@ -426,9 +509,10 @@ async def test_elder_postings_are_chained_by_the_migration(
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_migration_makes_the_declared_tables(database: Database) -> None:
     tables = [store.accounts, store.postings, store.holds, store.lanes, store.pending]
+    tables += [chain_store.cursors, chain_store.withdrawals, chain_store.attempts, chain_store.senders]
     query = (
         "SELECT type, name, sql FROM sqlite_master"
-        " WHERE tbl_name LIKE 'bank_%' AND tbl_name NOT IN ('bank_sum', 'bank_zero', 'bank_chain_cursors')"
+        " WHERE tbl_name LIKE 'bank_%' AND tbl_name NOT IN ('bank_sum', 'bank_zero')"
         " AND sql IS NOT NULL AND type <> 'trigger'"
     )
     async with database.snapshot() as tx:
