@@ -46,7 +46,11 @@ _FINAL: Final = frozenset({RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.CO
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SliceMetrics:
-    """What one slice used, measured from outside the sandbox."""
+    """What one slice used, measured from outside the sandbox.
+
+    `queued_share` is the part of its wall time in which it was ready to run and had no core; None where nobody can
+    tell. It stays with the worker.
+    """
 
     cpu_time_s: float
     wall_time_s: float
@@ -54,6 +58,7 @@ class SliceMetrics:
     bytes_out: int
     peak_memory_bytes: int
     gpu_time_s: float = 0.0
+    queued_share: float | None = None
 
 
 class Capability(enum.IntFlag):

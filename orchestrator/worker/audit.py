@@ -99,7 +99,7 @@ class Auditor(Dealer):
             sandboxes_busy=sum(1 for sandbox in sandboxes if sandbox.queue),
             capacity=self.policy.sandboxes,
             most_sandboxes=self.policy.most,
-            jobs={job.id: _job_statistics(job, self._crowding) for job in self._jobs.values()},
+            jobs={job.id: _job_statistics(job, self._crowd_of(job)) for job in self._jobs.values()},
             requests=self._demand.requests,
             empty_answers=self._demand.empty_answers,
             request_in_flight=self._demand.in_flight,

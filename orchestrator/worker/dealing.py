@@ -181,7 +181,11 @@ class Dealer(Desk):
 
     def _density(self, job: Job) -> float:
         """Of all jobs 1 where nothing is gained by knowing better: every sandbox has a core of its own."""
-        return job.quanta.density(self._crowding) if self.policy.most > self.policy.sandboxes else 1.0
+        return job.quanta.density(self._crowd_of(job)) if self.policy.most > self.policy.sandboxes else 1.0
+
+    def _crowd_of(self, job: Job) -> float | None:
+        """None until the crowd was looked at while the job ran: what the machine did before says nothing of it."""
+        return self._crowding if job.began_at <= self._crowding_from else None
 
     def _busy(self) -> float:
         """How many cores all sandboxes keep busy, should all of them be at work."""

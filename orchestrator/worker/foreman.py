@@ -23,6 +23,7 @@ class Foreman(Intake):
             return
         sandbox.open = True
         sandbox.idle_since = sandbox.opened_at = now
+        sandbox.job.began_at = min(sandbox.job.began_at, now)
         sandbox.job.assign_failures = 0
         self._tell(sandbox, now, "opened")
         self._touched[sandbox.id] = sandbox
@@ -117,7 +118,7 @@ class Foreman(Intake):
                 self._touched[sandbox.id] = sandbox
 
     def _measure(self, job: Job, metrics: SliceMetrics) -> None:
-        job.quanta.add(metrics.wall_time_s, metrics.cpu_time_s)
+        job.quanta.add(metrics.wall_time_s, metrics.cpu_time_s, metrics.queued_share)
         count = job.quanta.count
         if self.policy.most > self.policy.sandboxes and count & (count - 1) == 0:
             self._deal = True  # what is known of its density has changed; later the regular tick is enough

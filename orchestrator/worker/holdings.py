@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -104,6 +105,7 @@ class Job:
     estimating: bool = True  # until a slice came that is there for more than to measure the job
     alone: bool = False  # its sandboxes get one slice at a time
     active_at: float = 0.0
+    began_at: float = math.inf  # when its first sandbox was there
 
     @property
     def id(self) -> str:

@@ -41,10 +41,14 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One reading of the container's counters. `peak_bytes` is the highest memory since the reading before."""
+    """One reading of the container's counters. `peak_bytes` is the highest memory since the reading before.
+
+    `queued_ns` is how long its program was ready and had no core; None where nobody can tell.
+    """
 
     cpu_ns: int
     peak_bytes: int
+    queued_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class SliceMeter:
     def __init__(self) -> None:
         self._cpu_ns = 0  # the counter's last value; it starts at zero with the container
         self._wall_ns = 0
+        self._queued_ns: int | None = None
         self._slices_cpu_ns = 0
         self._overhead: collections.Counter[Phase] = collections.Counter()
         self._slices_wall_ns = 0
@@ -85,6 +90,7 @@ class SliceMeter:
         """What was used up to here belongs to no slice; the next one begins now."""
         self._overhead[phase] += self._grow(usage)
         self._wall_ns = max(self._wall_ns, int(now * _NS))
+        self._queued_ns = usage.queued_ns
 
     def answered(self, answers: Sequence[Answer], usage: Usage, now: float) -> list[SliceMetrics]:
         """The metrics of slices whose answers arrived together, in their order. `answers` must not be empty."""
@@ -92,6 +98,7 @@ class SliceMeter:
         wall_now = max(self._wall_ns, int(now * _NS))
         wall = wall_now - self._wall_ns
         self._wall_ns = wall_now
+        queued = self._queued(usage, wall)
         self._slices_cpu_ns += cpu
         self._slices_wall_ns += wall
         self._slices += len(answers)
@@ -107,6 +114,7 @@ class SliceMeter:
                 bytes_in=answer.bytes_in,
                 bytes_out=answer.bytes_out,
                 peak_memory_bytes=usage.peak_bytes,
+                queued_share=queued,
             )
             for answer, cpu_ns, wall_ns in zip(answers, cpus, walls, strict=True)
         ]
@@ -129,6 +137,13 @@ class SliceMeter:
             peak_bytes=self._peak_bytes,
             slices=self._slices,
         )
+
+    def _queued(self, usage: Usage, wall_ns: int) -> float | None:
+        """Which part of the time since the last reading the program stood in a run queue."""
+        before, self._queued_ns = self._queued_ns, usage.queued_ns
+        if before is None or usage.queued_ns is None:
+            return None
+        return min(max(usage.queued_ns - before, 0) / wall_ns, 1.0) if wall_ns else 0.0
 
     def _grow(self, usage: Usage) -> int:
         # A counter that seems to run backwards (another source took over) charges nothing until it has caught up.

@@ -23,14 +23,19 @@ class Quanta:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     variance: float = 0.0  # of the wall time, seconds squared
+    queued_s: float | None = 0.0  # of the wall time, ready to run and without a core; None when nobody can tell
 
-    def add(self, wall_s: float, cpu_s: float) -> None:
+    def add(self, wall_s: float, cpu_s: float, queued_share: float | None = None) -> None:
         self.count += 1
         weight = max(1.0 / self.count, _FLOOR)
         step = max(wall_s, 0.0) - self.wall_s
         self.wall_s += weight * step
         self.variance = (1.0 - weight) * (self.variance + weight * step * step)
         self.cpu_s += weight * (max(cpu_s, 0.0) - self.cpu_s)
+        if queued_share is None:
+            self.queued_s = None
+        elif self.queued_s is not None:
+            self.queued_s += weight * (queued_share * max(wall_s, 0.0) - self.queued_s)
 
     def slice_s(self) -> float | None:
         """Expected wall time of the next slice; None while nobody has measured one."""
@@ -45,13 +50,20 @@ class Quanta:
     def density(self, crowding: float | None) -> float:
         """Which part of a core the job keeps busy while a slice runs, 0.05 to 1; 1 while it is not known.
 
-        `crowding` is how many tasks want a core, per core: in a crowd, waiting for a core looks like waiting for the
-        network, and would call for still more sandboxes. Only our own measurement counts, since a job could understate
-        its density to get more of our sandboxes than others.
+        Waiting for a core is not waiting for the network, and would call for still more sandboxes. Where the kernel
+        told how long slices stood in a run queue, that time does not count; else `crowding` does: how many tasks want a
+        core, per core. Only our own measurement counts, since a job could understate its density to get more of our
+        sandboxes than others.
         """
-        if not self.count or crowding is None:
+        if not self.count:
             return 1.0
-        return min(max(self.cpu_s / max(self.wall_s, _SHORTEST_S) * crowding, _LEAST_DENSITY), 1.0)
+        if self.queued_s is not None:
+            density = self.cpu_s / max(self.wall_s - self.queued_s, self.cpu_s, _SHORTEST_S)
+        elif crowding is not None:
+            density = self.cpu_s / max(self.wall_s, _SHORTEST_S) * crowding
+        else:
+            return 1.0
+        return min(max(density, _LEAST_DENSITY), 1.0)
 
     def depth(self, queue_s: float, most: int) -> int:
         """How many slices a sandbox may hold at once, so that about `queue_s` of work lies ready in it.

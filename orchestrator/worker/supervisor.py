@@ -159,7 +159,9 @@ class Supervisor(Foreman):
         if self._stopping:
             return
         if event.crowding is not None:
-            self._crowding = demand.smoothed(self._crowding, event.crowding)
+            # Less of a crowd is believed slowly, more at once: a job's first slices share the cores with new sandboxes.
+            self._crowding = max(demand.smoothed(self._crowding, event.crowding), event.crowding)
+            self._crowding_from, self._crowding_to = self._crowding_to, now
         for sandbox in list(self._sandboxes.values()):
             job = sandbox.job
             if sandbox.open:

@@ -14,6 +14,7 @@ from orchestrator.worker.docker_runtime import failures, reaper
 from orchestrator.worker.docker_runtime.attach import AttachStream
 from orchestrator.worker.docker_runtime.engine import Engine
 from orchestrator.worker.metering import Usage
+from orchestrator.worker.run_queue import RunQueue
 
 #: What Docker reports when a process in trace-stop is taken for an exited one: only a hostile program does that.
 FALSE_EXIT: Final = 4294967295
@@ -63,19 +64,23 @@ class UsageSource(Protocol):
 
 @dataclass(slots=True)
 class CgroupUsage:
-    """Readings from cgroup files."""
+    """Readings from cgroup files, and of the run queue where it can be seen."""
 
     reader: CgroupReader
+    queue: RunQueue | None = None
     exact: bool = True
 
     def read(self, now: float) -> Usage:
-        return self.reader.read(now)
+        usage = self.reader.read(now)
+        return usage if self.queue is None else Usage(usage.cpu_ns, usage.peak_bytes, self.queue.waited_ns())
 
     def glance(self, now: float) -> Usage:
         return self.reader.glance(now)
 
     def close(self) -> None:
         self.reader.close()
+        if self.queue is not None:
+            self.queue.close()
 
 
 @dataclass(slots=True)

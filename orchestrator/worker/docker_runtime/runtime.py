@@ -39,6 +39,7 @@ from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
 from orchestrator.worker.metering import Accounts
 from orchestrator.worker.pool_sizing import Memory
+from orchestrator.worker.run_queue import RunQueue
 
 log = logging.getLogger(__name__)
 
@@ -366,7 +367,7 @@ class DockerRuntime:
                 sandbox_id=sandbox_id,
                 stream=stream,
                 cgroup=cgroup,
-                usage=CgroupUsage(cgroup.reader) if cgroup is not None else StatsUsage(),
+                usage=CgroupUsage(cgroup.reader, RunQueue(cgroup.processes)) if cgroup is not None else StatsUsage(),
                 forget=self._forget,
                 lease_until=lease_until,
             )
@@ -411,7 +412,7 @@ class DockerRuntime:
                 tree = CgroupTree.of_this_machine(self.owner.worker)
                 reader = open_process(tree.hierarchies, state.pid, container.id)
                 self.metering = "container"
-                return CgroupUsage(reader)
+                return CgroupUsage(reader, RunQueue(lambda: {state.pid}))
             except CgroupFailure as exc:
                 log.info("container_cgroup_unreadable", extra={"reason": str(exc)})
             if self.isolation.rank <= Isolation.USERNS.rank and not self._limited:  # else the Engine has better figures

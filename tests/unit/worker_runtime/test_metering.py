@@ -198,3 +198,18 @@ def test_handing_out_more_than_was_used_never_balances(overhead: int, used: int,
     meter.mark(Usage(overhead, 0), 0.0, Phase.START)
     meter.answered([answer(), answer()], Usage(overhead + used, 0), 1.0)
     assert not reconcile(meter.totals(), used + more, overhead + used, checked=True).balanced
+
+
+def test_time_in_the_run_queue_is_told_as_a_part_of_the_wall_time() -> None:
+    meter = SliceMeter()
+    assert _queued(meter, 900, 1.0) is None, "the first reading has nothing before it"
+    meter.mark(Usage(0, 0, 1_000), 1.0)
+    assert _queued(meter, 500_001_000, 2.0) == 0.5
+    assert _queued(meter, 500_001_000, 3.0) == 0.0
+    assert _queued(meter, None, 4.0) is None
+    assert _queued(meter, 600_000_000, 5.0) is None
+    assert _queued(meter, 9_000_000_000, 6.0) == 1.0, "never more than all of it"
+
+
+def _queued(meter: SliceMeter, queued_ns: int | None, now: float) -> float | None:
+    return meter.answered([answer()], Usage(0, 0, queued_ns), now)[0].queued_share

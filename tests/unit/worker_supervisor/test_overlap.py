@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,3 +163,41 @@ def test_a_few_short_slices_are_not_worth_another_sandbox(desk, made):
     d.start({"job": list(range(1, 21))})
     d(ev.Tick(1.0))
     assert run(d, wall_s=0.01, cpu_s=0.0001, made=made, rounds=6) == 1
+
+
+def test_the_first_slices_of_a_job_say_nothing_until_the_crowd_was_seen_that_they_ran_in(desk, made):
+    """New sandboxes start beside them: a job that computes looks as if it waited, and the machine was idle before."""
+    d = desk(sandboxes=2, max_sandboxes=8)
+    d(ev.Tick(1.0))
+    d(ev.Tick(1.0), after=1.0)
+    d.now += 0.5
+    d.start({"job": list(range(1, 301))})
+    assert run(d, wall_s=0.5, cpu_s=0.25, made=made, crowding=1.0) == 2, "half of that second was before the job"
+    assert run(d, wall_s=1.0, cpu_s=0.5, made=made, crowding=2.0) == 2, "there was a crowd"
+    assert run(d, wall_s=1.0, cpu_s=0.95, made=made, crowding=1.0, rounds=5) == 2, "and it is not forgotten at once"
+
+
+def test_time_without_a_core_is_no_waiting_where_the_kernel_tells_it():
+    quanta = Quanta()
+    quanta.add(0.3, 0.1, 2 / 3)
+    assert quanta.density(1.0) == pytest.approx(1.0)
+    assert quanta.density(None) == pytest.approx(1.0)
+    for _ in range(100):
+        quanta.add(0.3, 0.1, 1 / 3)
+    assert quanta.density(3.0) == pytest.approx(0.5, abs=0.01), "crowding is not needed then"
+    quanta.add(0.3, 0.1, None)
+    assert quanta.density(2.0) == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_a_job_that_computes_on_a_busy_machine_keeps_its_sandboxes(desk, made):
+    """It gets a third of a core, less than a fair part of those that the crowd wants."""
+    d = desk(sandboxes=2, max_sandboxes=8)
+    d.start({"job": list(range(1, 301))})
+    for _ in range(8):
+        heads = [(s.id, next(iter(s.queue))) for s in d.supervisor._sandboxes.values() if s.queue]
+        d.now += 0.3
+        for sandbox, key in heads:
+            spent = dataclasses.replace(made.metrics(0.3, 0.1), queued_share=0.64)
+            d(ev.SliceCompleted(sandbox, key, "r", 1, spent, True))
+        d(ev.Tick(1.5))
+    assert len(d.supervisor._sandboxes) == 2
