@@ -18,10 +18,11 @@ sys.setrecursionlimit(_limit)
 
 from tests.postgres import database_url, postgres_server, postgres_url, sqlite_template  # noqa: E402, F401
 
-# What lands is judged by the same examples each time; whoever works here draws new ones.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# What lands is judged by the same examples each time; whoever works here draws new ones. A busy machine is slow for a
+# moment, which says nothing of an example: none has a deadline.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # The settings file of whoever runs the tests is none of theirs; the commands that tests start inherit this.
 os.environ["DCP_ORCHESTRATOR_CONFIG"] = os.devnull
