@@ -2,6 +2,8 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 ARGS   ?=
+# Tests run in so many streams side by side; 0: one after the other.
+STREAMS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run-local test test-runtimes faults fuzz lint format docs image bench clean distclean
@@ -24,7 +26,7 @@ image: ## build the Evaluator image, print tag, id and size
 test: ## all tests, against real containers and the official npm client (ARGS="-k name" selects)
 	@scripts/setup.sh python docker npm compiler faults postgres runtimes
 	@$(PYTHON) -m sandbox_image.build
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest -n $(STREAMS) $(ARGS)
 
 test-runtimes: ## only the tests of other runtimes, user namespaces and signed images; none may be skipped
 	@scripts/setup.sh python docker runtimes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from typing import Any
 
 import hypothesis
 import pytest
@@ -38,6 +39,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=FAULT_SCALE,
         help="1: faults last as long as stated (ten minutes, an hour); less: that part of it",
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`pytest -n 2` runs two streams side by side; see there."""
+    from tests.streams import Streams
+
+    return Streams(config, log)
 
 
 ROOT = pathlib.Path(__file__).parent.parent

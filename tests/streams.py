@@ -1,0 +1,44 @@
+"""Which test runs in which of several streams (`pytest -n 2`).
+
+Tests of whole systems wait for most of their time, those of single parts compute. So one stream begins at the front of
+the collection (`e2e`, `faults`, …) and the next at its back (`unit`, `simulation`, …), and they meet somewhere between:
+nothing is measured beside more than one other test, and no stream runs out of work before the other. The tests of a
+file stay together, in their order, so that what they share is made once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+
+class Streams(LoadScopeScheduling):
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        # The base class takes the first: what this stream is to run next is put there.
+        number = int(node.gateway.id.removeprefix("gw"))
+        if number % 2:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """A stream that ended within a test (a time-out ends its process) does not try that test again: failing is
+        failing, and the next stream would end there, too."""
+        units: list[dict[str, Any]] = list(self.assigned_work[node].values())
+        for unit in units:
+            for nodeid, completed in unit.items():
+                if not completed:
+                    unit[nodeid] = True
+                    super().remove_node(node)
+                    return nodeid
+        return super().remove_node(node)
