@@ -14,8 +14,6 @@ from typing import Any, Literal, Self
 from orchestrator.bank import Bank
 from orchestrator.bank.ethereum import running as ethereum
 from orchestrator.bank.measuring import Measuring
-from orchestrator.bank.sweep import Sweep
-from orchestrator.bank.teller import Teller
 from orchestrator.clock import SteadyClock
 from orchestrator.database import Database, sqlite_url
 from orchestrator.errors import InvalidInput
@@ -23,27 +21,16 @@ from orchestrator.exporting import data, text
 from orchestrator.exporting.metrics_server import MetricsServer
 from orchestrator.protocol.server import DcpServer
 from orchestrator.protocol.session_memory import Memory, SessionMemory
+from orchestrator.scheduler.assembly import assemble
 from orchestrator.scheduler.blobs import Blobs, BlobStore, DiskBlobs
-from orchestrator.scheduler.cluster import Cluster
-from orchestrator.scheduler.compute_groups import ComputeGroups
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
 from orchestrator.scheduler.dialects import speaking_all
-from orchestrator.scheduler.event_router import EventRouter
 from orchestrator.scheduler.exposure import server_limits, tls_context, trusted_proxies
-from orchestrator.scheduler.job_keeper import JobKeeper
-from orchestrator.scheduler.job_submit import JobSubmit
-from orchestrator.scheduler.pheme import Pheme
-from orchestrator.scheduler.reconcile import Reconciler
-from orchestrator.scheduler.result_submitter import ResultSubmitter
-from orchestrator.scheduler.retention import Retention
-from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.s3 import Bucket, S3Blobs
 from orchestrator.scheduler.shared_sessions import SharedSessions
-from orchestrator.scheduler.task_distributor import TaskDistributor
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
-from orchestrator.wallet.addresses import checksum
 
 KEYSTORE = "scheduler.keystore"
 DATABASE = "scheduler.sqlite"
@@ -88,39 +75,13 @@ class SchedulerApp:
             database = await Database.open(url, migrate=settings.migrate)
             stack.push_async_callback(database.close)
         bank = Bank(self._clock)
-        self.core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=self._clock)
-        self.core.blobs = Blobs(_blob_store(settings, database), settings.blob_threshold)
-        stack.push_async_callback(self.core.blobs.close)
-        self.roster = roster = Roster(settings.alive_s)
-        company = 0
-        if database.is_shared:
-            self.core.cluster = Cluster(database, roster, self._clock, f"{socket.gethostname()}:{settings.port}")
-            company = await self.core.cluster.join(identity.address)
-            self.core.cluster.hear("work", self.core.work_elsewhere)
-            self.core.cluster.on_missed(self.core.look_again)
-        self.router = EventRouter(self.core)
-        self.core.audience = self.router
-        self.results = ResultSubmitter(self.core, roster)
-        self.reconciler = Reconciler(self.core, pardon=company == 0)
-        self.keeper = JobKeeper(self.core)
+        blobs = Blobs(_blob_store(settings, database), settings.blob_threshold)
+        stack.push_async_callback(blobs.close)
         chain = await ethereum.connected(stack, settings, bank, database, self._clock)
-        services: dict[str, Any] = {
-            "jobSubmit": JobSubmit(self.core),
-            "taskDistributor": TaskDistributor(self.core, roster),
-            "resultSubmitter": self.results,
-            "eventRouter": self.router,
-            "computeGroups": ComputeGroups(self.core),
-            "pheme": Pheme(self.core, roster),
-            "bankTeller": Teller(
-                bank,
-                database,
-                initial_credit=settings.initial_credit,
-                on_transfer=self.core.money_came.notify,
-                operators=_operators(settings, identity.address),
-                withdrawals=chain.withdrawals if chain is not None else None,
-                on_withdrawal=chain.wake if chain is not None else lambda: None,
-            ),
-        }
+        place = f"{socket.gethostname()}:{settings.port}"
+        parts = await assemble(settings, database, bank, identity, self._clock, place=place, blobs=blobs, chain=chain)
+        self.core, self.roster, self.router, self.results = parts.core, parts.roster, parts.router, parts.results
+        self.reconciler, self.keeper = parts.reconciler, parts.keeper
         memory: Memory
         if self.core.cluster is not None:
             memory = SharedSessions(database, self.core.cluster, self._clock)
@@ -128,7 +89,7 @@ class SchedulerApp:
         else:
             memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
             stack.callback(memory.close)
-        services = {name: speaking_all(service, identity) for name, service in services.items()}
+        services = {name: speaking_all(service, identity) for name, service in parts.services.items()}
         tls = await asyncio.to_thread(tls_context, settings)
         self.server = DcpServer(
             identity,
@@ -146,19 +107,8 @@ class SchedulerApp:
             server = MetricsServer(settings.metrics_listen, page=page, live=Health, ready=Health)
             self.metrics = await stack.enter_async_context(server)
             self._tasks.start(Measuring(bank, database).run())
-        sweep = Sweep(bank, database, self._clock)
-        for side in (
-            self.core.cluster,
-            self.results,
-            self.router,
-            self.reconciler,
-            self.keeper,
-            Retention(self.core),
-            sweep,
-            chain,
-        ):
-            if side is not None:
-                self._tasks.start(side.run())
+        for side in parts.sides:
+            self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
         try:
             port = await self.server.listen(settings.host, settings.port, tls)
@@ -189,14 +139,6 @@ class SchedulerApp:
 
     def statistics(self) -> dict[str, Any]:
         return {"server": self.server.statistics(), "router": self.router.statistics()}
-
-
-def _operators(settings: SchedulerSettings, own: str) -> list[str]:
-    """Who may make money. Raises `InvalidInput`."""
-    try:
-        return [checksum(address) for address in settings.bank_operator] or [own]
-    except InvalidInput as error:
-        raise InvalidInput(f"bank_operator: {error.message}") from error
 
 
 def _blob_store(settings: SchedulerSettings, database: Database) -> BlobStore | None:

@@ -7,19 +7,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from orchestrator.bank import Bank
-from orchestrator.bank.teller import Teller
 from orchestrator.errors import Fault, OrchestratorError
 from orchestrator.protocol.server import Request
-from orchestrator.scheduler.cluster import Cluster
-from orchestrator.scheduler.compute_groups import ComputeGroups
-from orchestrator.scheduler.core import Core
-from orchestrator.scheduler.event_router import EventRouter
-from orchestrator.scheduler.job_keeper import JobKeeper
-from orchestrator.scheduler.job_submit import JobSubmit
-from orchestrator.scheduler.reconcile import Reconciler
-from orchestrator.scheduler.result_submitter import ResultSubmitter
-from orchestrator.scheduler.roster import Roster
-from orchestrator.scheduler.task_distributor import TaskDistributor
+from orchestrator.scheduler.assembly import assemble
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
 from tests.simulation.network import Connection
@@ -46,34 +36,12 @@ class SchedulerProcess:
 
     async def start(self) -> None:
         world = self._world
-        bank = Bank(world.now)
-        core = Core(settings=self._settings, database=self._database, bank=bank, identity=IDENTITY, clock=world.now)
-        roster = Roster(self._settings.alive_s)
-        company = 0
-        if self._database.is_shared:
-            core.cluster = Cluster(self._database, roster, world.now, self._name)
-            company = await core.cluster.join(IDENTITY.address)
-            core.cluster.hear("work", lambda _: core.work.notify())
-            core.cluster.on_missed(core.work.notify)
-        core.audience = router = EventRouter(core)
-        results, reconciler = ResultSubmitter(core, roster), Reconciler(core, pardon=company == 0)
-        sides = (core.cluster, results, router, reconciler, JobKeeper(core))
-        self._services: dict[str, Any] = {
-            "jobSubmit": JobSubmit(core),
-            "taskDistributor": TaskDistributor(core, roster),
-            "resultSubmitter": results,
-            "eventRouter": router,
-            "computeGroups": ComputeGroups(core),
-            "bankTeller": Teller(
-                bank, self._database, initial_credit=self._settings.initial_credit, on_transfer=core.money_came.notify
-            ),
-        }
-        self.core, self.roster = core, roster
+        parts = await assemble(self._settings, self._database, Bank(world.now), IDENTITY, world.now, place=self._name)
+        self._services = parts.services
         self.is_up = True
         world.note(self._name, "starts")
-        for side in sides:
-            if side is not None:
-                self._spawn(self._guard(side.run()))
+        for side in parts.sides:
+            self._spawn(self._guard(side.run()))
 
     async def kill(self, *, over: bool = False) -> None:
         """Everything that was not committed is gone, and all sessions with it."""
