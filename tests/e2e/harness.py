@@ -63,6 +63,39 @@ class Command:
             return await self.process.wait()
 
 
+@dataclasses.dataclass(frozen=True)
+class Couple:
+    """A Scheduler that gives new accounts 1000 DCC, and a Worker of its own with one sandbox."""
+
+    scheduler: Command
+    worker: Command
+    url: str
+
+
+@contextlib.asynccontextmanager
+async def couple(folder: pathlib.Path, *worker_arguments: str) -> AsyncIterator[Couple]:
+    """Both with state and logs in `folder`; the Worker may not be ready yet. They are stopped softly when the block
+    ends, unless they have ended, and killed when that takes too long."""
+    state, log = str(folder / "scheduler"), folder / "scheduler.log"
+    async with _running(
+        "scheduler", "run", "--port", "0", "--state", state, "--initial-credit", "1000", log=log
+    ) as scheduler:
+        url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
+        options = ("--scheduler", url, "--state", str(folder / "worker"), "--sandboxes", "1", *worker_arguments)
+        async with _running("worker", "run", *options, log=folder / "worker.log") as worker:
+            yield Couple(scheduler, worker, url)
+
+
+@contextlib.asynccontextmanager
+async def _running(*arguments: str, log: pathlib.Path) -> AsyncIterator[Command]:
+    command = await Command.start(*arguments, log=log)
+    try:
+        yield command
+        await command.stop()
+    finally:
+        await command.kill()
+
+
 @dataclasses.dataclass
 class ClientRun:
     """What a program of the official client said, in order."""

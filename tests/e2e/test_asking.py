@@ -40,15 +40,9 @@ async def running(folder: pathlib.Path, *arguments: str) -> AsyncIterator[harnes
 @contextlib.asynccontextmanager
 async def computer(folder: pathlib.Path) -> AsyncIterator[tuple[harness.Command, harness.Command, str]]:
     """A Scheduler, a worker with one sandbox, and the Scheduler's URL."""
-    state = str(folder / "scheduler")
-    async with running(
-        folder, "scheduler", "run", "--port", "0", "--state", state, "--initial-credit", "1000"
-    ) as served:
-        url = (await served.wait_for_line("ready ")).split()[1]
-        state = str(folder / "worker")
-        async with running(folder, "worker", "run", "--scheduler", url, "--state", state, "--sandboxes", "1") as worker:
-            await worker.wait_for_line("ready ")
-            yield served, worker, url
+    async with harness.couple(folder) as couple:
+        await couple.worker.wait_for_line("ready ")
+        yield couple.scheduler, couple.worker, couple.url
 
 
 async def ask(folder: pathlib.Path, *arguments: str) -> tuple[int, str, str]:

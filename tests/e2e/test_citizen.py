@@ -39,52 +39,35 @@ PROGRAM = """
 
 
 async def test_sighup_reads_the_file_again(tmp_path: pathlib.Path) -> None:
-    scheduler = await harness.Command.start(
-        "scheduler", "run", "--port", "0", "--state", str(tmp_path / "scheduler"), log=tmp_path / "scheduler.log"
-    )
-    url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
     file = tmp_path / "config.toml"
     file.write_text("[worker]\n")
     file.chmod(0o600)
-    worker = await harness.Command.start(
-        "worker", "run", "--scheduler", url, "--state", str(tmp_path / "worker"), "--sandboxes", "1",
-        "--config", str(file), log=tmp_path / "worker.log",
-    )  # fmt: skip
+    async with harness.couple(tmp_path, "--config", str(file)) as couple:
+        worker = couple.worker
 
-    async def after(text: str, line: str, state: str) -> None:
-        file.write_text(text)
-        worker.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(20), ControlClient(tmp_path / "worker") as asked:
-            while line not in worker.log.read_text() or (await asked.status())["state"] != state:
-                await asyncio.sleep(0.05)
+        async def after(text: str, line: str, state: str) -> None:
+            file.write_text(text)
+            worker.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(20), ControlClient(tmp_path / "worker") as asked:
+                while line not in worker.log.read_text() or (await asked.status())["state"] != state:
+                    await asyncio.sleep(0.05)
 
-    try:
         await worker.wait_for_line("ready ")
         await after('[worker]\nquiet_hours = ["00:00-24:00"]\n', "worker_paused", "paused")
         await after('[worker]\nquiet_hours = ["late"]\n', "settings_not_read_again", "paused")
         await after('[worker]\nimage = "other:1"\n', "settings_need_a_restart", "idle")
         assert await worker.stop() == 0
-    finally:
-        await worker.kill()
-        await scheduler.kill()
 
 
 @pytest.mark.npm
 async def test_jobs_that_pay_too_little_and_jobs_that_are_not_wanted_are_left_to_others(
     wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    scheduler = await harness.Command.start(
-        "scheduler", "run", "--port", "0", "--state", str(tmp_path / "scheduler"), "--initial-credit", "1000",
-        log=tmp_path / "scheduler.log",
-    )  # fmt: skip
-    url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
-    worker = await harness.Command.start(
-        "worker", "run", "--scheduler", url, "--state", str(tmp_path / "worker"), "--sandboxes", "1",
-        "--minimum-wage-cpu", "3600", "--wage-slices", "2", "--block-job-name", "^miner$",
-        log=tmp_path / "worker.log",
-    )  # fmt: skip
-    try:
-        async with harness.client(PROGRAM, scheduler=url, wallet=wallet, node=node, npm_modules=npm_modules) as client:
+    wishes = ("--minimum-wage-cpu", "3600", "--wage-slices", "2", "--block-job-name", "^miner$")
+    async with harness.couple(tmp_path, *wishes) as couple:
+        async with harness.client(
+            PROGRAM, scheduler=couple.url, wallet=wallet, node=node, npm_modules=npm_modules
+        ) as client:
             ids = await client.wait_for("ids")
             async with ControlClient(tmp_path / "worker") as asked, asyncio.timeout(30):
                 # Our Scheduler knows what the worker wants to earn, and does not offer what pays less, once it is
@@ -95,10 +78,7 @@ async def test_jobs_that_pay_too_little_and_jobs_that_are_not_wanted_are_left_to
             outcome = (await client.finish()).ok()
         assert outcome.one("good") == 12 and outcome.one("poor") < 40
         assert "EJOBFILTER" in {one["code"] for one in told["findings"]}
-        assert await worker.stop() == 0
-    finally:
-        await worker.kill()
-        await scheduler.kill()
+        assert await couple.worker.stop() == 0
 
 
 def _are_left(told: dict[str, Any], ids: dict[str, str]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pathlib
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -171,21 +170,8 @@ async def store() -> AsyncIterator[Store]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def worldly(store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The URL of a Scheduler whose Worker may fetch from the store."""
-    folder: pathlib.Path = tmp_path_factory.mktemp("worldly")
-    scheduler = await harness.Command.start(
-        "scheduler", "run", "--port", "0", "--state", str(folder / "scheduler"), "--initial-credit", "1000",
-        log=folder / "scheduler.log",
-    )  # fmt: skip
-    url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
-    worker = await harness.Command.start(
-        "worker", "run", "--scheduler", url, "--state", str(folder / "worker"), "--sandboxes", "1",
-        "--allow-origin", store.origin, log=folder / "worker.log",
-    )  # fmt: skip
-    try:
-        yield url
-    finally:
-        await worker.stop()
-        await scheduler.stop()
+    async with harness.couple(tmp_path_factory.mktemp("worldly"), "--allow-origin", store.origin) as couple:
+        yield couple.url
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pathlib
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -72,22 +71,10 @@ async def store() -> AsyncIterator[Store]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def ruled(store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The URL of a Scheduler whose Worker may fetch data from `files`, and its guests from `service`."""
-    folder: pathlib.Path = tmp_path_factory.mktemp("ruled")
-    scheduler = await harness.Command.start(
-        "scheduler", "run", "--port", "0", "--state", str(folder / "scheduler"), "--initial-credit", "1000",
-        log=folder / "scheduler.log",
-    )  # fmt: skip
-    url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
-    worker = await harness.Command.start(
-        "worker", "run", "--scheduler", url, "--state", str(folder / "worker"), "--sandboxes", "1",
-        "--allow-origin", f"fetchData={store.files}", "--allow-origin", f"sendResults={store.files}",
-        "--allow-origin", f"fetch={store.service}", "--allow-origin", "fetch=*", log=folder / "worker.log",
-    )  # fmt: skip
-    try:
-        yield url
-    finally:
-        await worker.stop()
-        await scheduler.stop()
+    origins = (f"fetchData={store.files}", f"sendResults={store.files}", f"fetch={store.service}", "fetch=*")
+    arguments = [word for origin in origins for word in ("--allow-origin", origin)]
+    async with harness.couple(tmp_path_factory.mktemp("ruled"), *arguments) as couple:
+        yield couple.url
 
 
 WORK = """
