@@ -1,6 +1,7 @@
 """The rules that must hold after every commit, checked from the rows alone, and over every answer that leaves.
 
-Nothing here calls the code under test: what it computes is computed again in another way.
+What the code under test computes is computed again in another way; beside that, the pure machines' own `validate` must
+be content with the rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import sqlite3
 from typing import Any
 
 from orchestrator.bank.store import LIMB
+from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.server import Request
+from orchestrator.scheduler import escrow
+from orchestrator.scheduler.lifecycle import Counts
 from tests.simulation.world import Violation, World
 
 ENDED = ("finished", "cancelled")
@@ -37,7 +41,12 @@ class JobRow:
     leased: int
     accepted: int
     failed: int
+    funded: int | None
     ended: bool
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.total, self.cursor, self.ready, self.leased, self.accepted, self.failed)
 
 
 class Audit:
@@ -75,9 +84,10 @@ class Audit:
 
     def _jobs(self) -> dict[int, JobRow]:
         rows = self._raw.execute(
-            "SELECT key, id, status, slice_price, total, cursor, ready, leased, accepted, failed, ended_at FROM jobs"
+            "SELECT key, id, status, slice_price, total, cursor, ready, leased, accepted, failed, funded, ended_at"
+            " FROM jobs"
         )
-        return {row[0]: JobRow(*row[:3], int(row[3]), *row[4:10], row[10] is not None) for row in rows}
+        return {row[0]: JobRow(*row[:3], int(row[3]), *row[4:11], row[11] is not None) for row in rows}
 
     def _check_slices(self, jobs: dict[int, JobRow]) -> None:
         rows = {(job, number): (state, lease, rival) for job, number, state, lease, rival in self._raw.execute(
@@ -151,14 +161,26 @@ class Audit:
         self._demand(not below, "no account is below zero", below)
         paid = self._paid()
         for job in jobs.values():
-            escrow = balances.get(f"escrow:job:{job.id}", (0, ""))[0]
+            held = balances.get(f"escrow:job:{job.id}", (0, ""))[0]
             spent = paid.get(f"escrow:job:{job.id}", 0)
             self._demand(spent <= job.price * job.accepted, "no slice is paid twice", (job, spent))
             self._demand(job.price == 0 or spent % job.price == 0, "slices are paid in full", (job, spent))
-            if not job.ended:
-                self._demand(escrow >= job.price * job.leased, "the hold covers what is out", (job, escrow))
+            if job.ended:
+                self._demand(held == 0, "an ended job holds no money", (job, held))
             else:
-                self._demand(escrow == 0, "an ended job holds no money", (job, escrow))
+                self._check_hold(job, held)
+
+    def _check_hold(self, job: JobRow, held: int) -> None:
+        """For the slices that are out, and for those of which the job says that money is there."""
+        self._demand(held >= job.price * job.leased, "the hold covers what is out", (job, held))
+        if job.funded is not None:
+            unspent = job.price * (job.funded - job.accepted)
+            self._demand(held >= unspent, "the hold is as large as the job says", (job, held))
+        try:
+            job.counts.validate()
+            escrow.validate(job.funded, job.counts)
+        except OrchestratorError as error:
+            raise Violation(f"at {self._world.elapsed:.3f} s: broken rule of job {job}: {error.message}") from error
 
     def _paid(self) -> dict[str, int]:
         return {

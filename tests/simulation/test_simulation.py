@@ -132,11 +132,24 @@ def _everything_may_be_leased(funded: int | None, counts: Counts) -> int:
     return counts.waiting
 
 
+def _any_late_result_is_paid(funded: int | None, counts: Counts) -> bool:
+    return True
+
+
+async def _adds_less_than_it_says(self: Money, tx: Any, job: Any, number: int) -> int:
+    await _add(self, tx, job, number - 1)
+    return max(number, 0)
+
+
+def _accepted_slices_cost_nothing(funded: int | None, counts: Counts) -> int:
+    return counts.waiting if funded is None else min(counts.waiting, funded - counts.leased)
+
+
 def _balances_are_not_checked(self: Book, name: str, change: int) -> None:
     pass
 
 
-_settle, _pay, _open = lifecycle.settle, Book.pay, Money.open
+_settle, _pay, _open, _add = lifecycle.settle, Book.pay, Money.open, Money.add
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "late reports are accepted": (lifecycle, "settle", _late_reports_count),
     "repeated reports are accepted": (lifecycle, "settle", _repetitions_count),
@@ -150,6 +163,9 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "a hold covers half of the job": (Money, "open", _holds_too_little),
     "money is added to a hold that is not there": (Money, "add", _adds_nothing),
     "more is leased than the hold covers": (escrow, "may_lease", _everything_may_be_leased),
+    "what accepted slices cost is lent out again": (escrow, "may_lease", _accepted_slices_cost_nothing),
+    "late results are paid from what is kept for others": (escrow, "covers_unleased", _any_late_result_is_paid),
+    "less is added to a hold than the job is told": (Money, "add", _adds_less_than_it_says),
     "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
 }
 
