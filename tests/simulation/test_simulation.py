@@ -132,10 +132,6 @@ def _everything_may_be_leased(funded: int | None, counts: Counts) -> int:
     return counts.waiting
 
 
-def _any_late_result_is_paid(funded: int | None, counts: Counts) -> bool:
-    return True
-
-
 async def _adds_less_than_it_says(self: Money, tx: Any, job: Any, number: int) -> int:
     await _add(self, tx, job, number - 1)
     return max(number, 0)
@@ -164,7 +160,6 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "money is added to a hold that is not there": (Money, "add", _adds_nothing),
     "more is leased than the hold covers": (escrow, "may_lease", _everything_may_be_leased),
     "what accepted slices cost is lent out again": (escrow, "may_lease", _accepted_slices_cost_nothing),
-    "late results are paid from what is kept for others": (escrow, "covers_unleased", _any_late_result_is_paid),
     "less is added to a hold than the job is told": (Money, "add", _adds_less_than_it_says),
     "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
 }
