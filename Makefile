@@ -24,7 +24,7 @@ image: ## build the Evaluator image, print tag, id and size
 	@$(PYTHON) -m sandbox_image.build $(ARGS)
 
 test: ## all tests, against real containers and the official npm client (ARGS="-k name" selects)
-	@scripts/setup.sh python docker npm compiler faults postgres runtimes
+	@scripts/setup.sh python docker npm compiler faults postgres proxy runtimes
 	@$(PYTHON) -m sandbox_image.build
 	@$(PYTHON) -m pytest -n $(STREAMS) $(ARGS)
 

@@ -15,13 +15,14 @@ import pathlib
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from orchestrator import pg_tools
 from orchestrator.errors import InvalidInput, OrchestratorError
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A connection inside a write transaction."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(_values_checked())
             if self._is_sqlite:
                 await stack.enter_async_context(self._writer)
             yield await stack.enter_async_context(self._engine.begin())
@@ -128,6 +130,12 @@ class Database:
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading one consistent state; changes made on it are rolled back."""
+        with _values_checked():
+            async with self._reading() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             if self._is_sqlite:
                 await connection.execution_options(read_only=True)
@@ -191,12 +199,15 @@ class Database:
 
 
 def back_up(url: sqlalchemy.URL, file: pathlib.Path) -> int:
-    """Copy a SQLite database, as it is at one moment, while others write to it; returns the bytes of the copy.
+    """Copy a database, as it is at one moment, to a new file while others write to it; returns the bytes of the copy.
 
-    The copy is checked. Raises `InvalidInput` for another database, for a file that is there, and for one that cannot
-    be written. Blocks.
+    A copy of SQLite is a checked database itself, one of PostgreSQL an archive of pg_dump. Raises `InvalidInput` for a
+    file that is there, and for one that cannot be written. Blocks.
     """
-    source = _sqlite_file(url, "pg_dump --format=custom --file=FILE NAME")
+    if not _is_sqlite(url):
+        pg_tools.dump(_libpq(url), file)
+        return file.stat().st_size
+    source = pathlib.Path(url.database or "")
     if not source.is_file():
         raise InvalidInput(f"there is no database {source}; name its --state or --database")
     _copy_sqlite(source, file)
@@ -204,11 +215,15 @@ def back_up(url: sqlalchemy.URL, file: pathlib.Path) -> int:
 
 
 def put_back(url: sqlalchemy.URL, file: pathlib.Path) -> int:
-    """Make a SQLite database out of a copy of `back_up`; returns its bytes. The database must not be there yet.
+    """Make a database out of a copy of `back_up`; returns the copy's bytes. One of SQLite must not be there yet, one of
+    PostgreSQL must be empty.
 
     Raises `InvalidInput`. Blocks.
     """
-    target = _sqlite_file(url, "pg_restore --dbname=NAME FILE, into an empty database")
+    if not _is_sqlite(url):
+        pg_tools.restore(_libpq(url), file)
+        return file.stat().st_size
+    target = pathlib.Path(url.database or "")
     if not file.is_file():
         raise InvalidInput(f"there is no backup {file}")
     for left in (target, target.with_name(f"{target.name}-wal"), target.with_name(f"{target.name}-shm")):
@@ -219,10 +234,20 @@ def put_back(url: sqlalchemy.URL, file: pathlib.Path) -> int:
     return target.stat().st_size
 
 
-def _sqlite_file(url: sqlalchemy.URL, otherwise: str) -> pathlib.Path:
-    if url.get_backend_name() != "sqlite":
-        raise InvalidInput(f"this is for SQLite; with PostgreSQL use {otherwise}")
-    return pathlib.Path(url.database or "")
+def _is_sqlite(url: sqlalchemy.URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _libpq(url: sqlalchemy.URL) -> dict[str, str]:
+    """The same as libpq's environment variables. Raises `InvalidInput` for options that have none."""
+    said = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
+    said |= {name: value for name, value in url.query.items() if isinstance(value, str)}
+    unknown = said.keys() - _LIBPQ.keys()
+    if unknown:
+        raise InvalidInput(f"the database URL has options that pg_dump cannot be given: {', '.join(sorted(unknown))}")
+    if not said["dbname"]:
+        raise InvalidInput("the database URL must name a database: postgresql+psycopg://USER@HOST/NAME")
+    return {_LIBPQ[name]: str(value) for name, value in said.items() if value}
 
 
 def _copy_sqlite(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -247,6 +272,35 @@ def _copy_sqlite(source: pathlib.Path, target: pathlib.Path) -> None:
         if isinstance(error, sqlite3.Error):
             raise InvalidInput(f"{source} cannot be copied to {target}: {error}") from error
         raise
+
+
+_LIBPQ = {
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "passfile": "PGPASSFILE",
+    "options": "PGOPTIONS",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "application_name": "PGAPPNAME",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+
+
+@contextlib.contextmanager
+def _values_checked() -> Iterator[None]:
+    """What peers send may reach the database as it is; what no database takes is their error, not ours."""
+    try:
+        yield
+    except (UnicodeEncodeError, OverflowError, sqlalchemy.exc.DataError) as error:
+        raise InvalidInput(
+            "a text with a NUL or half a surrogate pair, or a number beyond 64 bits, cannot be kept or looked for"
+        ) from error
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -103,6 +103,24 @@ class SchedulerSettings(ComponentSettings):
     identity_mib_per_s: float = Field(
         256.0, gt=0, description="MiB per second of one identity; what comes faster is read later"
     )
+    address_offences_per_s: float = Field(
+        5.0,
+        gt=0,
+        description="malformed or forged messages, and connections beyond the rate, per second of one address (after 40"
+        " times as many at once) before it is banned",
+    )
+    address_ban_s: float = Field(
+        60.0,
+        ge=0,
+        description="how long a banned address opens no new connections, seconds; its sessions go on; 0 bans nobody",
+    )
+    max_identity_held_mib: int = Field(
+        512,
+        ge=1,
+        description="MiB of one identity's unfinished messages, requests without answer and answers not taken yet",
+    )
+    max_address_held_mib: int = Field(1024, ge=1, description="MiB of the same for one address")
+    max_held_mib: int = Field(2048, ge=1, description="MiB of the same for all peers")
     max_jobs_per_owner: int = Field(10_000, ge=1, description="jobs of one identity that have not ended")
 
     initial_credit: int = Field(

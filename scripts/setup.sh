@@ -6,6 +6,7 @@
 #   npm      the official packages that the tests run as clients
 #   compiler a C compiler, for the hostile programs of the tests
 #   faults   tools that cut networks, turn clocks and certify servers, for the tests that do
+#   proxy    nginx, which the tests put in front of a Scheduler
 #   postgres PostgreSQL's server programs, of which the tests start one of their own
 #   runtimes other OCI runtimes, a registry, rootless Docker: what cannot be had is told, and its tests are skipped
 set -eu
@@ -136,6 +137,18 @@ setup_postgres() {
     apt_install postgresql
 }
 
+# The program only, for the tests of a Scheduler behind a proxy.
+setup_proxy() {
+    folder="${XDG_CACHE_HOME:-$HOME/.cache}/dcp-orchestrator/nginx"
+    command -v nginx >/dev/null || [ -x "$folder/usr/sbin/nginx" ] || {
+        command -v apt-get >/dev/null || fail "cannot get nginx: this is not Debian or Ubuntu; install it by hand and run again"
+        say "taking nginx out of the distribution's package into $folder"
+        mkdir -p "$folder"
+        (cd "$folder" && { apt-get -qq download nginx || { as_root apt-get update -qq && apt-get -qq download nginx; }; } >/dev/null 2>&1 \
+            && dpkg-deb -x nginx_*.deb . && rm nginx_*.deb) || fail "nginx cannot be had from the distribution's packages"
+    }
+}
+
 setup_runtimes() {
     command -v apt-get >/dev/null || { say "no apt-get here: tests of other runtimes are skipped"; return; }
     wanted=
@@ -158,7 +171,8 @@ for part in "$@"; do
         compiler) setup_compiler ;;
         faults) setup_faults ;;
         postgres) setup_postgres ;;
+        proxy) setup_proxy ;;
         runtimes) setup_runtimes ;;
-        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, faults, postgres, runtimes)" ;;
+        *) fail "unknown part: $part (runtime, python, docker, npm, compiler, faults, postgres, proxy, runtimes)" ;;
     esac
 done

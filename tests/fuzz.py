@@ -8,12 +8,16 @@ messages with a part exchanged, and texts with the marks of the formats.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
+import logging
+import pathlib
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -29,12 +33,17 @@ from orchestrator.protocol import js_json, messages, signing
 from orchestrator.protocol.authorization import authorized_resources
 from orchestrator.protocol.framing import FramingLimits, Receiver, Sender
 from orchestrator.protocol.guard import TrustedProxies, place_of
+from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.protocol.session import Session
 from orchestrator.protocol.validity import Stamps
 from orchestrator.protocol.vocabulary import Breach, Received, Role, Tick, TransportUp
 from orchestrator.scheduler import groups, result_reports
+from orchestrator.scheduler.app import SchedulerApp
+from orchestrator.scheduler.dialects import v4
 from orchestrator.scheduler.submission import parse_submission
 from orchestrator.scheduler.task_request import parse_task_request
+from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet import addresses
 from orchestrator.wallet.keys import PrivateKey
 from orchestrator.worker.evaluator_messages import Violation
 from orchestrator.worker.evaluator_parsing import parse as parse_line
@@ -145,10 +154,13 @@ _NAMES = [
     "undefined",
     "number",
 ]
+JOBS = [f"job{number:019d}" for number in range(30)]
+"""jobs that the Scheduler has whose services are fuzzed"""
+
 _SCALARS = (
     st.none() | st.booleans() | st.integers() | st.integers(-3, 300) | st.floats() | st.text(max_size=12)
     | st.sampled_from(
-        [*_NAMES, _ADDRESS, "data:,1", "data:application/x-kvin,1", "v9", "v8", "connect", "ack", "batch",
+        [*_NAMES, *JOBS[:5], _ADDRESS, "data:,1", "data:application/x-kvin,1", "v9", "v8", "connect", "ack", "batch",
          "response", "9"]
     )
 )  # fmt: skip
@@ -292,6 +304,15 @@ DECODERS: dict[str, tuple[st.SearchStrategy[Any], Decoder]] = {
         ),
         _lines,
     ),
+    "v4": (
+        st.tuples(st.sampled_from(["requestTask", "result", "workEmit", "status", "subscribe"]), JSON | OBJECTS),
+        lambda pair: v4.read(*pair),
+    ),
+    "v4, answers": (
+        st.tuples(JSON | OBJECTS, URIS).map(lambda pair: {"jobAddresses": pair[0], "worktimes": pair[0]}),
+        lambda asked: v4.write("requestTask", asked, {"body": {"newJobs": {}, "task": {}}, "auth": {"authSlices": {}}}),
+    ),
+    "v8 URIs": (URIS, v4.v8_uri),
     "X-Forwarded-For": (
         st.text(max_size=40),
         lambda text: place_of(TrustedProxies(("0.0.0.0/0",)).client("1.1.1.1", text)),
@@ -299,8 +320,149 @@ DECODERS: dict[str, tuple[st.SearchStrategy[Any], Decoder]] = {
 }
 
 
+# --- services, as a whole: what comes out of an envelope goes into a real Scheduler
+
+_OPERATIONS: dict[str, list[str]] = {
+    "jobSubmit": ["submit", "addSliceData", "cancelJob", "cancelAllJobs", "addFunds", "resumeJob"],
+    "taskDistributor": ["requestTask", "requestTask@3"],
+    "resultSubmitter": ["result", "status", "closeJob", "fetchResult"],
+    "eventRouter": ["subscribeMany", "subscribe", "unsubscribe", "workEmit"],
+    "computeGroups": [
+        "addJobToGroups", "createGroup", "changeGroup", "deleteGroup", "listJobs", "removeJob", "removeAllJobs",
+        "listGroups",
+    ],
+    "pheme": [
+        "listJobs", "countJobs", "countSlices", "fetchJobReport", "fetchSliceReport", "explainJob", "cancelAllJobs",
+    ],
+    "bankTeller": [
+        "transfer", "transfer@1", "transferCredits", "reserveTransfer", "postTransfer", "voidTransfer", "issueCredits",
+        "payOutFees", "viewPending", "viewStatement", "viewAccount", "viewAccounts",
+    ],
+}  # fmt: skip
+_WORDS = [
+    "fromAccount", "toAccount", "amount", "transferAll", "transferId", "expiresIn", "signingSource", "address",
+    "addresses", "limit", "before", "statuses", "startDeployTime", "endDeployTime", "jobOwner", "from", "slice", "job",
+    "reliableEvents", "optionalEvents", "schedmsgEvents", "options", "filter", "$or", "target", "label", "token",
+    "eventName", "payload", "cgArray", "id", "joinKey", "joinSecret", "rejectedJobs", "unresolvedJobs",
+    "soteriaJobs", "overdueSlices", "jobQuanta", "previouslyWorkedJobs", "jobAddresses", "worktimes", "versions",
+    "paymentAccount", "slices", "sliceNumbers", "status", "data", "dataValues", "groups", "fees", "limits",
+]  # fmt: skip
+_DATA = st.dictionaries(st.sampled_from([*_WORDS, *_NAMES]), _SCALARS | JSON, max_size=6)
+_ABOUT_A_JOB = st.tuples(_DATA, st.sampled_from(JOBS)).map(lambda pair: {**pair[0], "job": pair[1]})
+_TRANSFER = {"fromAccount": _ADDRESS, "toAccount": _PEER.address, "amount": "1", "transferId": "t1", "limit": 3}
+_SUBSCRIPTION = {
+    "reliableEvents": ["stop"], "optionalEvents": ["result"], "label": "result", "token": "x",
+    "options": {"filter": {"job": JOBS[0], "eventName": "result"}},
+}  # fmt: skip
+_REPORT = {**_RESULT, "eventName": "console", "payload": {"x": 1}, "slices": [], "cgArray": [{"joinKey": "public"}]}
+_MESSAGES = (
+    _DATA
+    | _ABOUT_A_JOB
+    | JSON
+    | st.just(messages.ABSENT)
+    | _DATA.map(lambda data: {"payload": data, "data": data})
+    | st.one_of(
+        *map(_true_with_a_part_exchanged, (_TRANSFER, _SUBSCRIPTION, _REPORT, _SUBMISSION, _TASK_REQUEST, _RESULT))
+    )
+)
+_OWNER = addresses.checksum(_ADDRESS)
+_ALLOWED = st.sets(st.sampled_from([_OWNER, _PEER.address]))
+
+
+class _Connection(ServerConnection):
+    """A client that answers what it is asked."""
+
+    dcpsid = "fuzz" * 8
+
+    def __repr__(self) -> str:
+        return f"<client of dialect {self.dialect}>"
+
+    peer = _PEER.address
+    is_connected = True
+
+    async def request(self, operation: str, data: Any = None) -> Any:
+        return "success"
+
+    def close(self) -> None:
+        pass
+
+
+class Services:
+    """All services of a Scheduler that runs as long as the block, on a database of its own."""
+
+    current: Services | None = None
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._runner = asyncio.Runner()
+        self._connections = [_Connection("fuzz", dialect) for dialect in (4, 5)]
+        self._app: SchedulerApp
+
+    def __enter__(self) -> Services:
+        # What is refused with an error may be logged ten thousand times.
+        logging.getLogger("orchestrator").setLevel(logging.CRITICAL)
+        self._runner.run(self._open())
+        Services.current = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Services.current = None
+        self._runner.run(self._app.__aexit__(None, None, None))
+        self._runner.close()
+        logging.getLogger("orchestrator").setLevel(logging.NOTSET)
+
+    async def _open(self) -> None:
+        settings = SchedulerSettings(
+            port=0, state_dir=self._folder, initial_credit=10**21, long_poll_s=0.0, estimation_slices=0,
+            database_url=None, max_groups_per_owner=20, market_half_life_s=60.0,
+        )  # fmt: skip
+        self._app = await SchedulerApp(settings).__aenter__()
+        for job in JOBS:
+            await self._ask("jobSubmit", "submit", {**_SUBMISSION, "job": job}, frozenset([_OWNER]), 5)
+            await self._ask(
+                "computeGroups", "addJobToGroups", {"job": job, "cgArray": [{"joinKey": "public"}]}, frozenset(), 5
+            )
+
+    def ask(self, service: str, message: tuple[str, Any, set[str], int]) -> Any:
+        operation, data, authorized, dialect = message
+        return self._runner.run(self._ask(service, operation, data, frozenset(authorized), dialect))
+
+    async def _ask(self, service: str, operation: str, data: Any, authorized: frozenset[str], dialect: int) -> Any:
+        handler = self._app.server._services[service]
+        request = Request(operation, data, _PEER.address, authorized, self._connections[dialect == 5])
+        async with asyncio.timeout(20):
+            batch = getattr(handler, "handle_batch", None)
+            outcome = await handler.handle(request) if batch is None else (await batch([request]))[0]
+        failed = self._app._tasks._over
+        if failed.done():
+            failed.result()  # a part of the Scheduler, and with it the Scheduler, has ended
+        if isinstance(outcome, OrchestratorError):
+            raise outcome
+        if outcome is not messages.ABSENT:
+            js_json.dumps(outcome)
+        return outcome
+
+
+@contextlib.contextmanager
+def services() -> Iterator[Services]:
+    with tempfile.TemporaryDirectory() as folder, Services(pathlib.Path(folder)) as running:
+        yield running
+
+
+def _ask_service(name: str) -> tuple[st.SearchStrategy[Any], Decoder]:
+    def decode(message: Any) -> object:
+        assert Services.current is not None, "inside `with services()`"
+        return Services.current.ask(name, message)
+
+    operations = st.sampled_from(_OPERATIONS[name])
+    return st.tuples(operations, _MESSAGES, _ALLOWED, st.sampled_from([4, 5])), decode
+
+
+DECODERS |= {f"service {name}": _ask_service(name) for name in _OPERATIONS}
+
+
 def fuzz(name: str, examples: int, *, seed: int | None = None) -> None:
-    """Feed one decoder. Raises what it should not have raised, with the smallest input noted."""
+    """Feed one decoder. Raises what it should not have raised, with the smallest input noted. Services need to run."""
     inputs, decode = DECODERS[name]
 
     def attempt(value: Any) -> None:
@@ -317,25 +479,28 @@ def fuzz(name: str, examples: int, *, seed: int | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--only", choices=sorted(DECODERS), help="one decoder instead of all in turn")
+    parser.add_argument(
+        "--only", choices=sorted(DECODERS), action="append", help="this decoder instead of all in turn; may be repeated"
+    )
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
     until = time.monotonic() + options.minutes * 60
-    names = [options.only] if options.only else list(DECODERS)
+    names = options.only or list(DECODERS)
     done = dict.fromkeys(names, 0)
     findings: dict[str, str] = {}
     seed = int(time.time())
-    while time.monotonic() < until and len(findings) < len(names):
-        seed += 1
-        for name in names:
-            if name in findings or time.monotonic() >= until:
-                continue
-            try:
-                fuzz(name, 100, seed=seed)
-                done[name] += 100
-            except Exception:  # what a finding is, is not known beforehand
-                findings[name] = traceback.format_exc()
-                print(f"FINDING in {name} (seed {seed}):\n{findings[name]}", file=sys.stderr, flush=True)
+    with services():
+        while time.monotonic() < until and len(findings) < len(names):
+            seed += 1
+            for name in names:
+                if name in findings or time.monotonic() >= until:
+                    continue
+                try:
+                    fuzz(name, 100, seed=seed)
+                    done[name] += 100
+                except Exception:  # what a finding is, is not known beforehand
+                    findings[name] = traceback.format_exc()
+                    print(f"FINDING in {name} (seed {seed}):\n{findings[name]}", file=sys.stderr, flush=True)
     if options.output == "json":
         print(json.dumps({"inputs": done, "findings": findings}))
     else:

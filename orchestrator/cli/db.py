@@ -93,10 +93,10 @@ def check(*, output: str, config: pathlib.Path | None, show_config: bool, **flag
 @_output
 @click.argument("file", type=click.Path(path_type=pathlib.Path, dir_okay=False))
 def backup(*, file: pathlib.Path, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
-    """Copy the SQLite database to FILE, as it is at one moment, while the Scheduler goes on working.
+    """Copy the database to FILE, as it is at one moment, while Schedulers go on working.
 
-    FILE must not exist yet; only its owner may read it. A PostgreSQL database is backed up with pg_dump: the error says
-    how. Keep the keystores of the state folder with it.
+    FILE must not exist yet; only its owner may read it. Of PostgreSQL it is an archive of pg_dump, which must be
+    installed. Keep the keystores of the state folder and the big values with it.
     """
     loaded = load(SchedulerSettings, given(flags), config)
     if show_config:
@@ -114,10 +114,11 @@ def backup(*, file: pathlib.Path, output: str, config: pathlib.Path | None, show
 @_output
 @click.argument("file", type=click.Path(path_type=pathlib.Path, dir_okay=False))
 def restore(*, file: pathlib.Path, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
-    """Put the backup FILE in the place of the SQLite database. No Scheduler may run.
+    """Put the backup FILE in the place of the database. No Scheduler may run.
 
-    The database must not be there: move the old one (and its -wal and -shm files) away first. FILE is checked before
-    and migrated at the next start of a Scheduler.
+    A SQLite database must not be there: move the old one (and its -wal and -shm files) away first. One of PostgreSQL
+    must be empty: make a new one with createdb. What was restored is migrated at the next start of a Scheduler; see how
+    it is with `db check` and `bank audit`.
     """
     loaded = load(SchedulerSettings, given(flags), config)
     if show_config:

@@ -23,6 +23,7 @@ from yarl import URL
 from orchestrator.clock import SteadyClock
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.protocol import client_socket, messages
+from orchestrator.protocol.certificates import UntrustedCertificate
 from orchestrator.protocol.client_socket import ClientSocket
 from orchestrator.protocol.config import fetch_config
 from orchestrator.protocol.errors import ConnectionClosed, ConnectionLost, PeerChanged
@@ -180,8 +181,8 @@ class ClientConnection:
         or identities that the request may use) travel alone.
 
         Raise `RemoteError` (the service's error), `ConnectionLost` (the session ended, whether the service acted is not
-        known), `PeerChanged`, `ConnectionClosed` after `close`, `Congested`, `InvalidInput`. When cancelled, the
-        request may still reach the service.
+        known; with the code ECERT when its certificate is not trusted), `PeerChanged`, `ConnectionClosed` after
+        `close`, `Congested`, `InvalidInput`. When cancelled, the request may still reach the service.
         """
         if self._is_closed:
             raise ConnectionClosed("the connection was closed", code="EPIPE")
@@ -281,7 +282,14 @@ class ClientConnection:
 
     async def _carry(self, link: Link) -> None:
         """Open a socket and carry messages until it is gone. Raise `CannotConnect` when not one came over it."""
-        socket = await ClientSocket.open(self.url, timeout=self._client.limits.socket_timeout)
+        try:
+            socket = await ClientSocket.open(self.url, timeout=self._client.limits.socket_timeout)
+        except UntrustedCertificate as error:
+            # To try again would change nothing; the next request does.
+            self._trouble = error.message
+            log.error("%s", error.message, extra={"action": "untrusted-certificate"})  # noqa: TRY400 - no news in a trace
+            link.feed(Breach(error))
+            return
         if not await self._pump(link, socket):
             raise client_socket.CannotConnect(f"{self.url} drops the connection at once")
 

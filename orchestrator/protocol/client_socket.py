@@ -15,6 +15,7 @@ from socketio import exceptions
 from yarl import URL
 
 from orchestrator.errors import NetworkFailure
+from orchestrator.protocol.certificates import untrusted
 from orchestrator.protocol.framing import ANNOUNCEMENT, Receiver, Sender
 
 __all__ = ["CannotConnect", "ClientSocket"]
@@ -41,7 +42,8 @@ class ClientSocket:
 
     @classmethod
     async def open(cls, url: str, *, timeout: float) -> ClientSocket:
-        """Connect and announce. Raise `CannotConnect`, also when that takes longer than `timeout` seconds."""
+        """Connect and announce. Raise `CannotConnect`, also when that takes longer than `timeout` seconds, and
+        `UntrustedCertificate`."""
         parsed = URL(url)
         sio = socketio.AsyncClient(
             reconnection=False,
@@ -63,7 +65,10 @@ class ClientSocket:
                 await sio.send(ANNOUNCEMENT)
         except Exception as error:  # the libraries raise what they like at answers that are no socket.io
             await socket.close()
-            raise CannotConnect(f"{url} cannot be reached: {error or 'no answer in time'}") from error
+            certificate = await untrusted(url, error)
+            if certificate is not None:
+                raise certificate from error
+            raise CannotConnect(f"{url} cannot be reached: {str(error) or type(error).__name__}") from error
         except asyncio.CancelledError:
             await socket.close()
             raise

@@ -16,6 +16,7 @@ from yarl import URL
 
 from orchestrator import kvin
 from orchestrator.errors import InvalidInput, NetworkFailure
+from orchestrator.protocol.certificates import untrusted
 
 __all__ = ["SCHEDULER_SERVICES", "build_config", "config_text", "fetch_config"]
 
@@ -90,8 +91,8 @@ def config_text(config: Mapping[str, Any], version: Literal[8, 9]) -> str:
 async def fetch_config(scheduler_url: str, version: Literal[8, 9] = 9) -> dict[str, Any]:
     """A Scheduler's configuration; URLs and addresses as `str`. `scheduler_url` may have any path.
 
-    Raise `NetworkFailure` when the Scheduler cannot be reached or answers with an error, `InvalidInput` when what it
-    answers is no configuration.
+    Raise `NetworkFailure` when the Scheduler cannot be reached or answers with an error, `UntrustedCertificate` when it
+    does not prove who it is, `InvalidInput` when what it answers is no configuration.
     """
     url = URL(scheduler_url).with_path("/etc/dcp-config.kvin").with_query(ver=_FORMATS[version])
     try:
@@ -102,6 +103,9 @@ async def fetch_config(scheduler_url: str, version: Literal[8, 9] = 9) -> dict[s
             while len(body) <= _MAX_CONFIG_BYTES and (more := await response.content.read(_MAX_CONFIG_BYTES)):
                 body += more
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        certificate = await untrusted(str(url), error)
+        if certificate is not None:
+            raise certificate from error
         raise NetworkFailure(f"{url} cannot be reached: {error or type(error).__name__}") from error
     if len(body) > _MAX_CONFIG_BYTES:
         raise InvalidInput(f"{url} answered with more than {_MAX_CONFIG_BYTES} bytes")

@@ -2,17 +2,21 @@
 
 Who sends faster than allowed is read more slowly: nothing of an honest peer is lost, and TCP keeps what it has yet to
 say on its own machine. Requests beyond their rate are answered with an error, new connections beyond theirs refused.
+Who sends again and again what no honest peer sends is banned for a while: its address opens no new connections, and
+those without a session are closed. Sessions that live go on, because an address may be that of many.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError
 
-__all__ = ["Bucket", "Guard", "GuardLimits", "TooMany", "TrustedProxies", "place_of"]
+__all__ = ["Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "TooMany", "TrustedProxies", "place_of"]
 
 _MOST_BUCKETS = 50_000
 _LONGEST_PAUSE = 10.0
@@ -23,6 +27,10 @@ class TooMany(OrchestratorError):
 
     code = "EBUSY"
     retryable = True
+
+
+class Banned(TooMany):
+    """The address has sent too much that no honest peer sends."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,14 @@ class GuardLimits:
     identity_requests_burst: float = 100_000
     identity_characters: float = 256 * 1024 * 1024
     identity_characters_burst: float = 1024 * 1024 * 1024
+    # Offences: malformed or forged messages, connections beyond the rate. Beyond these the address is banned.
+    address_offences: float = 5
+    address_offences_burst: float = 200
+    ban_s: float = 60
+    # Characters held for peers: unfinished messages, requests without answer, answers that are not taken yet.
+    identity_held: int = 512 * 1024 * 1024
+    address_held: int = 1024 * 1024 * 1024
+    all_held: int = 2 * 1024 * 1024 * 1024
 
 
 class Bucket:
@@ -84,8 +100,70 @@ class Bucket:
         assert self._level <= self.burst
 
 
+class Holdings:
+    """Characters that are held for identities, addresses and all peers together."""
+
+    def __init__(self, limits: GuardLimits) -> None:
+        self._limits = limits
+        self._of: Counter[str] = Counter()
+        self.total = 0
+
+    def of(self, name: str) -> int:
+        return self._of.get(name, 0)
+
+    def add(self, place: str | None, identity: str | None, characters: int) -> None:
+        """Also less than nothing: what is not held any more."""
+        self.total += characters
+        for name in (place, identity):
+            if name is not None:
+                held = self._of[name] + characters
+                if held:
+                    self._of[name] = held
+                else:
+                    del self._of[name]
+
+    def excess(self, place: str | None, identity: str | None) -> str | None:
+        """Which limit is exceeded, in words; None when none is."""
+        limits = self._limits
+        if identity is not None and self.of(identity) > limits.identity_held:
+            return f"more than {limits.identity_held} characters are held for {identity}"
+        if place is not None and self.of(place) > limits.address_held:
+            return f"more than {limits.address_held} characters are held for address {place}"
+        if self.total > limits.all_held:
+            return f"more than {limits.all_held} characters are held for all peers"
+        return None
+
+    def validate(self) -> None:
+        assert all(self._of.values())
+        assert self.total >= 0
+
+
+class Hold:
+    """One thing that is held for a peer: it grows and shrinks, and may turn out to be somebody else's."""
+
+    __slots__ = ("_holdings", "_place", "identity", "size")
+
+    def __init__(self, holdings: Holdings, place: str | None = None) -> None:
+        self._holdings = holdings
+        self._place = place
+        self.identity: str | None = None
+        self.size = 0
+
+    def set(self, size: int, identity: str | None) -> None:
+        if identity != self.identity:
+            self._holdings.add(self._place, self.identity, -self.size)
+            self.identity, self.size = identity, 0
+        if size != self.size:
+            self._holdings.add(self._place, identity, size - self.size)
+            self.size = size
+
+    def excess(self) -> str | None:
+        """See `Holdings.excess`."""
+        return self._holdings.excess(self._place, self.identity)
+
+
 class Guard:
-    """Buckets by address and by identity, and the connections of each address."""
+    """Buckets by address and by identity, the connections of each address, what is held for it, and who is banned."""
 
     def __init__(self, limits: GuardLimits, now: float) -> None:
         self.limits = limits
@@ -93,40 +171,98 @@ class Guard:
         self._messages: dict[str, Bucket] = {}
         self._characters: dict[str, Bucket] = {}
         self._requests: dict[str, Bucket] = {}
-        self._open: dict[str, int] = {}
+        self._offences: dict[str, Bucket] = {}
+        self._banned: dict[str, float] = {}
+        self._open: Counter[str] = Counter()
+        self._half_open: Counter[str] = Counter()
+        self._established: Counter[str] = Counter()
         self._now = now
+        self.holdings = Holdings(limits)
         self.refused = 0
+        self.bans = 0
         self.paused = 0
 
     def connections(self, place: str) -> int:
         return self._open.get(place, 0)
 
-    def admit(self, place: str, half_open: int, now: float) -> None:
-        """A new connection of an address. Raises `TooMany`. `half_open`: those of its connections that have no session
-        yet."""
+    def has_session(self, place: str) -> bool:
+        return place in self._established
+
+    def admit(self, place: str, now: float) -> None:
+        """A new connection of an address. Raises `TooMany`."""
         limits = self.limits
+        self.check_ban(place, now)
         problem = None
         if self.connections(place) >= limits.address_connections:
             problem = f"address {place} has {limits.address_connections} connections, as many as one may have"
-        elif half_open >= limits.address_half_open:
-            problem = f"{half_open} connections of address {place} have not opened a session yet"
         else:
             bucket = self._bucket(self._connects, place, limits.address_connects, limits.address_connects_burst, now)
             if not bucket.take(1, now):
+                self.offend(place, now)
                 problem = f"address {place} connects more than {limits.address_connects:g} times a second"
         if problem is not None:
             self.refused += 1
             raise TooMany(f"{problem}; wait, then connect again")
 
+    def check_half_open(self, place: str) -> None:
+        """May one more socket of an address open a session? Raises `TooMany`."""
+        half_open = self._half_open.get(place, 0)
+        if half_open >= self.limits.address_half_open:
+            self.refused += 1
+            raise TooMany(
+                f"{half_open} connections of address {place} have not opened a session yet; wait, then connect again"
+            )
+
+    def check_ban(self, place: str, now: float) -> None:
+        """Raises `Banned`."""
+        until = self._banned.get(place)
+        if until is None:
+            return
+        if now >= until:
+            del self._banned[place]
+            return
+        self.refused += 1
+        left = max(1, round(until - now))
+        raise Banned(
+            f"address {place} has sent too many malformed messages or opened connections too fast; new connections are "
+            f"refused for {left} s"
+        )
+
+    def is_banned(self, place: str, now: float) -> bool:
+        until = self._banned.get(place)
+        return until is not None and now < until
+
+    def offend(self, place: str, now: float) -> bool:
+        """An address has sent what no honest peer sends. Whether it is banned now, and was not before."""
+        limits = self.limits
+        if limits.ban_s <= 0 or self.is_banned(place, now):
+            return False
+        bucket = self._bucket(self._offences, place, limits.address_offences, limits.address_offences_burst, now)
+        if bucket.take(1, now):
+            return False
+        if len(self._banned) >= _MOST_BUCKETS:
+            del self._banned[next(iter(self._banned))]
+        self._banned[place] = now + limits.ban_s
+        self.bans += 1
+        return True
+
     def opened(self, place: str) -> None:
-        self._open[place] = self.connections(place) + 1
+        """A connection."""
+        self._open[place] += 1
 
     def gone(self, place: str) -> None:
-        left = self.connections(place) - 1
-        if left > 0:
-            self._open[place] = left
-        else:
-            self._open.pop(place, None)
+        _less(self._open, place)
+
+    def socket_opened(self, place: str) -> None:
+        """A socket that has no session yet."""
+        self._half_open[place] += 1
+
+    def socket_established(self, place: str) -> None:
+        _less(self._half_open, place)
+        self._established[place] += 1
+
+    def socket_gone(self, place: str, *, is_established: bool) -> None:
+        _less(self._established if is_established else self._half_open, place)
 
     def received(self, place: str, identity: str | None, characters: int, now: float) -> float:
         """A packet came; seconds for which no more should be read from this connection."""
@@ -156,6 +292,8 @@ class Guard:
         for buckets in self._all():
             for name in [name for name, bucket in buckets.items() if bucket.is_full(now)]:
                 del buckets[name]
+        for place in [place for place, until in self._banned.items() if now >= until]:
+            del self._banned[place]
 
     def _bucket(self, buckets: dict[str, Bucket], name: str, rate: float, burst: float, now: float) -> Bucket:
         bucket = buckets.get(name)
@@ -167,17 +305,27 @@ class Guard:
         return bucket
 
     def _all(self) -> Iterator[dict[str, Bucket]]:
-        yield from (self._connects, self._messages, self._characters, self._requests)
+        yield from (self._connects, self._messages, self._characters, self._requests, self._offences)
 
     def validate(self) -> None:
         """Check all invariants; raise `AssertionError`."""
-        assert all(count > 0 for count in self._open.values())
+        for counts in (self._open, self._half_open, self._established):
+            assert all(count > 0 for count in counts.values())
+        assert len(self._banned) <= _MOST_BUCKETS
+        self.holdings.validate()
         for buckets in self._all():
             assert len(buckets) <= _MOST_BUCKETS
             for bucket in buckets.values():
                 bucket.validate()
 
 
+def _less(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if counts[name] <= 0:
+        del counts[name]
+
+
+@functools.lru_cache(4096)
 def place_of(address: str | None) -> str:
     """What counts as one place: an IPv4 address, or the /64 that a machine with IPv6 has for itself."""
     try:

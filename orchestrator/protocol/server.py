@@ -25,8 +25,8 @@ from orchestrator.protocol import messages, sockets
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.protocol.farewell import farewell
 from orchestrator.protocol.framing import FramingError, FramingLimits
-from orchestrator.protocol.guard import Guard, GuardLimits, TooMany, TrustedProxies
-from orchestrator.protocol.link import Link
+from orchestrator.protocol.guard import Guard, GuardLimits, Hold, TooMany, TrustedProxies
+from orchestrator.protocol.link import Link, Transport
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.session import Session
 from orchestrator.protocol.session_memory import Memory, Remembered, SessionMemory
@@ -34,7 +34,7 @@ from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envel
 from orchestrator.protocol.sockets import ServerSocket
 from orchestrator.protocol.tokens import random_token
 from orchestrator.protocol.validity import Stamps
-from orchestrator.protocol.vocabulary import Breach, IncomingRequest, Role, SessionLimits, State
+from orchestrator.protocol.vocabulary import Breach, Event, IncomingRequest, Role, SessionLimits, State
 from orchestrator.wallet import keys
 
 __all__ = ["DcpServer", "Request", "ServerConnection", "ServerLimits", "Service"]
@@ -48,6 +48,8 @@ _SERVICE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:\d{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:\d{1,5})?")
 _CONFIG_PATH = "/etc/dcp-config.kvin"
 _SEEK_S = 10.0
+_ALWAYS_HELD = 1024 * 1024
+"""characters that a session may hold however much its peer does in others"""
 _MOST_WAITING = 64
 """messages of a client while its session is sought"""
 
@@ -61,8 +63,6 @@ class ServerLimits:
     guard: GuardLimits = field(default_factory=GuardLimits)
     sessions: int = 20_000
     sockets: int = 40_000
-    # Characters of messages whose last fragment has not come yet, of all peers.
-    partial_characters: int = 1024 * 1024 * 1024
     # Before it has named its session a socket may send little, and not for long.
     greeting: FramingLimits = field(default_factory=lambda: FramingLimits(message=65_536, partial=1, fragments=8))
     greeting_timeout: float = 30
@@ -190,7 +190,8 @@ class DcpServer:
         self._scope = TaskScope()
         self._refused = 0
         self._by_peer: Counter[str] = Counter()
-        self._partial_characters = 0
+        # Those without a transport, the longest first: strangers, and sessions that may be resumed.
+        self._absent: tuple[dict[_ServerLink, None], dict[_ServerLink, None]] = ({}, {})
         self._guard = Guard(self.limits.guard, time.monotonic())
         self._proxies = proxies or TrustedProxies()
         self._sockets = sockets.SocketServer(
@@ -231,10 +232,8 @@ class DcpServer:
     async def listen(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Accept connections at an address; returns the port. May be called for several addresses."""
         assert self._runner is not None, "listen inside `async with`"
-        site = web.TCPSite(self._runner, host, port, backlog=1024, ssl_context=tls)
-        await site.start()
-        server = site._server  # the one way to learn a port that the system chose
-        port = int(server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+        assert self._runner.server is not None
+        port = await self._sockets.listen(host, port, self._runner.server, tls)
         self._ports.append(port)
         return port
 
@@ -267,7 +266,9 @@ class DcpServer:
             "handlers": len(self._scope) - 2,
             "refused": self._refused + self._guard.refused,
             "paused": self._guard.paused,
-            "partial_characters": self._partial_characters,
+            "bans": self._guard.bans,
+            "held_characters": self._guard.holdings.total,
+            "turns_waited": self._sockets.turns.waited,
         }
 
     async def _sweep(self) -> None:
@@ -307,29 +308,29 @@ class DcpServer:
 
     def _on_packet(self, socket: ServerSocket, packet: str) -> None:
         """Whatever a peer sends, it can end its own session and socket and nothing else."""
-        held = socket.receiver.characters
         try:
             try:
                 messages_in = socket.receiver.receive(packet, socket.sender)
             finally:
-                self._partial_characters += socket.receiver.characters - held
-            if self._partial_characters > self.limits.partial_characters:
+                socket.hold.set(socket.receiver.characters, socket.identity)
+            excess = socket.hold.excess() if socket.hold.size else None
+            if excess is not None:
                 # Its session lives on: the peer comes back and sends the message again.
                 self._refused += 1
-                log.warning("dropped a socket: too much is held of unfinished messages", extra={"action": "refused"})
-                socket.drop()
+                log.warning("dropped a socket: %s", excess, extra={"action": "refused"})
+                socket.drop(excess)
                 return
             for message in messages_in:
-                self._on_message(socket, open_envelope(message))
+                self._on_message(socket, open_envelope(message), len(message))
         except (FramingError, MalformedMessage) as error:
             self._refused += 1
             log.info("dropped a socket of %s: %s", socket.service, error, extra={"action": "malformed"})
             link = socket.link
             if link is not None:
                 link.feed(Breach(error))
-            socket.drop()
+            socket.offend(error.message)
 
-    def _on_message(self, socket: ServerSocket, envelope: Envelope) -> None:
+    def _on_message(self, socket: ServerSocket, envelope: Envelope, size: int) -> None:
         link = socket.link
         if link is None:
             if socket.is_stray:
@@ -338,20 +339,20 @@ class DcpServer:
                 if len(socket.waiting) >= _MOST_WAITING:
                     socket.drop()
                 else:
-                    socket.waiting.append(envelope)
+                    socket.waiting.append((envelope, size))
                 return
             if self._is_unknown(socket, envelope):
-                socket.waiting = [envelope]
+                socket.waiting = [(envelope, size)]
                 self._scope.spawn(self._seek(socket, envelope))
                 return
             link = self._find(socket, envelope)
             if link is None:
                 return
             socket.link = link
-            socket.receiver.limits = self.limits.framing
             link.attach(socket)
         if link.transport is socket:
-            link.receive(envelope)
+            assert isinstance(link, _ServerLink)
+            link.take(envelope, size)
 
     def _is_unknown(self, socket: ServerSocket, envelope: Envelope) -> bool:
         """A session that only another process can know; each socket asks once."""
@@ -374,9 +375,9 @@ class DcpServer:
             log.warning("a session could not be sought: %s", error, extra={"action": "seek-failed"})
             socket.drop()
         waiting, socket.waiting = socket.waiting or [], None
-        for one in waiting:
+        for one, size in waiting:
             if not socket.is_dropped:
-                self._on_message(socket, one)
+                self._on_message(socket, one, size)
 
     def surrender(self, dcpsid: str) -> None:
         """The session's client went on at another process: here it is over, without a word."""
@@ -416,16 +417,15 @@ class DcpServer:
         return None
 
     def _evict(self) -> bool:
-        """Make room: end the session that has been without a transport for the longest time."""
-        absent = [link for link in [*self._links.values(), *self._unready] if link.transport is None]
-        if not absent:
+        """Make room: end the session that has been without a transport for the longest time, of those that were never
+        established first."""
+        oldest = next((link for links in self._absent for link in links), None)
+        if oldest is None:
             return False
-        oldest = min(absent, key=lambda link: link.session.since)
         oldest.feed(Breach(ConnectionClosed("the place was needed for another session", code="ETIMEDOUT")))
         return True
 
     def _on_gone(self, socket: ServerSocket) -> None:
-        self._partial_characters -= socket.receiver.characters
         if socket.link is not None:
             socket.link.detach(socket)
 
@@ -434,10 +434,17 @@ class DcpServer:
     def dispatch(self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]) -> None:
         try:
             self._guard.requested(connection.peer, len(incoming), time.monotonic())
+            excess = self._guard.holdings.excess(None, connection.peer)
+            if excess is not None:
+                raise TooMany(f"{excess}: unfinished messages, requests and answers; send the request again later")
         except TooMany as error:
             for one in incoming:
                 self._answer(link, one.id, error)
             return
+        transport = link.transport
+        if isinstance(transport, ServerSocket) and len(incoming) > 1:
+            # Only now it is known how much work the message brought.
+            self._sockets.turns.charge(transport.place, connection.peer, len(incoming) - 1)
         service = self._services[connection.service]
         requests = [Request(r.operation, r.data, connection.peer, r.authorized, connection) for r in incoming]
         handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]] | None
@@ -512,11 +519,48 @@ class _ServerLink(Link):
         self.connection = connection
         self._remembered_nonce = ""
         self._counted_for: str | None = None
+        self._hold = Hold(server._guard.holdings)
+        self._message_size = 0
+        self._asked: dict[str, int] = {}
+        self._asked_characters = 0
         connection._link = self
         server._unready.add(self)
 
+    def take(self, envelope: Envelope, size: int) -> None:
+        """A message of so many characters."""
+        self._message_size = size
+        self.receive(envelope)
+
+    def feed(self, event: Event) -> None:
+        super().feed(event)
+        self._book()
+
+    def _book(self) -> None:
+        """What is held for the peer, and whether it is there."""
+        session = self.session
+        self._hold.set(0 if session.is_closed else session.held_characters + self._asked_characters, session.peer)
+        strangers, resumable = self._server._absent
+        absent = strangers if session.state is State.CONNECTING else resumable
+        if session.is_closed or self.transport is not None:
+            strangers.pop(self, None)
+            resumable.pop(self, None)
+        elif self not in absent:
+            absent[self] = None
+
     def requested(self, link: Link, requests: Sequence[IncomingRequest]) -> None:
+        share = self._message_size // len(requests)
+        for one in requests:
+            self._asked[one.id] = share
+        self._asked_characters += share * len(requests)
+        self._book()
         self._server.dispatch(self.connection, self, requests)
+
+    def respond(self, message_id: str, success: bool, payload: Any) -> None:
+        self._asked_characters -= self._asked.pop(message_id, 0)
+        super().respond(message_id, success, payload)
+        excess = self._hold.excess() if self._hold.size > _ALWAYS_HELD else None
+        if excess is not None:
+            self.feed(Breach(ConnectionClosed(f"{excess}: take the answers first", code="ENOBUFS")))
 
     def receive(self, envelope: Envelope) -> None:
         super().receive(envelope)
@@ -524,16 +568,26 @@ class _ServerLink(Link):
         if self in self._server._unready and self.session.dcpsid and self.session.state is not State.CLOSED:
             self._server._unready.discard(self)
             self._server._links[self.session.dcpsid] = self
-            self._counted_for = self.session.peer or ""
-            self._server._by_peer[self._counted_for] += 1
         if self.session.state is not State.CLOSED:
             seen = self.session.remembered(self.connection.service)
             if seen is not None and seen.nonce != self._remembered_nonce:
                 self._remembered_nonce = seen.nonce
                 self._server.memory.remember(seen)
 
+    def attach(self, transport: Transport) -> None:
+        super().attach(transport)
+        if self.session.state is State.ESTABLISHED:
+            self._establish()
+
     def opened(self, link: Link) -> None:
-        pass
+        # Not before: anybody may repeat another's connect request, but not go on after it.
+        self._counted_for = self.session.peer or ""
+        self._server._by_peer[self._counted_for] += 1
+        self._establish()
+
+    def _establish(self) -> None:
+        if isinstance(self.transport, ServerSocket):
+            self.transport.established(self._server.limits.framing)
 
     def failure(self, error: ConnectionClosed) -> ConnectionClosed:
         return ConnectionClosed(error.message, code=error.code)

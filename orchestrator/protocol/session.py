@@ -571,6 +571,12 @@ class Session:
         """When the transport came or went."""
         return self._since
 
+    @property
+    def held_characters(self) -> int:
+        """Of what waits to be sent, or to be acknowledged."""
+        on_deck = self._outbox.on_deck
+        return self._outbox.characters + (0 if on_deck is None else len(on_deck.frame))
+
     def statistics(self) -> dict[str, Any]:
         """Counters and fill levels; the one source for dashboards and metrics."""
         stats = self._stats

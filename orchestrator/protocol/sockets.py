@@ -13,6 +13,7 @@ import contextvars
 import functools
 import json
 import logging
+import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
@@ -20,13 +21,16 @@ from typing import Any, Literal
 import engineio
 import socketio
 from aiohttp import web
+from aiohttp.typedefs import Handler
+from engineio.async_drivers.aiohttp import WebSocket
 
 from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
-from orchestrator.protocol.guard import Guard, TooMany, TrustedProxies, place_of
+from orchestrator.protocol.gate import Door, Gate
+from orchestrator.protocol.guard import Guard, Hold, TooMany, TrustedProxies, place_of
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.session_memory import Memory
 from orchestrator.protocol.signing import Envelope
-from orchestrator.protocol.vocabulary import State
+from orchestrator.protocol.turns import Turns
 
 __all__ = ["ServerSocket", "SocketServer"]
 
@@ -39,6 +43,12 @@ _library_log.setLevel(logging.CRITICAL)
 _MAX_PACKET_BYTES = 8 * 1024 * 1024
 _CLOSE_TIMEOUT = 1
 _PATH_SUFFIX = "dcp5/socketio/"
+_REQUEST_COST = 4.0
+_CHARACTERS_PER_UNIT = 8192
+_POLICY_VIOLATION = 1008
+_LONGEST_REASON = 120
+_RESERVED = 10
+"""one connection of so many is kept for addresses that have a session"""
 
 
 class ServerSocket:
@@ -50,25 +60,24 @@ class ServerSocket:
         self.service = service
         self.place = place
         """the network address that counts for its limits"""
+        self.hold = Hold(server.guard.holdings, place)
+        """messages of which parts have come"""
+        self.reason = ""
         self.dialect: Literal[4, 5] = dialect
         self.sender = Sender()
         self.receiver = Receiver(server.greeting)
         self.link: Link | None = None
         self.since = time.monotonic()
         self.is_dropped = False
+        self.is_established = False
         self.is_stray = False
         """Its peer was told that its session is unknown, and has nothing more to say."""
         self.has_sought = False
-        self.waiting: list[Envelope] | None = None
+        self.waiting: list[tuple[Envelope, int]] | None = None
         """What it has sent while its session is sought among those of other processes."""
         self.sid = sid
         self.eio_sid = eio_sid
         self._server = server
-
-    @property
-    def is_half_open(self) -> bool:
-        """Its peer has not opened a session, or not to the end."""
-        return self.link is None or self.link.session.state is State.CONNECTING
 
     def send(self, message: str) -> None:
         if not self.is_dropped:
@@ -78,10 +87,33 @@ class ServerSocket:
     def send_raw(self, packet: str) -> None:
         self._server.post(self, packet)
 
-    def drop(self) -> None:
+    def drop(self, reason: str = "") -> None:
+        """Close after what was queued before; with a reason, at once, and a websocket is told."""
         if not self.is_dropped:
             self.is_dropped = True
+            self.reason = reason
             self._server.post(self, None)
+
+    @property
+    def identity(self) -> str | None:
+        """Whose session it carries; None before it has named one."""
+        return None if self.link is None else self.link.session.peer
+
+    def established(self, limits: FramingLimits) -> None:
+        """Its session is established: it may send what sessions may."""
+        if self.is_established or self.is_dropped:
+            return
+        self.is_established = True
+        self.receiver.limits = limits
+        self._server.guard.socket_established(self.place)
+        gate = self._server.gate_of(self.eio_sid)
+        if gate is not None:
+            gate.becomes_known(self.identity)
+
+    def offend(self, what: str) -> None:
+        """It has sent what no honest peer sends: drop it, and remember that of its address."""
+        self._server.door.offence(self.place, what)
+        self.drop(what)
 
 
 class SocketServer:
@@ -103,14 +135,17 @@ class SocketServer:
         proxies: TrustedProxies,
     ) -> None:
         self._memory = memory
-        self._guard = guard
+        self.guard = guard
         self._proxies = proxies
+        self.turns = Turns()
+        self.door = Door(guard, self.turns, proxies, spawn)
         self._most_sockets = most_sockets
         self.greeting = greeting
         self._on_message = on_message
         self._on_gone = on_gone
         self._spawn = spawn
         self._sockets: dict[str, ServerSocket] = {}
+        self._by_engine: dict[str, ServerSocket] = {}
         self._strangers: dict[str, float] = {}  # engine.io sockets without socket.io, and when they were first seen
         # One writer for all: handing a packet to engine.io does not wait for the network.
         self._post: asyncio.Queue[tuple[ServerSocket, str | None]] = asyncio.Queue()
@@ -126,11 +161,12 @@ class SocketServer:
             logger=_library_log,
             engineio_logger=_library_log,
         )
-        self._sio.eio.create_queue = functools.partial(_UnreadPackets, unread_packets, unread_characters)
+        self._sio.eio.create_queue = functools.partial(_UnreadPackets, self, unread_packets, unread_characters)
+        self._sio.eio._async = {**self._sio.eio._async, "websocket": functools.partial(_FairWebSocket, self)}
         self._sio.on("connect", self._connected)
         self._sio.on("disconnect", self._disconnected)
         self._sio.on("message", self._received)
-        self.app = web.Application(client_max_size=_MAX_PACKET_BYTES)
+        self.app = web.Application(client_max_size=_MAX_PACKET_BYTES, middlewares=[self._in_turn])
         self._mounts: dict[str, tuple[str, Literal[4, 5]]] = {}
         for name in services:
             self._mounts[f"/{name}/"] = (name, 4)
@@ -159,8 +195,18 @@ class SocketServer:
                 with contextlib.suppress(engineio.exceptions.EngineIOError):  # closed meanwhile
                     await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
 
+    async def listen(self, host: str, port: int, server: web.Server, tls: ssl.SSLContext | None) -> int:
+        """Accept connections at an address; the port. Raises OSError."""
+        return await self.door.listen(host, port, server, tls)
+
+    def gate_of(self, eio_sid: str) -> Gate | None:
+        """Through which a websocket came."""
+        environ = self._sio.environ.get(eio_sid)
+        return None if environ is None else self.door.gate(environ["aiohttp.request"].transport)
+
     async def close(self) -> None:
         """Close all sockets."""
+        self.door.close()
         for socket in list(self._sockets.values()):
             socket.is_dropped = True
         async with asyncio.TaskGroup() as group:
@@ -173,7 +219,9 @@ class SocketServer:
         now = time.monotonic()
         for socket in list(self._sockets.values()):
             if socket.link is None and now - socket.since > seconds:
-                socket.drop()
+                socket.drop(f"no session within {seconds:g} s")
+        # Whoever has not even got so far, is not told.
+        self.door.sweep(now, seconds + _CLOSE_TIMEOUT)
         known = {socket.eio_sid for socket in self._sockets.values()}
         strangers = {eio_sid: self._strangers.get(eio_sid, now) for eio_sid in self._sio.eio.sockets.keys() - known}
         for eio_sid, since in strangers.items():
@@ -187,53 +235,107 @@ class SocketServer:
         if engine is None or engine.closed or engine.closing:
             return
         environ = self._sio.get_environ(socket.sid)
+        gate = self.gate_of(socket.eio_sid)
+        websocket = None if gate is None else gate.websocket
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self._sio.disconnect(socket.sid)
-                await engine.close(wait=False, reason=self._sio.eio.reason.SERVER_DISCONNECT)
-                await engine.queue.join()
+                if socket.reason and websocket is not None:
+                    await websocket.refuse(socket.reason)
+                else:
+                    await self._sio.disconnect(socket.sid)
+                    await engine.close(wait=False, reason=self._sio.eio.reason.SERVER_DISCONNECT)
+                    await engine.queue.join()
         except (TimeoutError, engineio.exceptions.EngineIOError):
             pass
         # engine.io would leave the closing of a websocket to the peer.
         _cut(environ)
 
+    @web.middleware
+    async def _in_turn(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Requests are served in turn, whatever they ask for."""
+        gate = self.door.gate(request.transport)
+        if gate is not None:
+            gate.since = time.monotonic()
+        await self.turns.take(self.place(request), cost=_REQUEST_COST)
+        return await handler(request)
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         place = self.place(request)
+        gate = self.door.gate(request.transport)
+        # The connections of a proxy are those of whom it speaks for.
+        is_counted = gate is not None and gate.is_direct
         if "sid" not in request.query and request.method == "GET":
             try:
-                self._admit(place)
+                self._admit(place, is_counted=is_counted)
             except TooMany as error:
                 log.info("refused a connection: %s", error, extra={"action": "refused"})
                 return web.Response(status=429, text=f"{error.message}\n", headers={"Retry-After": "5"})
+        if gate is not None:
+            gate.place = place
         # A websocket's request lasts as long as its connection.
-        self._guard.opened(place)
+        if not is_counted:
+            self.guard.opened(place)
         try:
-            return await self._handle(request)
+            return await self._handle(request, gate)
         except ConnectionError:
             # The peer left before its answer: aiohttp would log a traceback for each.
             return web.Response(status=400)
         finally:
-            self._guard.gone(place)
+            if not is_counted:
+                self.guard.gone(place)
 
     def place(self, request: web.Request) -> str:
         """The network address that a request counts for."""
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
         return place_of(self._proxies.client(request.remote, forwarded))
 
-    def _admit(self, place: str) -> None:
-        if len(self._sio.eio.sockets) >= self._most_sockets:
+    def _admit(self, place: str, *, is_counted: bool) -> None:
+        open_ones = len(self._sio.eio.sockets)
+        if open_ones >= self._most_sockets:
             raise TooMany(f"{self._most_sockets} connections are open, as many as this server takes; try again later")
-        half_open = 0
-        if self._guard.connections(place) >= self._guard.limits.address_half_open:
-            half_open = sum(socket.place == place and socket.is_half_open for socket in self._sockets.values())
-        self._guard.admit(place, half_open, time.monotonic())
+        if open_ones >= self._most_sockets - self._most_sockets // _RESERVED and not self.guard.has_session(place):
+            raise TooMany("the last places are kept for addresses that have a session; try again later")
+        self.guard.check_half_open(place)
+        if not is_counted:
+            self.guard.admit(place, time.monotonic())
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    async def _handle(self, request: web.Request, gate: Gate | None) -> web.StreamResponse:
         _current_request.set(request)
-        if request.method == "POST":
+        if request.method != "POST":
+            return await self._sio.handle_request(request)  # type: ignore[no-any-return]
+        eio_sid = request.query.get("sid", "")
+        socket = self._by_engine.get(eio_sid)
+        size = request.content_length
+        if size is None or size > _MAX_PACKET_BYTES:
+            return web.Response(status=413, text=f"a body of at most {_MAX_PACKET_BYTES} bytes must say its length\n")
+        if socket is None or not socket.is_established:
+            if size > self.greeting.message:
+                return web.Response(
+                    status=413, text=f"before there is a session a body may have {self.greeting.message} bytes\n"
+                )
+        elif gate is not None and socket.is_established:
+            gate.becomes_known(socket.identity)
+        place = self.place(request)
+        identity = socket.identity if socket is not None else None
+        hold = Hold(self.guard.holdings, place)
+        try:
+            hold.set(size, identity)
+            excess = hold.excess()
+            if excess is not None:
+                self.guard.refused += 1
+                return web.Response(status=429, text=f"{excess}; send it again later\n", headers={"Retry-After": "5"})
+            await self.paced(place, identity, size)
             # engine.io reads a polled body with one read(), which may end early.
             return await self._sio.handle_request(_BufferedRequest(request, await request.read()))  # type: ignore[no-any-return]
-        return await self._sio.handle_request(request)  # type: ignore[no-any-return]
+        finally:
+            hold.set(0, None)
+
+    async def paced(self, place: str, identity: str | None, size: int) -> None:
+        """Wait until a packet of this size may be handled: as the rates say, and in turn."""
+        pause = self.guard.received(place, identity, size, time.monotonic())
+        if pause > 0:
+            await asyncio.sleep(pause)
+        await self.turns.take(place, identity or "", 1 + size / _CHARACTERS_PER_UNIT)
 
     def _connected(self, sid: str, *_: Any) -> None:
         # A peer can call this by an event of the same name: nothing is taken from the arguments.
@@ -244,25 +346,25 @@ class SocketServer:
         eio_sid = self._sio.manager.eio_sid_from_sid(sid, "/")
         place = self.place(environ["aiohttp.request"])
         socket = self._sockets[sid] = ServerSocket(self, sid, eio_sid, service, dialect, place=place)
+        self._by_engine[eio_sid] = socket
+        self.guard.socket_opened(place)
         socket.send_raw(ANNOUNCEMENT)
 
     def _disconnected(self, sid: str, *_: Any) -> None:
         socket = self._sockets.pop(sid, None)
         if socket is not None:
+            self._by_engine.pop(socket.eio_sid, None)
+            engine = self._sio.eio.sockets.get(socket.eio_sid)
+            if engine is not None and isinstance(engine.queue, _UnreadPackets):
+                engine.queue.release()
+            socket.hold.set(0, None)
+            self.guard.socket_gone(socket.place, is_established=socket.is_established)
             self._on_gone(socket)
 
-    async def _received(self, sid: str, *arguments: Any) -> None:
+    def _received(self, sid: str, *arguments: Any) -> None:
         socket = self._sockets.get(sid)
         if socket is None or socket.is_dropped:
             return
-        size = len(arguments[0]) if arguments and isinstance(arguments[0], str) else 0
-        identity = socket.link.session.peer if socket.link is not None else None
-        pause = self._guard.received(socket.place, identity, size, time.monotonic())
-        if pause > 0:
-            # The next packet of this socket is read after this one is handled.
-            await asyncio.sleep(pause)
-            if socket.is_dropped or sid not in self._sockets:
-                return
         # Anything but one string is not DCP; the reference ignores it.
         if len(arguments) == 1 and isinstance(arguments[0], str):
             try:
@@ -276,28 +378,78 @@ class SocketServer:
 _current_request: contextvars.ContextVar[web.Request] = contextvars.ContextVar("_current_request")
 
 
+class _FairWebSocket(WebSocket):  # type: ignore[misc]
+    """engine.io's websocket whose packets are read in turn, and no sooner than somebody waits for them."""
+
+    def __init__(self, owner: SocketServer, handler: Any, server: Any) -> None:
+        super().__init__(handler, server)
+        self._owner = owner
+        self._gate: Gate | None = None
+        self._place = ""
+
+    async def __call__(self, environ: dict[str, Any]) -> Any:
+        request = environ["aiohttp.request"]
+        self._gate = self._owner.door.gate(request.transport)
+        self._place = self._owner.place(request)
+        if self._gate is not None:
+            self._gate.becomes_websocket(self)
+        return await super().__call__(environ)
+
+    async def wait(self) -> Any:
+        gate = self._gate
+        if gate is None:
+            data, identity = await super().wait(), None
+        else:
+            gate.wants()
+            try:
+                data = await super().wait()
+            finally:
+                gate.has()
+            identity = gate.identity
+        await self._owner.paced(self._place, identity, len(data))
+        return data
+
+    async def refuse(self, reason: str) -> None:
+        """Close with a reason that the peer can read."""
+        text = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")
+        await self._sock.close(code=_POLICY_VIOLATION, message=text.encode())
+
+
 class _UnreadPackets(asyncio.Queue[Any]):
     """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all."""
 
-    def __init__(self, most: int, most_characters: int) -> None:
+    def __init__(self, owner: SocketServer, most: int, most_characters: int) -> None:
         super().__init__()
         self._most = most
         self._most_characters = most_characters
-        self._characters = 0
         self._request = _current_request.get()
+        self._gate = owner.door.gate(self._request.transport)
+        self._hold = Hold(owner.guard.holdings, owner.place(self._request))
+        self._is_released = False
+
+    def release(self) -> None:
+        """Its socket is gone."""
+        self._is_released = True
+        self._hold.set(0, None)
+
+    def _count(self, characters: int) -> None:
+        if not self._is_released and characters:
+            identity = self._hold.identity if self._gate is None else self._gate.identity
+            self._hold.set(self._hold.size + characters, identity)
 
     def _put(self, item: Any) -> None:
         super()._put(item)
-        self._characters += _size(item)
+        self._count(_size(item))
 
     def _get(self) -> Any:
         item = super()._get()
-        self._characters -= _size(item)
+        self._count(-_size(item))
         return item
 
     async def put(self, item: Any) -> None:
         # One packet is always taken, whatever its size.
-        fits = self._characters == 0 or self._characters + _size(item) <= self._most_characters
+        held = self._hold.size
+        fits = held == 0 or (held + _size(item) <= self._most_characters and self._hold.excess() is None)
         if (self.qsize() < self._most and fits) or item is None:
             self.put_nowait(item)
         elif self._request.transport is not None:

@@ -10,6 +10,7 @@ from orchestrator.protocol.server import ServerLimits
 from orchestrator.settings import SchedulerSettings
 
 _BURST = 10
+_OFFENCES_BURST = 40
 _MIB = 1024 * 1024
 
 
@@ -29,6 +30,12 @@ def server_limits(settings: SchedulerSettings) -> ServerLimits:
             identity_requests_burst=_BURST * settings.identity_requests_per_s,
             identity_characters=settings.identity_mib_per_s * _MIB,
             identity_characters_burst=_BURST * settings.identity_mib_per_s * _MIB,
+            address_offences=settings.address_offences_per_s,
+            address_offences_burst=_OFFENCES_BURST * settings.address_offences_per_s,
+            ban_s=settings.address_ban_s,
+            identity_held=settings.max_identity_held_mib * _MIB,
+            address_held=settings.max_address_held_mib * _MIB,
+            all_held=settings.max_held_mib * _MIB,
         ),
         sessions=settings.max_sessions,
         sockets=settings.max_connections,

@@ -20,6 +20,7 @@ from orchestrator.scheduler.store import groups, jobs, slices
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.wallet.addresses import checksum
 
+_LATEST_MS = 8.64e15  # as for a Date of JavaScript
 MOST_SLICES = 1000
 """slices in an answer"""
 MOST_REASONS = 20
@@ -50,7 +51,7 @@ class Pheme:
         statuses = data.get("statuses")
         if statuses is not None:
             known = {str(status) for status in RunStatus}
-            if not isinstance(statuses, list) or not set(statuses) <= known:
+            if not isinstance(statuses, list) or not all(isinstance(one, str) and one in known for one in statuses):
                 raise InvalidInput(f"statuses must be a list of {', '.join(sorted(known))}")
         job_id = data.get("job")
         async with self._core.database.snapshot() as tx:
@@ -163,7 +164,7 @@ def _time(field: str, value: Any) -> float | None:
     """Seconds since 1970 from milliseconds or ISO text. Raises `InvalidInput`."""
     if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LATEST_MS:
         return value / 1000
     try:
         moment = datetime.datetime.fromisoformat(value)

@@ -175,7 +175,14 @@ class Wallet:
 
 @contextlib.asynccontextmanager
 async def client(
-    program: str, *, scheduler: str, wallet: Wallet, node: pathlib.Path, npm_modules: pathlib.Path, **options: Any
+    program: str,
+    *,
+    scheduler: str,
+    wallet: Wallet,
+    node: pathlib.Path,
+    npm_modules: pathlib.Path,
+    extra_env: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Client]:
     """Run `program` (see client.cjs) with the official client; it is killed when the block ends. `options` are those of
     the process: its working folder, its user."""
@@ -188,6 +195,7 @@ async def client(
             "DCP_RESOURCE_DIR": str(wallet.folder),
             "DCP_SCHEDULER_LOCATION": scheduler,
             "DCP_CLIENT_ALLOW_INSECURE_CONFIGURATION": "1",
+            **(extra_env or {}),
         },
         **options,
     )  # fmt: skip

@@ -10,11 +10,14 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+from orchestrator.cli.bank import command as bank
 from orchestrator.cli.db import command
 from orchestrator.errors import InvalidInput
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet.keys import PrivateKey
 from tests.integration.scheduler.actors import deployer, serving
+from tests.postgres import PostgresServer
 
 
 def db(*arguments: str) -> str:
@@ -66,4 +69,64 @@ def test_what_cannot_be_done(tmp_path: pathlib.Path) -> None:
     (tmp_path / "rubbish").write_text("this is no database" * 100)
     assert "cannot be copied" in problem("restore", str(tmp_path / "rubbish"), "--state", str(tmp_path / "x"))
     assert not (tmp_path / "x" / "scheduler.sqlite").exists()
-    assert "pg_dump" in problem("backup", copy, "--database", "postgresql://nobody@localhost/none")
+    assert "is there already" in problem("backup", copy, "--database", "postgresql://nobody@localhost/none")
+    gone = "postgresql://nobody@localhost:1/none"
+    assert "pg_dump failed with status 1: " in problem("backup", str(tmp_path / "other"), "--database", gone)
+    assert not (tmp_path / "other").exists()
+    assert "pg_restore failed" in problem("restore", copy, "--database", gone)
+    assert "options that pg_dump cannot be given: x" in problem("restore", copy, "--database", f"{gone}?x=1")
+    assert "must name a database" in problem("restore", copy, "--database", "postgresql://nobody@localhost")
+
+
+async def test_a_postgresql_is_backed_up_while_schedulers_work_and_restored(
+    tmp_path: pathlib.Path, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    state, copy = tmp_path / "state", tmp_path / "copy"
+    settings = settings_in(state).model_copy(update={"database_url": postgres_url})
+    async with SchedulerApp(settings) as app, deployer(app.url) as owner:
+        waiting = await owner.listed([1, 2, 3])
+        async with serving(app.url, lambda datum, _: datum * 10), asyncio.TaskGroup() as group:
+            # Money moves and slices are settled all the while.
+            done = asyncio.Event()
+            busy = [group.create_task(_keep_deploying(app.url, owner.account, done)) for _ in range(3)]
+            await owner.wait_for("result", 3)
+            report = await asyncio.to_thread(db, "backup", str(copy), "--database", postgres_url, "--output", "json")
+            done.set()
+        assert sum(task.result() for task in busy) > 0
+        assert json.loads(report)["bytes"] == copy.stat().st_size
+        assert copy.stat().st_mode & 0o077 == 0
+        identity, account = owner.client.identity, owner.account
+    new_url = postgres_server.create(migrated=False)
+    try:
+        await asyncio.to_thread(db, "restore", str(copy), "--database", new_url)
+        with pytest.raises(InvalidInput, match="is not empty; make a new one"):
+            await asyncio.to_thread(db, "restore", str(copy), "--database", new_url)
+        checked = json.loads(await asyncio.to_thread(db, "check", "--database", new_url, "--output", "json"))
+        assert checked["ledger"]["problems"] == []
+        assert checked["ledger"]["postings"] > 0
+        assert checked["schema"]["pending"] == []
+        audit = ["audit", "--database", new_url, "--state", str(state), "--output", "json"]
+        audited = await asyncio.to_thread(CliRunner().invoke, bank, audit)
+        assert audited.exit_code == 0, audited.output
+        again = settings.model_copy(update={"database_url": new_url})
+        async with SchedulerApp(again) as app, deployer(app.url, account, identity) as owner:
+            # The restored Scheduler knows the old job, and takes new ones.
+            assert [one["id"] for one in await owner.pheme.request("listJobs", {"job": waiting})] == [waiting]
+            async with serving(app.url, lambda datum, _: datum + 1):
+                job = await owner.listed([1])
+                await owner.wait_for("result", 1)
+            assert owner.decoded() == {1: 2}
+            assert job != waiting
+    finally:
+        postgres_server.drop(new_url)
+
+
+async def _keep_deploying(url: str, account: PrivateKey, done: asyncio.Event) -> int:
+    """How many jobs were computed meanwhile."""
+    count = 0
+    async with deployer(url, account) as owner:
+        while not done.is_set():
+            await owner.listed([1, 2, 3, 4])
+            count += 1
+            await owner.wait_for("result", 4 * count)
+    return count

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import pathlib
-import subprocess
+import ssl
 import sys
 from unittest.mock import ANY
 
@@ -13,11 +14,16 @@ import aiohttp
 import pytest
 
 from orchestrator import kvin
-from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.errors import InvalidInput, NetworkFailure, OrchestratorError
+from orchestrator.protocol.certificates import UntrustedCertificate
+from orchestrator.protocol.client import DcpClient, fetch_config
+from orchestrator.protocol.errors import ConnectionLost
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.scheduler.exposure import tls_context, trusted_proxies
 from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet.keys import PrivateKey
 from tests.integration.scheduler.actors import deployer
+from tests.parts.certificates import Certificate
 
 
 @pytest.fixture
@@ -97,16 +103,8 @@ async def test_only_a_trusted_proxy_says_where_clients_reach_us(plain: Scheduler
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib.Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
-        ],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder / "cert.pem", folder / "key.pem"
+    made = Certificate.create(tmp_path_factory.mktemp("tls"))
+    return made.certificate, made.key
 
 
 def test_certificates_that_cannot_be_used(
@@ -154,6 +152,28 @@ async def test_https_with_the_client(plain: SchedulerSettings, certificate: tupl
     async with SchedulerApp(served) as app:
         assert app.url.startswith("https://127.0.0.1:")
         assert await ask(app.url, SSL_CERT_FILE=str(certificate[0])) == (0, ANY)
-        async with aiohttp.ClientSession() as session:
-            with pytest.raises(aiohttp.ClientConnectorCertificateError):
-                await session.get(app.url)
+        # Without it: one error, at once, that says what to do.
+        status, said = await ask(app.url)
+        assert status != 0
+        shown = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate[0].read_text())).hexdigest()
+        expected = (
+            f"the certificate of 127.0.0.1 port {app.server.port} (SHA-256 {shown}) is not trusted: self-signed "
+            "certificate. If it is the right one, name a PEM file"
+        )
+        assert expected in said
+        assert "$SSL_CERT_FILE" in said
+        with pytest.raises(UntrustedCertificate, match=shown) as caught:
+            await fetch_config(app.url)
+        assert caught.value.code == "ECERT"
+        async with DcpClient(PrivateKey.generate()) as client:
+            connection = client.connect(f"{app.url}pheme/")
+            for _ in range(2):
+                with pytest.raises(ConnectionLost, match="is not trusted") as lost:
+                    await connection.request("listJobs", {})
+                assert lost.value.code == "ECERT"
+
+
+async def test_who_answers_no_tls_is_not_taken_for_one_without_a_good_certificate(plain: SchedulerSettings) -> None:
+    async with SchedulerApp(plain) as app:
+        with pytest.raises(NetworkFailure, match="cannot be reached"):
+            await fetch_config(app.url.replace("http:", "https:"))

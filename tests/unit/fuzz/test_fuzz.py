@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests import fuzz
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services() -> Iterator[None]:
+    with fuzz.services():
+        yield
 
 
 @pytest.mark.parametrize("name", sorted(fuzz.DECODERS))

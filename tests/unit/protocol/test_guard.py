@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.protocol.guard import Bucket, Guard, GuardLimits, TooMany, TrustedProxies, place_of
+from orchestrator.protocol.guard import (
+    Banned,
+    Bucket,
+    Guard,
+    GuardLimits,
+    Hold,
+    Holdings,
+    TooMany,
+    TrustedProxies,
+    place_of,
+)
 
 ME = "0x" + "1" * 40
 
@@ -49,27 +59,92 @@ def test_a_clock_that_was_set_back_gives_nothing() -> None:
 
 
 def test_connections_of_an_address() -> None:
-    guard = Guard(GuardLimits(address_connections=2, address_half_open=5), 0.0)
+    guard = Guard(GuardLimits(address_connections=2), 0.0)
     for _ in range(2):
-        guard.admit("a", 0, 0.0)
+        guard.admit("a", 0.0)
         guard.opened("a")
     with pytest.raises(TooMany, match="address a has 2 connections"):
-        guard.admit("a", 0, 0.0)
-    guard.admit("b", 0, 0.0)
-    with pytest.raises(TooMany, match="have not opened a session"):
-        guard.admit("b", 5, 0.0)
+        guard.admit("a", 0.0)
+    guard.admit("b", 0.0)
     guard.gone("a")
-    guard.admit("a", 0, 0.0)
+    guard.admit("a", 0.0)
     guard.validate()
+
+
+def test_sockets_without_a_session() -> None:
+    guard = Guard(GuardLimits(address_half_open=2), 0.0)
+    for _ in range(2):
+        guard.check_half_open("a")
+        guard.socket_opened("a")
+    with pytest.raises(TooMany, match="2 connections of address a have not opened a session yet"):
+        guard.check_half_open("a")
+    assert not guard.has_session("a")
+    guard.socket_established("a")
+    guard.check_half_open("a")
+    assert guard.has_session("a")
+    guard.socket_gone("a", is_established=True)
+    assert not guard.has_session("a")
+    guard.socket_gone("a", is_established=False)
+    guard.validate()
+    assert not guard._half_open
 
 
 def test_connecting_too_often() -> None:
     guard = Guard(GuardLimits(address_connects=1, address_connects_burst=3), 0.0)
     for _ in range(3):
-        guard.admit("a", 0, 0.0)
+        guard.admit("a", 0.0)
     with pytest.raises(TooMany, match="more than 1 times a second"):
-        guard.admit("a", 0, 0.5)
-    guard.admit("a", 0, 1.5)
+        guard.admit("a", 0.5)
+    guard.admit("a", 1.5)
+
+
+def test_an_address_that_offends_again_and_again_is_banned_for_a_while() -> None:
+    guard = Guard(GuardLimits(address_offences=1, address_offences_burst=3, ban_s=10), 0.0)
+    assert [guard.offend("a", 0.0) for _ in range(3)] == [False, False, False]
+    guard.admit("a", 0.0)
+    assert guard.offend("a", 0.0)
+    assert not guard.offend("a", 0.0)  # it is already
+    with pytest.raises(Banned, match=r"address a has sent too many malformed messages .* refused for 7 s"):
+        guard.admit("a", 3.0)
+    guard.admit("b", 3.0)
+    assert guard.bans == 1
+    guard.admit("a", 10.0)
+    guard.validate()
+
+
+def test_now_and_then_an_offence_bans_nobody() -> None:
+    guard = Guard(GuardLimits(address_offences=1, address_offences_burst=3), 0.0)
+    assert not any(guard.offend("a", float(now)) for now in range(1000))
+    unbanning = Guard(GuardLimits(ban_s=0, address_offences=1, address_offences_burst=1), 0.0)
+    assert not any(unbanning.offend("a", 0.0) for _ in range(1000))
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", None]), st.integers(0, 100)), max_size=40))
+def test_what_is_held_adds_up(steps: list[tuple[str, str | None, int]]) -> None:
+    holdings = Holdings(GuardLimits(identity_held=100, address_held=150, all_held=200))
+    holds = {place: Hold(holdings, place) for place in "ab"}
+    for place, identity, size in steps:
+        holds[place].set(size, identity)
+        holdings.validate()
+        assert holdings.total == sum(hold.size for hold in holds.values())
+        for name in "xy":
+            assert holdings.of(name) == sum(hold.size for hold in holds.values() if hold.identity == name)
+    for hold in holds.values():
+        hold.set(0, None)
+    assert holdings.total == 0
+    assert not holdings._of
+
+
+def test_which_limit_is_exceeded_is_said() -> None:
+    holdings = Holdings(GuardLimits(identity_held=100, address_held=150, all_held=200))
+    holdings.add("a", "x", 101)
+    assert holdings.excess("a", "x") == "more than 100 characters are held for x"
+    assert holdings.excess("a", None) is None
+    holdings.add("a", "y", 50)
+    assert holdings.excess("a", "y") == "more than 150 characters are held for address a"
+    assert holdings.excess("b", "y") is None
+    holdings.add("b", None, 50)
+    assert holdings.excess("b", None) == "more than 200 characters are held for all peers"
 
 
 def test_messages_beyond_the_rate_are_read_later() -> None:

@@ -1,0 +1,424 @@
+"""Each limit is met by a peer that goes beyond it: what that peer is told, and that others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from orchestrator.protocol.client import DcpClient
+from orchestrator.protocol.errors import ConnectionLost, RemoteError
+from orchestrator.protocol.guard import GuardLimits, TrustedProxies
+from orchestrator.protocol.server import DcpServer, Request, ServerLimits
+from orchestrator.wallet.keys import PrivateKey
+from tests.flood import Peer, bound_session, connect_message, fragment
+
+OTHER = "127.0.0.9"
+POLICY = 1008
+
+
+class Service:
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.waiting = 0
+
+    async def handle(self, request: Request) -> Any:
+        if request.operation == "wait":
+            self.waiting += 1
+            await self.go.wait()
+        if request.operation == "large":
+            return "x" * request.data
+        return request.data
+
+
+class Setup:
+    def __init__(self, limits: ServerLimits) -> None:
+        self.service = Service()
+        self.server = DcpServer(PrivateKey.generate(), {"echo": self.service}, lambda *_: "", limits=limits)
+        self.http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}/"
+
+    @property
+    def query(self) -> str:
+        return f"{self.url}echo/dcp5/socketio/?EIO=4&transport=websocket"
+
+    def peer(self, key: PrivateKey | None = None, http: aiohttp.ClientSession | None = None) -> Any:
+        return Peer.open(http or self.http, self.url, "echo", key)
+
+    async def refusal(self) -> str:
+        async with self.http.get(self.query) as answer:
+            assert answer.status == 429
+            assert answer.headers["Retry-After"] == "5"
+            return await answer.text()
+
+
+def limits(**guard: Any) -> ServerLimits:
+    return ServerLimits(guard=GuardLimits(**guard))
+
+
+@pytest.fixture
+async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
+    made = Setup(getattr(request, "param", ServerLimits()))
+    async with made.server, aiohttp.ClientSession() as made.http:
+        await made.server.listen()
+        yield made
+        made.service.go.set()
+
+
+async def closed(peer: Peer) -> tuple[int | None, str]:
+    """Code and reason with which the server closes a websocket."""
+    async with asyncio.timeout(10):
+        while True:
+            packet = await peer.socket.receive()
+            if packet.type is aiohttp.WSMsgType.CLOSE:
+                return packet.data, packet.extra or ""
+            if packet.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
+                return peer.socket.close_code, ""
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+# --- connections
+
+
+@pytest.mark.parametrize("setup", [limits(address_half_open=2)], indirect=True)
+async def test_sockets_without_a_session(setup: Setup) -> None:
+    async with setup.peer() as first, setup.peer(), DcpClient(PrivateKey.generate()) as client:
+        await until(lambda: setup.server.statistics()["sockets"] == 2)
+        assert "2 connections of address 127.0.0.1 have not opened a session yet" in await setup.refusal()
+        async with bound_session(OTHER) as http, setup.peer(http=http) as elsewhere:
+            await elsewhere.establish()
+        await first.establish()
+        assert await client.connect(f"{setup.url}echo/").request("op", 1) == 1
+
+
+@pytest.mark.parametrize("setup", [limits(address_connections=2)], indirect=True)
+async def test_connections_of_an_address(setup: Setup) -> None:
+    async with bound_session(OTHER) as http, setup.peer(http=http), setup.peer(http=http) as second:
+        async with http.get(setup.query) as answer:
+            assert answer.status == 429
+            assert f"address {OTHER} has 2 connections, as many as one may have" in await answer.text()
+        await second.establish()
+        async with setup.peer() as elsewhere:
+            await elsewhere.establish()
+
+
+@pytest.mark.parametrize("setup", [limits(address_connects=0.01, address_connects_burst=2)], indirect=True)
+async def test_connecting_too_often(setup: Setup) -> None:
+    async with setup.peer(), setup.peer() as second:
+        assert "address 127.0.0.1 connects more than 0.01 times a second" in await setup.refusal()
+        await second.establish()
+
+
+@pytest.mark.parametrize("setup", [ServerLimits(sockets=10)], indirect=True)
+async def test_the_last_places_are_kept_for_addresses_with_a_session(setup: Setup) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(setup.peer())
+        await first.establish()
+        other = await stack.enter_async_context(bound_session(OTHER))
+        for _ in range(8):
+            await stack.enter_async_context(setup.peer(http=other))
+        async with other.get(setup.query) as answer:
+            assert answer.status == 429
+            assert "the last places are kept for addresses that have a session" in await answer.text()
+        await stack.enter_async_context(setup.peer())
+        assert "10 connections are open, as many as this server takes" in await setup.refusal()
+
+
+@pytest.mark.parametrize("setup", [ServerLimits(greeting_timeout=-2)], indirect=True)
+async def test_who_says_nothing_or_not_all_is_cut_off(setup: Setup) -> None:
+    """A connection without a request, with half of one, and a request for a body that does not come."""
+    half = b"GET /echo/ HTTP/1.1\r\nHost: x\r\n"
+    body = b"POST /echo/?EIO=4&sid=x HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\nabc"
+    async with asyncio.timeout(10), setup.peer() as known:
+        await known.establish()
+        for said in (b"", half, body):
+            reader, writer = await asyncio.open_connection("127.0.0.1", setup.server.port)
+            writer.write(said)
+            await until(lambda: len(setup.server._sockets.door) == 2)
+            setup.server.sweep()
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
+            writer.close()
+            await until(lambda: len(setup.server._sockets.door) == 1)
+        assert await known.ask("op", {"a": 1}) == [(True, {"a": 1})]
+
+
+# --- giants
+
+
+async def test_a_giant_message_of_a_stranger(setup: Setup) -> None:
+    async with setup.peer() as peer:
+        await peer.send("{" + "x" * 70_000)
+        assert await closed(peer) == (POLICY, "a message may have 65536 characters, not 70001")
+
+
+async def test_fragments_of_a_stranger(setup: Setup) -> None:
+    async with setup.peer() as peer:
+        await peer.send(fragment(5, 0, 9, 10))
+        assert await closed(peer) == (POLICY, "fragment 0 of 9: at most 8 allowed")
+    async with setup.peer() as peer:
+        await peer.send(fragment(5, 0, 2, 10))
+        await peer.send(fragment(6, 0, 2, 10))
+        assert await closed(peer) == (POLICY, "more than 1 messages in fragments at once")
+
+
+async def test_a_frame_of_a_stranger_that_never_ends_is_not_kept(setup: Setup) -> None:
+    async with setup.peer() as known:
+        await known.establish()
+        with socket.create_connection(("127.0.0.1", setup.server.port)) as raw:
+            raw.setblocking(False)
+            loop = asyncio.get_running_loop()
+            request = (
+                b"GET /echo/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+                b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            await loop.sock_sendall(raw, request + b"\x81\xff" + (8_000_000).to_bytes(8, "big") + bytes(4))
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                async with asyncio.timeout(10):
+                    while True:
+                        await loop.sock_sendall(raw, b"x" * 10_000)
+        assert setup.server.statistics()["held_characters"] < 1000
+        assert await known.ask("op") == [(True, {})]
+
+
+async def test_a_giant_body_is_refused_before_it_is_read(setup: Setup) -> None:
+    url = f"{setup.url}echo/?EIO=4&transport=polling&sid=x"
+    async with setup.http.post(url, data=b"x" * 70_000) as answer:
+        assert answer.status == 413
+        assert "before there is a session a body may have 65536 bytes" in await answer.text()
+
+
+# --- what is held
+
+
+@pytest.mark.parametrize("setup", [limits(identity_held=300_000)], indirect=True)
+async def test_unfinished_messages_of_an_identity(setup: Setup) -> None:
+    """In two sessions together; the sessions live on."""
+    key = PrivateKey.generate()
+    async with setup.peer(key) as first, setup.peer(key) as second, setup.peer() as other:
+        for one in (first, second, other):
+            await one.establish()
+        await first.send(fragment(5, 0, 9, 200_000))
+        await until(lambda: setup.server.statistics()["held_characters"] > 200_000)
+        await second.send(fragment(5, 0, 9, 60_000))
+        await second.send(fragment(5, 1, 9, 60_000))
+        code, reason = await closed(second)
+        assert (code, reason) == (POLICY, f"more than 300000 characters are held for {key.address}")
+        assert len(setup.server.connections) == 3
+        await other.send(fragment(5, 0, 9, 200_000))
+        assert [one.is_connected for one in setup.server.connections].count(True) == 2
+
+
+@pytest.mark.parametrize("setup", [limits(address_held=300_000)], indirect=True)
+async def test_unfinished_messages_of_an_address(setup: Setup) -> None:
+    async with (
+        bound_session(OTHER) as http,
+        setup.peer() as first,
+        setup.peer() as second,
+        setup.peer(http=http) as other,
+    ):
+        for one in (first, second, other):
+            await one.establish()
+        await first.send(fragment(5, 0, 9, 200_000))
+        await until(lambda: setup.server.statistics()["held_characters"] > 200_000)
+        await second.send(fragment(5, 0, 9, 120_000))
+        code, reason = await closed(second)
+        assert (code, reason) == (POLICY, "more than 300000 characters are held for address 127.0.0.1")
+        await other.send(fragment(5, 0, 2, 200_000))
+        await until(lambda: setup.server.statistics()["held_characters"] > 400_000)
+    await until(lambda: setup.server.statistics()["held_characters"] < 10_000)
+
+
+@pytest.mark.parametrize("setup", [limits(identity_held=100_000)], indirect=True)
+async def test_requests_without_an_answer(setup: Setup) -> None:
+    async with DcpClient(PrivateKey.generate()) as client, DcpClient(PrivateKey.generate()) as other:
+        connection = client.connect(f"{setup.url}echo/")
+        tasks = []
+        for number in range(2):
+            tasks.append(asyncio.ensure_future(connection.request("wait", "x" * 45_000)))
+            await until(lambda number=number: setup.service.waiting == number + 1)
+        with pytest.raises(RemoteError, match=r"more than 100000 characters are held for .* later") as caught:
+            await connection.request("wait", "x" * 45_000)
+        assert caught.value.code == "EBUSY"
+        assert await other.connect(f"{setup.url}echo/").request("op", "x" * 90_000) == "x" * 90_000
+        setup.service.go.set()
+        await asyncio.gather(*tasks)
+        assert await connection.request("op", "x" * 45_000) == "x" * 45_000
+
+
+@pytest.mark.parametrize("setup", [limits(identity_held=3_000_000)], indirect=True)
+async def test_answers_that_are_not_taken(setup: Setup) -> None:
+    """The first is on its way and never acknowledged; behind it others queue, until the session is given up."""
+    async with setup.peer() as peer, setup.peer() as other:
+        await peer.establish()
+        await other.establish()
+        with pytest.raises(ConnectionResetError):
+            async with asyncio.timeout(10):
+                for _ in range(10):
+                    await peer.send(peer.requests("large", 1_000_000))
+                    await peer.message(is_ack=True)
+        await until(lambda: len(setup.server.connections) == 1)
+        assert await other.ask("op") == [(True, {})]
+
+
+# --- replays, forgeries, stamps
+
+
+@pytest.mark.parametrize("setup", [limits(identity_sessions=2)], indirect=True)
+async def test_a_replayed_connect_request_takes_no_session_from_its_owner(setup: Setup) -> None:
+    owner = PrivateKey.generate()
+    heard = connect_message(owner)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(5):
+            thief = await stack.enter_async_context(setup.peer())
+            await thief.send(heard)
+            assert (await thief.message())["success"] is True
+        async with DcpClient(owner) as client:
+            assert await client.connect(f"{setup.url}echo/").request("op", 1) == 1
+            assert await client.connect(f"{setup.url}echo/").request("op", 2) == 2
+            third = client.connect(f"{setup.url}echo/")
+            with pytest.raises(ConnectionLost, match="has 2 sessions, as many as one identity may have"):
+                await third.request("op", 3)
+
+
+async def test_replayed_messages(setup: Setup) -> None:
+    async with setup.peer() as peer:
+        await peer.establish()
+        message = peer.requests("op", {"n": 1})
+        await peer.send(message)
+        assert await peer.answers() == [(True, {"n": 1})]
+        # Once more at once: it is known, and only acknowledged again.
+        await peer.send(message)
+        assert await peer.ask("op", {"n": 2}) == [(True, {"n": 2})]
+        # Later: its nonce is that of another time.
+        await peer.send(message)
+        with pytest.raises(ConnectionResetError):
+            await peer.message()
+    assert not setup.server.connections
+
+
+@pytest.mark.parametrize("setup", [limits(address_offences=0.01, address_offences_burst=3, ban_s=60)], indirect=True)
+async def test_forged_messages_get_their_address_banned_and_its_sessions_go_on(setup: Setup) -> None:
+    owner = PrivateKey.generate()
+    forged = connect_message(owner).replace(owner.address, PrivateKey.generate().address)
+    async with setup.peer() as known, DcpClient(PrivateKey.generate()) as elsewhere, setup.peer() as stranger:
+        await known.establish()
+        for _ in range(4):
+            async with setup.peer() as peer:
+                await peer.send(forged)
+                assert await closed(peer) == (POLICY, "the message has an invalid signature")
+        assert "address 127.0.0.1 has sent too many malformed messages" in await setup.refusal()
+        await closed(stranger)
+        assert await known.ask("op", {"n": 1}) == [(True, {"n": 1})]
+        assert setup.server.statistics()["bans"] == 1
+        async with bound_session(OTHER) as http, setup.peer(http=http) as other:
+            await other.establish()
+        del elsewhere
+
+
+async def test_stamps_from_the_past_and_the_future_and_used_ones(setup: Setup) -> None:
+    async with setup.peer() as peer:
+        await peer.establish()
+        for offset, code in ((-86_400.0, "EEXPIRED"), (86_400.0, "ETIMETRAVEL")):
+            ((done, payload),) = await peer.ask("op", offset=offset)
+            assert (done, payload["code"]) == (False, code)
+            assert "set the clock" in payload["message"]
+        stamp = PrivateKey.generate().address
+        assert await peer.ask("op", stamp=stamp) == [(True, {})]
+        ((done, payload),) = await peer.ask("op", stamp=stamp)
+        assert (done, payload["code"]) == (False, "EDUP")
+        answers = await peer.ask("op", stamp=f"{stamp}x", count=3)
+        assert [done for done, _ in answers] == [True, False, False]
+
+
+# --- reading in turn
+
+
+async def test_while_nobody_reads_a_connection_no_more_than_a_little_is_taken_from_it(setup: Setup) -> None:
+    """Whoever is told to wait is not read meanwhile: TCP keeps the rest on its machine."""
+    async with setup.peer() as peer:
+        await peer.establish()
+        gate = next(gate for gate in setup.server._sockets.door._gates.values() if not gate.is_stranger)
+        # As if its turn did not come.
+        taking = asyncio.Event()
+
+        async def never(*_: Any) -> None:
+            taking.set()
+            await asyncio.Event().wait()
+
+        setup.server._sockets.turns.take = never  # type: ignore[method-assign]
+        before = gate._unused
+        writing = asyncio.ensure_future(_write(peer, 200))
+        await taking.wait()
+        await until(lambda: gate._is_paused)
+        assert gate._unused - before < 300_000
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        gate.abort()
+
+
+async def _write(peer: Peer, count: int) -> None:
+    for _ in range(count):
+        await peer.send("{" + "x" * 60_000)
+
+
+async def test_a_crowd_does_not_keep_another_address_waiting(setup: Setup) -> None:
+    """Hundreds of sessions ask at once; one elsewhere asks after them and is answered before most of them."""
+    order: list[str] = []
+
+    async def ask(peer: Peer, name: str) -> None:
+        await peer.send(peer.requests("op", {"n": 1}))
+        await peer.answers()
+        order.append(name)
+
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(bound_session(OTHER))
+        crowd = [await stack.enter_async_context(setup.peer()) for _ in range(150)]
+        one = await stack.enter_async_context(setup.peer(http=http))
+        for peer in [*crowd, one]:
+            await peer.establish()
+        async with asyncio.TaskGroup() as group:
+            for peer in crowd:
+                group.create_task(ask(peer, "crowd"))
+            group.create_task(ask(one, "one"))
+    assert len(order) == 151
+    assert order.index("one") < 75
+
+
+async def test_behind_a_trusted_proxy_addresses_are_the_clients(setup: Setup) -> None:
+    guarded = dataclasses.replace(GuardLimits(), address_offences=0.01, address_offences_burst=1, ban_s=60)
+    server = DcpServer(
+        PrivateKey.generate(), {"echo": Service()}, lambda *_: "", limits=ServerLimits(guard=guarded),
+        proxies=TrustedProxies(("127.0.0.1",)),
+    )  # fmt: skip
+    async with server:
+        await server.listen()
+        query = f"http://127.0.0.1:{server.port}/echo/dcp5/socketio/?EIO=4&transport=websocket"
+        bad, good = {"X-Forwarded-For": "9.9.9.9"}, {"X-Forwarded-For": "8.8.8.8"}
+        for _ in range(2):
+            async with setup.http.ws_connect(query, headers=bad) as socket_:
+                await socket_.send_str("40")
+                await socket_.send_str("42" + json.dumps(["message", "x"]))
+                while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
+                    pass
+        async with setup.http.get(query, headers=bad) as answer:
+            assert answer.status == 429
+            assert "address 9.9.9.9 has sent too many malformed messages" in await answer.text()
+        async with setup.http.ws_connect(query, headers=good) as socket_:
+            assert (await socket_.receive()).type is aiohttp.WSMsgType.TEXT
