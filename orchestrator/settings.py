@@ -122,6 +122,9 @@ class SchedulerSettings(ComponentSettings):
     max_address_held_mib: int = Field(1024, ge=1, description="MiB of the same for one address")
     max_held_mib: int = Field(2048, ge=1, description="MiB of the same for all peers")
     max_jobs_per_owner: int = Field(10_000, ge=1, description="jobs of one identity that have not ended")
+    max_inputs_mib_per_owner: int = Field(
+        10_240, ge=1, description="MiB of code and inputs of one identity's jobs that have not ended"
+    )
 
     initial_credit: int = Field(
         0,

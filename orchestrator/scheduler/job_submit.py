@@ -72,8 +72,11 @@ class JobSubmit:
         async with self._core.database.transaction() as tx:
             job = await self._core.catalog.find(tx, submission.job_id)
             if job is None:
+                size = len(json.dumps([submission.spec, submission.input_set]))
                 await self._check_quota(tx, request.peer)
+                await self._check_size(tx, request.peer, size)
                 job, state = await self._create(tx, submission, request.peer)
+                await jobs.add_input_characters(tx, job.key, size)
             elif job.owner != request.peer:
                 raise NotPermitted(f"job id {job.id} is taken by another owner; make a new one")
             else:
@@ -95,6 +98,16 @@ class JobSubmit:
             raise TooMany(
                 f"{owner} has {most} jobs that have not ended, as many as one identity may have here; close or cancel "
                 "some (cancelAllJobs ends all of a payment account)"
+            )
+
+    async def _check_size(self, tx: Transaction, owner: str, more: int) -> None:
+        most = self._core.settings.max_inputs_mib_per_owner * 1024 * 1024
+        held = await jobs.input_characters_of_owner(tx, owner)
+        if held + more > most:
+            raise TooMany(
+                f"{owner} has sent {held} characters of code and inputs for jobs that have not ended; with these "
+                f"{more} that would be more than the {most} that one identity may have here; wait for jobs to end, or "
+                "cancel some"
             )
 
     async def _create(self, tx: Transaction, submission: Submission, owner: str) -> tuple[Job, JobState]:
@@ -142,7 +155,7 @@ class JobSubmit:
         answer is recognised and not stored twice. The hold grows with the job as far as the payment account goes; what
         it does not cover waits for funds.
 
-        Errors: EINVAL, EPERM, ENOENT, ECLOSED.
+        Errors: EINVAL, EPERM, ENOENT, ECLOSED, EBUSY (too many inputs).
         """
         data = fields(request)
         uris = uris_of_pile(data.get("dataValues"))
@@ -150,6 +163,7 @@ class JobSubmit:
         # The same values may well follow each other. They are a repetition only over another session, and only if the
         # client did not end the one before itself.
         content = hashlib.sha256(json.dumps(uris).encode()).hexdigest()
+        size = sum(map(len, uris))
         if any(map(self._core.blobs.is_big, uris)):
             async with self._core.database.snapshot() as tx:
                 job = await self._core.catalog.get(tx, data.get("job"))
@@ -161,6 +175,8 @@ class JobSubmit:
             state = (await jobs.states(tx, [job.key], lock=True))[job.key]
             session, _, known = (state.pile_digest or "").partition(":")
             if known != content or session == request.connection.dcpsid or session in self._parted:
+                await self._check_size(tx, job.owner, size)
+                await jobs.add_input_characters(tx, job.key, size)
                 state = await self._append(tx, job, state, uris, f"{request.connection.dcpsid}:{content}")
         self._core.answered(job)
         self._core.publish_state(state)

@@ -192,6 +192,17 @@ async def live_of_owner(tx: AsyncConnection, owner: str) -> int:
     return int((await tx.execute(query)).scalar_one())
 
 
+async def input_characters_of_owner(tx: AsyncConnection, owner: str) -> int:
+    """What this identity has sent for its jobs that have not ended."""
+    query = sa.select(sa.func.sum(jobs.c.input_characters)).where(jobs.c.owner == owner, jobs.c.ended_at.is_(None))
+    return int((await tx.execute(query)).scalar_one() or 0)
+
+
+async def add_input_characters(tx: AsyncConnection, key: int, characters: int) -> None:
+    counted = jobs.c.input_characters + characters
+    await tx.execute(sa.update(jobs).where(jobs.c.key == key).values(input_characters=counted))
+
+
 async def paused(tx: AsyncConnection, limit: int) -> list[int]:
     """Keys of jobs that wait for funds, the longest unserved first."""
     query = sa.select(jobs.c.key).where(jobs.c.status == str(RunStatus.PAUSED)).order_by(jobs.c.served_at, jobs.c.key)

@@ -49,6 +49,8 @@ jobs = sa.Table(
     # Slices for which money was put into the hold; null: nothing limits them.
     sa.Column("funded", sa.BigInteger),
     sa.Column("heard_at", sa.Float, nullable=False, server_default="0"),
+    # Of its code, arguments and listed inputs, wherever they are kept.
+    sa.Column("input_characters", sa.BigInteger, nullable=False, server_default="0"),
     # The last pile of listed inputs: a pile that is sent again after a lost answer is recognised by it.
     sa.Column("pile_digest", sa.Text),
     sa.Column("stop_code", sa.Text),

@@ -44,6 +44,28 @@ async def test_jobs_of_an_identity_are_limited(plain: SchedulerSettings) -> None
         await owner.submit()
 
 
+async def test_inputs_of_an_identity_are_limited(plain: SchedulerSettings) -> None:
+    """Big values count though they are kept elsewhere; what belongs to ended jobs does not."""
+    limited = plain.model_copy(update={"max_inputs_mib_per_owner": 1})
+    async with SchedulerApp(limited) as app, deployer(app.url) as owner, deployer(app.url) as other:
+        job = await owner.deploy()
+        await owner.add(job, ["x" * 300_000, "y" * 300_000])
+        for _ in range(2):
+            with pytest.raises(
+                OrchestratorError, match=r"with these \d+ that would be more than the 1048576"
+            ) as caught:
+                await owner.add(job, ["z" * 600_000])
+            assert caught.value.code == "EBUSY"
+        with pytest.raises(OrchestratorError, match="characters of code and inputs") as caught:
+            await owner.submit(workFunctionURI="data:," + "x" * 600_000)
+        await owner.add(job, ["small"])
+        theirs = await other.deploy()
+        assert (await other.add(theirs, ["z" * 600_000]))["success"]
+        await owner.submit_service.request("cancelJob", {"job": job})
+        again = await owner.deploy()
+        assert (await owner.add(again, ["z" * 600_000]))["success"]
+
+
 async def test_sessions_of_an_identity_are_limited(plain: SchedulerSettings) -> None:
     limited = plain.model_copy(update={"max_identity_sessions": 2})
     async with SchedulerApp(limited) as app, deployer(app.url) as owner, deployer(app.url) as other:
