@@ -340,12 +340,15 @@ class Door:
             log.info("dropped a connection: %s", excess, extra={"action": "refused"})
             gate.abort()
 
-    def offence(self, place: str, what: str) -> None:
-        """An address has sent what no honest peer sends. With too many of these, its strangers must go."""
+    def offence(self, place: str, what: str, by: Gate | None = None) -> None:
+        """An address has sent what no honest peer sends. With too many of these, its strangers must go; but `by`, which
+        is closed in any case, is still told why."""
         if self.guard.offend(place, time.monotonic()):
             log.warning(
                 "address %s is banned for %g s: too many offences, the last: %s",
                 place, self.guard.limits.ban_s, what, extra={"action": "banned"},
             )  # fmt: skip
-            for gate in [one for one in self._gates.values() if one.is_stranger and one.place == place]:
-                gate.abort()
+            strangers = [one for one in self._gates.values() if one.is_stranger and one.place == place]
+            for gate in strangers:
+                if gate is not by:
+                    gate.abort()

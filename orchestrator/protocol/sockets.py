@@ -112,7 +112,7 @@ class ServerSocket:
 
     def offend(self, what: str) -> None:
         """It has sent what no honest peer sends: drop it, and remember that of its address."""
-        self._server.door.offence(self.place, what)
+        self._server.door.offence(self.place, what, self._server.gate_of(self.eio_sid))
         self.drop(what)
 
 
