@@ -285,6 +285,9 @@ class ClientConnection:
         try:
             socket = await ClientSocket.open(self.url, timeout=self._client.limits.socket_timeout)
         except UntrustedCertificate as error:
+            if link.session.dcpsid is not None:
+                # It was trusted before: a slip at a renewal must not cost the session.
+                raise client_socket.CannotConnect(error.message) from error
             # To try again would change nothing; the next request does.
             self._trouble = error.message
             log.error("%s", error.message, extra={"action": "untrusted-certificate"})  # noqa: TRY400 - no news in a trace

@@ -17,7 +17,10 @@ _RETRY_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 async def find(url: str, given_up: asyncio.Event) -> dict[str, Any] | None:
-    """A configuration that names all services a worker needs; None when it is given up first."""
+    """A configuration that names all services a worker needs; None when it is given up first.
+
+    Raises `UntrustedCertificate`: that somebody has to mend, here or there.
+    """
     attempt = 0
     while not given_up.is_set():
         try:

@@ -22,6 +22,7 @@ from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.scheduler.exposure import tls_context, trusted_proxies
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
+from orchestrator.worker.scheduler_link.discovery import find
 from tests.integration.scheduler.actors import deployer
 from tests.parts.certificates import Certificate
 
@@ -150,6 +151,7 @@ _ASK = """
 import asyncio, sys
 from orchestrator.protocol.client import DcpClient
 from orchestrator.wallet.keys import PrivateKey
+from orchestrator.worker.scheduler_link.discovery import find
 
 async def main():
     async with DcpClient(PrivateKey.generate()) as client:
@@ -187,6 +189,8 @@ async def test_https_with_the_client(plain: SchedulerSettings, certificate: tupl
         with pytest.raises(UntrustedCertificate, match=shown) as caught:
             await fetch_config(app.url)
         assert caught.value.code == "ECERT"
+        with pytest.raises(UntrustedCertificate):  # and a worker does not wait for ever
+            await find(app.url, asyncio.Event())
         async with DcpClient(PrivateKey.generate()) as client:
             connection = client.connect(f"{app.url}pheme/")
             for _ in range(2):
