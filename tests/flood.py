@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from orchestrator import kvin
 from orchestrator.protocol import js_json, messages, signing
 from orchestrator.protocol.client import DcpClient
 from orchestrator.wallet.keys import PrivateKey
@@ -217,12 +218,17 @@ class Peer:
         return await self.answers()
 
 
+_CODES = 5
+"""different errors that talkers are answered with"""
+
+
 class Talker:
     """Opens sessions and abuses them, one way each, until cancelled. `said` counts the server's errors by code."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.said: dict[str, int] = {}
+        self.told_enough = asyncio.Event()
         self.sent = self.opened = self.dropped = 0
         self.ways = [
             self.past, self.future, self.without_auth, self.unknown, self.used_stamp, self.giant, self.deaf,
@@ -254,7 +260,11 @@ class Talker:
         await self._ask_for_ever(peer, "listJobs", offset=86_400.0)
 
     async def without_auth(self, peer: Peer) -> None:
-        data = {"job": "j" * 22, "paymentAccount": "0x" + "12" * 20}
+        data = {
+            "job": "j" * 22, "paymentAccount": "0x" + "12" * 20, "workFunctionURI": "data:,(x)=>x", "requirements": 64,
+            "mvMultSlicePayment": 1, "absoluteSlicePayment": 0, "worktime": {"name": "map-basic", "version": "^1.0.0"},
+            "marshaledArguments": kvin.marshal([]),
+        }  # fmt: skip
         await self._ask_for_ever(peer, "submit@5", data, count=50)
 
     async def unknown(self, peer: Peer) -> None:
@@ -281,6 +291,8 @@ class Talker:
                 if not done:
                     code = str(payload.get("code"))
                     self.said[code] = self.said.get(code, 0) + 1
+                    if len(self.said) >= _CODES:
+                        self.told_enough.set()
 
 
 @contextlib.asynccontextmanager
@@ -455,11 +467,12 @@ async def run(
         flood_at, cpu = time.monotonic(), cpu_of(scheduler.process.pid)
         before = most = memory_of(scheduler.process.pid)
         port = str(URL(url).port)
+        await start("talkers", *role("talk", "--connections", str(talkers), "--seconds", str(seconds)), nice=5)
+        await _first_line(processes["talkers"])
         await start(
             "gun", str(gun), ATTACKER, port, str(connections - talkers), str(frames_per_s), str(seconds),
             str(folder / "ammunition"), nice=10,
         )  # fmt: skip
-        await start("talkers", *role("talk", "--connections", str(talkers), "--seconds", str(seconds)), nice=5)
         while time.monotonic() - flood_at < seconds:
             await asyncio.sleep(0.25)
             most = max(most, memory_of(scheduler.process.pid))
@@ -497,9 +510,15 @@ async def _first_line(process: asyncio.subprocess.Process) -> str:
 
 async def _talk(url: str, connections: int, seconds: float) -> None:
     talker = Talker(url)
+
+    async def tell() -> None:
+        await talker.told_enough.wait()
+        print("talking", flush=True)
+
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await talker.run(connections)
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            group.create_task(tell())
+            group.create_task(talker.run(connections))
     print(json.dumps({"opened": talker.opened, "dropped": talker.dropped, "sent": talker.sent, "said": talker.said}))
 
 

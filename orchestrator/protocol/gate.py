@@ -30,6 +30,7 @@ _MOST_WAITING = 512
 """accepted connections of one address that wait for their turn"""
 _WELCOME_COST = 3.0
 _HANDSHAKE_S = 30
+_FAREWELL_S = 1
 _STRANGER_READ = 8 * 1024
 _READ = 64 * 1024
 """bytes that are read at once, and bytes that may wait to be used before no more are read"""
@@ -60,6 +61,7 @@ class Gate(asyncio.Protocol):
         self._is_websocket = False
         self._is_wanted = True
         self._is_paused = False
+        self._is_refused = False
         self._bytes = 0  # of a stranger, in all
         self._unused = 0  # since somebody waited in vain
         self._hold: Hold | None = None
@@ -90,7 +92,7 @@ class Gate(asyncio.Protocol):
             return
         if self._is_wanted:
             # Part of one packet: whoever waits for it has not got it yet.
-            if self._unused > _READ and self._hold is not None:
+            if self._unused > _READ and self._hold is not None and not self._is_refused:
                 self._hold.set(self._unused, self.identity)
                 self._door.check(self, self._hold)
         elif self._unused > (_READ if self._is_known else _STRANGER_READ):
@@ -144,6 +146,15 @@ class Gate(asyncio.Protocol):
     def abort(self) -> None:
         self.transport.abort()
 
+    async def refuse(self, reason: str) -> None:
+        """Read no more, tell the websocket's peer why, and close."""
+        self._pause()
+        self._is_refused = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self.websocket.refuse(reason)
+        self.abort()
+
     @property
     def is_stranger(self) -> bool:
         return not self._is_known
@@ -163,6 +174,8 @@ class Gate(asyncio.Protocol):
                 self.transport.pause_reading()
 
     def _resume(self) -> None:
+        if self._is_refused:
+            return
         self._is_paused = False
         with contextlib.suppress(RuntimeError):
             self.transport.resume_reading()
@@ -338,7 +351,7 @@ class Door:
         if excess is not None:
             self.guard.refused += 1
             log.info("dropped a connection: %s", excess, extra={"action": "refused"})
-            gate.abort()
+            self._spawn(gate.refuse(excess))
 
     def offence(self, place: str, what: str, by: Gate | None = None) -> None:
         """An address has sent what no honest peer sends. With too many of these, its strangers must go; but `by`, which

@@ -167,7 +167,7 @@ async def test_the_official_client_over_https(tmp_path: pathlib.Path, run: Run, 
         refused = await run(url, trusts=False)
         assert refused.status != 0
         assert refused.all("results") == []
-        assert "self-signed certificate" in f"{refused.said}{refused.stderr}"
+        assert "SELF_SIGNED_CERT" in f"{refused.said}{refused.stderr}"
 
 
 async def test_the_official_client_through_nginx(tmp_path: pathlib.Path, run: Run, certificate: Certificate) -> None:

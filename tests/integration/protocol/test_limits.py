@@ -222,7 +222,7 @@ async def test_unfinished_messages_of_an_identity(setup: Setup) -> None:
         assert (code, reason) == (POLICY, f"more than 300000 characters are held for {key.address}")
         assert len(setup.server.connections) == 3
         await other.send(fragment(5, 0, 9, 200_000))
-        assert [one.is_connected for one in setup.server.connections].count(True) == 2
+        await until(lambda: [one.is_connected for one in setup.server.connections].count(True) == 2)
 
 
 @pytest.mark.parametrize("setup", [limits(address_held=300_000)], indirect=True)
