@@ -28,7 +28,7 @@ def main() -> None:
         report = asyncio.run(
             flood.run(
                 pathlib.Path(folder), seconds=options.seconds, calm_s=options.calm_s, connections=options.connections,
-                frames_per_s=options.frames_per_s, settings=["--address-ban-s", "0"] if options.no_bans else [],
+                frames_per_s=options.frames_per_s, settings=["--address-ban", "0"] if options.no_bans else [],
             )
         )  # fmt: skip
     print(json.dumps(report.to_json(), indent=None if options.output == "json" else 2))

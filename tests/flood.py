@@ -242,7 +242,8 @@ class Talker:
     async def _again_and_again(self, http: aiohttp.ClientSession, way: Callable[[Peer], Awaitable[None]]) -> None:
         service = "jobSubmit" if way == self.without_auth else "pheme"
         while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            # What a session that ends under it leaves half said is no error of the flood.
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, KeyError):
                 async with Peer.open(http, self.url, service) as peer:
                     self.opened += 1
                     try:
@@ -471,7 +472,7 @@ async def run(
         await _first_line(processes["talkers"])
         await start(
             "gun", str(gun), ATTACKER, port, str(connections - talkers), str(frames_per_s), str(seconds),
-            str(folder / "ammunition"), nice=10,
+            str(folder / "ammunition"), nice=5,
         )  # fmt: skip
         while time.monotonic() - flood_at < seconds:
             await asyncio.sleep(0.25)
