@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0014_input_characters"
-down_revision = "0013_numbers"
+revision = "0016_input_characters"
+down_revision = "0015_bank_withdrawals"
 branch_labels = None
 depends_on = None
 
