@@ -137,6 +137,9 @@ class Chain:
             "eth_getLogs": self._logs,
             "eth_getTransactionCount": lambda address, block: hex(self._nonce(address, _number(block))),
             "eth_getTransactionReceipt": self._receipt,
+            "eth_getTransactionByHash": lambda digest: {
+                "nonce": hex(self.tester.get_transaction_by_hash(digest)["nonce"])
+            },
             "eth_sendRawTransaction": self._take,
             "eth_estimateGas": self._estimate,
             "eth_gasPrice": lambda: hex(2 * GWEI),

@@ -348,6 +348,7 @@ def _pending_answer(transfer_id: str, one: Pending) -> dict[str, Any]:
         "amount": format_amount(one.amount),
         "state": one.state.value,
         "expiresAt": one.expires_at,
+        **({} if one.destination is None else {"toAddress": one.destination}),
     }
 
 

@@ -120,15 +120,21 @@ class Job:
         config: Mapping[str, Any],
         account: PrivateKey,
         amount: decimal.Decimal | int | float | str | None = None,
+        *,
+        transfer_id: str | None = None,
     ) -> Mapping[str, Any]:
         """Put money into the job's hold, out of any account: `amount` in DCC, of which whole slices are taken, or
         what the job lacks. A job that is paused (event `nofunds`) goes on. May be called while `exec` waits.
+
+        When no answer comes, nothing is known. With a `transfer_id` of your own (1 to 100 characters) call it again:
+        the same one moves nothing more. Without one, each call is a payment of its own.
 
         The answer tells `added`, `escrow` (what the job holds now), `cost` and `fundsRequired` (what it still lacks) as
         decimal text in DCC. Raises RemoteError with the Scheduler's code: ENOFUNDS, EINVAL for less than one slice,
         ECLOSED when the job has ended.
         """
-        wish: dict[str, Any] = {"job": self.id, "account": account.address, "transferId": secrets.token_hex(16)}
+        transfer_id = transfer_id if transfer_id is not None else secrets.token_hex(16)
+        wish: dict[str, Any] = {"job": self.id, "account": account.address, "transferId": transfer_id}
         if amount is not None:
             wish["amount"] = str(amount)
         submit = client.connect(config["scheduler"]["services"]["jobSubmit"]["location"])

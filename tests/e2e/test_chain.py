@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.bank.amounts import UNITS
+from orchestrator.cli.main import cli
 from orchestrator.wallet import files
 from orchestrator.wallet.keys import PrivateKey
 from orchestrator.wallet.keystores import Keystore
@@ -29,14 +32,12 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-async def told(*arguments: str, status: int = 0) -> Any:
+async def told(*arguments: str) -> Any:
     """What a command of ours answers."""
-    process = await asyncio.create_subprocess_exec(
-        str(harness.COMMAND), *arguments, "--output", "json", stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == status, out.decode()
-    return json.loads(out)
+    result = await asyncio.to_thread(CliRunner().invoke, cli, [*arguments, "--output", "json"])
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.output)
 
 
 async def shown(port: int) -> dict[tuple[str, ...], float]:
@@ -54,7 +55,8 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_from_the_chain_and_back(tmp_path: pathlib.Path) -> None:
+async def test_from_the_chain_and_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCP_RESOURCE_DIR", str(tmp_path / "wallet"))
     for name in ("user", "bank"):
         files.save(tmp_path / f"{name}.keystore", Keystore.encrypt(PrivateKey.generate(), ""))
     user, bank = [await files.load(tmp_path / f"{name}.keystore").unlock("") for name in ("user", "bank")]

@@ -85,7 +85,7 @@ class Flight:
     def validate(self) -> None:
         """Raise AssertionError when it cannot be as it is."""
         sent = self.nonce is not None
-        assert sent == bool(self.attempts), f"withdrawal {self.id}: what is sent has a nonce"
+        assert sent or not self.attempts, f"withdrawal {self.id}: what is sent has a nonce"
         assert sent or self.state in (State.WAITING, State.FAILED), f"withdrawal {self.id} is {self.state} but unsent"
         assert not sent or self.state is not State.WAITING, f"withdrawal {self.id} is sent but waits"
         assert (self.reason is not None) == (self.state is State.FAILED), f"withdrawal {self.id} fails without reason"

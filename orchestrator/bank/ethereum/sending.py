@@ -65,7 +65,7 @@ class Sender:
 
         Raises what `Rpc.call` raises. Cancelled at any moment it leaves nothing half done.
         """
-        waiting, flying = await persistently(self._open)
+        waiting, flying, following = await persistently(self._open)
         if not waiting and not flying:
             self._sent.clear()
             self._told.clear()
@@ -76,14 +76,37 @@ class Sender:
         for one in outside:
             await self._send(await self._renewed(one))
         room = flights.MOST_IN_FLIGHT - len(outside)
-        if waiting and room > 0:
+        if waiting and room > 0 and await self._knows_all(waiting[0], following, mined):
             for one in waiting[:room]:
                 await self._launch(one, mined)
 
-    async def _open(self) -> tuple[list[Flight], list[Flight]]:
+    async def _open(self) -> tuple[list[Flight], list[Flight], int | None]:
+        """What waits, what is sent, and the nonce that is next."""
         async with self._database.snapshot() as tx:
             waiting = await store.open_flights(tx, self._place.key, State.WAITING, flights.MOST_IN_FLIGHT)
-            return waiting, await store.open_flights(tx, self._place.key, State.SENT)
+            flying = await store.open_flights(tx, self._place.key, State.SENT)
+            return waiting, flying, await store.next_nonce(tx, self._place.sender)
+
+    async def _knows_all(self, first: Flight, following: int | None, mined: int) -> bool:
+        """Whether nothing was sent of which this database does not know, but what is final and was looked at.
+
+        A backup that was put back may show as waiting what was sent long ago.
+        """
+        if following is None or mined <= following:
+            return True
+        async with self._database.snapshot() as tx:
+            cursor = await store.cursor(tx, self._place.key)
+        seen = 0
+        if cursor is not None:
+            answer = await self._rpc.call("eth_getTransactionCount", self._place.bank, hex(max(cursor.number, 0)))
+            seen = abi.number(answer, "nonce")
+        if seen < mined:
+            self._tell(
+                first,
+                f"waits: the chain has {mined - following} transactions of the Bank's key that this database does not"
+                " know, and the last of them is not final yet; was a backup put back, or is the key used elsewhere?",
+            )
+        return seen >= mined
 
     def _forget_all_but(self, outside: list[Flight]) -> None:
         """What got into a block is sent at once when it is in none any more."""
@@ -111,9 +134,9 @@ class Sender:
                 found = await store.flight(tx, one.id, lock=True)
                 if found is None or found.state is not State.WAITING:
                     return None  # another process was faster, or it was taken back
-                nonce = await store.take_nonce(tx, f"{self._place.chain_id}:{self._place.bank}", mined)
+                nonce = await store.take_nonce(tx, self._place.sender, mined)
                 attempt = self._signed(found, nonce, 1, gas, fees)
-                await store.launch(tx, found, f"{self._place.chain_id}:{self._place.bank}", nonce, attempt)
+                await store.launch(tx, found, self._place.sender, nonce, attempt)
                 return await store.flight(tx, one.id)
 
         launched = await persistently(launch)

@@ -57,8 +57,25 @@ async def settle(tx: Transaction, bank: Bank, ended: Outcome) -> bool:
         await bank.void_pending(tx, source=source, transfer_id=transfer_id, kind=kind)
     if ended.reason is not None:
         log.error("withdrawal %s: %s; the money went back", one.id, ended.reason, extra={"action": "chain"})
-    await store.settle(tx, ended)
+    await store.settle(tx, one, ended)
     return True
+
+
+async def recognised(tx: Transaction, place: str, went: abi.Transfer, nonce: int) -> Outcome | None:
+    """The withdrawal that was paid by a transaction of which the database does not know, as after a backup was put
+    back. None when there is none: then the reserve is wrong by that, and the log says so."""
+    one = await store.twin(tx, place, went.target, went.amount, nonce)
+    if one is None:
+        log.error(
+            "credits left the Bank's address in transaction %s, which is no withdrawal that stands: the chain reserve"
+            " is no longer what the contract holds; use the Bank's key for nothing else",
+            went.transaction,
+            extra={"action": "chain"},
+        )
+        return None
+    if one.state is State.WAITING:
+        await store.adopt(tx, one, went.transaction, nonce)
+    return Outcome(one, went.transaction, went.block)
 
 
 async def _receipt(rpc: Rpc, one: Flight, contract: str) -> tuple[abi.Receipt | None, str]:

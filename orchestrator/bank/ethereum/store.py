@@ -101,6 +101,12 @@ async def take_nonce(tx: AsyncConnection, sender: str, at_least: int) -> int:
     return nonce
 
 
+async def next_nonce(tx: AsyncConnection, sender: str) -> int | None:
+    """None while none was ever taken."""
+    nonce: int | None = (await tx.execute(sa.select(senders.c.next_nonce).where(senders.c.id == sender))).scalar()
+    return nonce
+
+
 # --- withdrawals
 
 
@@ -129,6 +135,29 @@ async def open_flights(tx: AsyncConnection, place: str, state: State, most: int 
     order = withdrawals.c.nonce if state is State.SENT else withdrawals.c.made_at
     condition = (withdrawals.c.place == place) & (withdrawals.c.state == state.value) & _is_open
     return await _flights(tx, condition, order, withdrawals.c.id, most=most)
+
+
+async def twin(tx: AsyncConnection, place: str, destination: str, amount: int, nonce: int) -> Flight | None:
+    """The open withdrawal that a transaction of an unknown hash must be: the one with its nonce, or the first that
+    waits and goes there. Locked."""
+    for condition in (
+        (withdrawals.c.state == State.SENT.value) & (withdrawals.c.nonce == nonce),
+        withdrawals.c.state == State.WAITING.value,
+    ):
+        high, low = bank_store.split(amount)
+        same = (bank_store.pending.c.high == high) & (bank_store.pending.c.low == low)
+        same &= (bank_store.pending.c.destination == destination) & (withdrawals.c.place == place) & _is_open
+        found = await _flights(tx, condition & same, withdrawals.c.made_at, withdrawals.c.id, most=1)
+        locked = await flight(tx, found[0].id, lock=True) if found else None
+        if locked is not None and locked.state is found[0].state:
+            return locked
+    return None
+
+
+async def adopt(tx: AsyncConnection, one: Flight, transaction: str, nonce: int) -> None:
+    """It was sent, by somebody who knew more than this database. (That nonce may be taken here by another: so it is not
+    counted among this sender's.)"""
+    await _step(tx, one, State.SENT, sender=transaction, nonce=nonce)
 
 
 async def flights_of(tx: AsyncConnection, account: str | None, *, only_open: bool, most: int) -> list[Flight]:
@@ -166,9 +195,9 @@ async def add_attempt(tx: AsyncConnection, one: Flight, attempt: Attempt) -> Non
     await tx.execute(attempts.insert().values(row))
 
 
-async def settle(tx: AsyncConnection, one: Outcome) -> None:
-    state = State.DONE if one.reason is None else State.FAILED
-    await _step(tx, one.flight, state, block=one.block, txhash=one.transaction, reason=one.reason)
+async def settle(tx: AsyncConnection, one: Flight, ended: Outcome) -> None:
+    state = State.DONE if ended.reason is None else State.FAILED
+    await _step(tx, one, state, block=ended.block, txhash=ended.transaction, reason=ended.reason)
 
 
 async def fail(tx: AsyncConnection, one: Flight, reason: str) -> None:
@@ -178,19 +207,25 @@ async def fail(tx: AsyncConnection, one: Flight, reason: str) -> None:
 async def reopen(tx: AsyncConnection, place: str, above: int) -> int:
     """What was done in blocks above that is under way again; how many."""
     done = (withdrawals.c.place == place) & (withdrawals.c.state == State.DONE.value) & (withdrawals.c.block > above)
+    # What was adopted cannot be sent again from here.
+    done &= sa.exists().where(attempts.c.withdrawal == withdrawals.c.id)
     change = withdrawals.update().where(done).values(state=State.SENT.value, block=None, txhash=None)
     return (await tx.execute(change)).rowcount
 
 
 async def known_transactions(tx: AsyncConnection, hashes: Collection[str]) -> set[str]:
-    """Which of them were signed here, for withdrawals that have not failed."""
+    """Which of them were signed here, for withdrawals that have not failed, or were found to be one."""
     query = sa.select(attempts.c.txhash).join(withdrawals, withdrawals.c.id == attempts.c.withdrawal)
     query = query.where(
         attempts.c.txhash.in_(sa.bindparam("hashes", expanding=True)), withdrawals.c.state != State.FAILED.value
     )
+    adopted = sa.select(withdrawals.c.txhash).where(
+        withdrawals.c.txhash.in_(sa.bindparam("hashes", expanding=True)), withdrawals.c.state == State.DONE.value
+    )
+    both = query.union(adopted)
     given = sorted(hashes)
     parts = [given[first : first + 500] for first in range(0, len(given), 500)]
-    return {row.txhash for part in parts for row in await tx.execute(query, {"hashes": part})}
+    return {row.txhash for part in parts for row in await tx.execute(both, {"hashes": part})}
 
 
 async def unmatched(tx: AsyncConnection) -> list[tuple[str, str | None, str | None]]:

@@ -12,7 +12,7 @@ from orchestrator.bank.ethereum.flights import Flight, Outcome, State
 from orchestrator.bank.ethereum.plan import Cursor
 from orchestrator.bank.ethereum.rpc import Rpc
 from orchestrator.bank.service import Bank
-from orchestrator.database import Database, Transaction, persistently
+from orchestrator.database import Database, persistently
 from orchestrator.errors import InvalidInput
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,11 @@ class Place:
     @property
     def key(self) -> str:
         return f"{self.chain_id}:{self.contract}:{self.bank}"
+
+    @property
+    def sender(self) -> str:
+        """Whose nonces those of withdrawals are."""
+        return f"{self.chain_id}:{self.bank}"
 
 
 async def find_place(rpc: Rpc, contract: str, bank: str, start: int) -> Place:
@@ -76,6 +81,7 @@ class Watch:
             last=last,
             confirmations=self._confirmations,
         )
+        strangers = await self._strangers(went)
         if await self._hash(last) != end.hash:
             return True  # the chain changed while it was read
         deposits = plan.deposits(came, self._place.bank)
@@ -89,10 +95,10 @@ class Watch:
                 for one in deposits:
                     deposit_id = f"{self._place.key}:{one.id}"
                     new += await self._bank.deposit(tx, deposit_id=deposit_id, account=one.account, amount=one.amount)
-                for outcome in ended:
+                found = [await settling.recognised(tx, self._place.key, one, nonce) for one, nonce in strangers]
+                for outcome in [*ended, *(one for one in found if one is not None)]:
                     if await settling.settle(tx, self._bank, outcome):
                         settled.append(outcome)
-                await self._tell_strangers(tx, went)
                 await store.set_cursor(tx, self._place.key, end)
             return new, settled
 
@@ -119,16 +125,23 @@ class Watch:
         async with self._database.snapshot() as tx:
             return await store.open_flights(tx, self._place.key, State.SENT)
 
-    async def _tell_strangers(self, tx: Transaction, went: list[abi.Transfer]) -> None:
-        """What the Bank's key sent out by hand, or what was paid though it had failed: the reserve is wrong by that."""
-        outside = {one.transaction for one in went if one.target != self._place.bank and one.amount}
-        for name in sorted(outside - await store.known_transactions(tx, outside)):
-            log.error(
-                "credits left the Bank's address in transaction %s, which is no withdrawal that stands: the chain"
-                " reserve is no longer what the contract holds; use the Bank's key for nothing else",
-                name,
-                extra={"action": "chain"},
-            )
+    async def _strangers(self, went: list[abi.Transfer]) -> list[tuple[abi.Transfer, int]]:
+        """What left the Bank's address in transactions that were not signed here, and their nonces."""
+        outside = [one for one in went if one.target != self._place.bank and one.amount]
+
+        async def known() -> set[str]:
+            async with self._database.snapshot() as tx:
+                return await store.known_transactions(tx, {one.transaction for one in outside})
+
+        ours = await persistently(known) if outside else set()
+        found = []
+        for one in outside:
+            if one.transaction not in ours:
+                transaction = await self._rpc.call("eth_getTransactionByHash", one.transaction)
+                if not isinstance(transaction, dict):
+                    raise abi.BadAnswer(f"the chain's endpoint does not know transaction {one.transaction}")
+                found.append((one, abi.number(transaction.get("nonce"), "nonce")))
+        return found
 
     async def _rewind(self, cursor: Cursor) -> bool:
         log.error(

@@ -23,7 +23,7 @@ from orchestrator.bank.ethereum.watch import Place, Watch, find_place
 from orchestrator.bank.ethereum.withdrawals import ReserveTooLow, Withdrawals
 from orchestrator.bank.kinds import CHAIN_RESERVE, PostingKind
 from orchestrator.bank.teller import Teller
-from orchestrator.database import Database
+from orchestrator.database import Database, back_up, check_url, sqlite_url
 from orchestrator.errors import InvalidInput, NotEnoughFunds, NotPermitted, OrchestratorError
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
@@ -441,6 +441,42 @@ async def test_a_nonce_that_somebody_else_used(world: World, caplog: pytest.LogC
     async with world.process() as side:
         await side.once()
     assert "credits left the Bank's address in transaction" in caplog.text
+
+
+@SQLITE
+async def test_a_backup_that_was_put_back_pays_nothing_again(
+    world: World, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it was made one withdrawal waited and the other was sent; a third was asked for later."""
+    chain, newer = world.chain, world.database
+    await world.ask("sent")
+    async with world.process() as side:
+        await side.once()
+        await world.ask("waiting", 2 * UNITS)
+        url = check_url(sqlite_url(tmp_path / "database.sqlite"))
+        await asyncio.to_thread(back_up, url, tmp_path / "copy.sqlite")
+        world.now += RESEND_S
+        await side.once()
+        chain.mine(CONFIRMATIONS - 1)
+    assert chain.balance(THERE.address) == 3 * UNITS
+    world.database = await Database.open(sqlite_url(tmp_path / "copy.sqlite"))
+    async with world.process() as side:
+        await world.ask("later")
+        await side.once()
+        assert not chain.pool, "what is known to the chain alone is not final"
+        assert "the chain has 1 transactions of the Bank's key that this database does not know" in caplog.text
+        chain.mine()
+        await side.once()
+        assert [(await world.flight(name)).state for name in ("sent", "waiting")] == [State.DONE] * 2
+        assert len((await world.flight("sent")).attempts) == 1, "the one that was mined is not among them"
+        chain.mine(CONFIRMATIONS)
+        await side.once()
+        later = await world.flight("later")
+        assert (later.state, later.nonce) == (State.DONE, 2)
+        await world.check()
+    assert chain.balance(THERE.address) == 4 * UNITS
+    await world.database.close()
+    world.database = newer
 
 
 async def test_several_at_once_have_nonces_of_their_own(world: World) -> None:
