@@ -249,6 +249,20 @@ class SchedulerSettings(ComponentSettings):
     failed_slice_limit: int = Field(
         10, ge=1, description="slices given up, being more than were computed, that stop a job with ETOOMANYERRORS"
     )
+    agree: int = Field(
+        2,
+        ge=2,
+        description="workers that must agree on a slice of a job that asks for redundancy and does not say how many",
+        json_schema_extra=flag(topic="Redundancy"),
+    )
+    max_opinions: int = Field(15, ge=2, description="most workers that a job may have asked about one slice")
+    trusted_after: int = Field(
+        10, ge=1, description="results that others agreed with after which an owner's jobs may believe a worker alone"
+    )
+    least_spot_checks: float = Field(
+        0.05, ge=0, le=1, description="share of a trusted worker's slices that others compute, too, at least"
+    )
+
     slice_timeout_s: float = Field(86_400.0, gt=0, description="longest run of a slice, seconds")
     progress_timeout_s: float = Field(30.0, gt=0, description="longest time between calls of progress(), seconds")
 

@@ -47,8 +47,28 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Redundancy:
+    """`agree` workers must give the same result of a slice before it is accepted, and at most `of` are asked; each of
+    them is paid whose result is not shown wrong. What is None is the Scheduler's choice: 2 of 3, if nobody changed it.
+
+    `trusting`: the result of a worker is accepted alone that has given this owner many right ones, but for spot checks.
+    Work functions must give the same result everywhere: see docs/redundancy.md.
+    """
+
+    agree: int | None = None
+    of: int | None = None
+    trusting: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobEvent:
-    """What the Scheduler tells a job's owner. `data` is as on the wire; `value` is the decoded result of `result`."""
+    """What the Scheduler tells a job's owner. `data` is as on the wire; `value` is the decoded result of `result`.
+
+    The first event of a job with redundancy is `confidence`: what that costs.
+    """
 
     label: str
     data: Mapping[str, Any]
@@ -59,7 +79,8 @@ class Job:
     """A job before and while it runs. An object deploys once.
 
     `work_function` is JavaScript source of a function of (input, *arguments). Only workers whose sandboxes have at
-    least the level `isolation` get slices; by default any worker does.
+    least the level `isolation` get slices; by default any worker does. With `redundancy` several workers must agree on
+    each slice; by default the first result counts.
     """
 
     def __init__(
@@ -71,6 +92,7 @@ class Job:
         name: str = "",
         slice_payment: float | None = None,
         isolation: words.Isolation | None = None,
+        redundancy: Redundancy | None = None,
     ) -> None:
         self.id = "".join(secrets.choice(_ALPHABET) for _ in range(22))
         self.work_function = work_function
@@ -79,6 +101,11 @@ class Job:
         self.name = name or f"Ad-Hoc Job{self.id[-6:]}"
         self.slice_payment = slice_payment
         self.isolation = isolation
+        self.redundancy = redundancy
+        self.confidence: Mapping[str, Any] | None = None
+        """what the redundancy costs, as the Scheduler told when the job was deployed: `agree`, `of`, `trusting`;
+        `opinions` {least, expected, most} paid per slice; `perSlice` and `total` (of `slices` slices), the same in DCC
+        as decimal text"""
         self.results: dict[int, Any] = {}
         self._stopped: asyncio.Future[Mapping[str, Any]] | None = None
         self._tokens: dict[str, str] = {}
@@ -100,7 +127,8 @@ class Job:
         self._stopped = asyncio.get_running_loop().create_future()
         submit = client.connect(services["jobSubmit"])
         try:
-            await submit.request("submit@5", self._submission(account), authorize=[account])
+            answer = await submit.request("submit@5", self._submission(account), authorize=[account])
+            await self._deployed(answer, submit, on_event)
             stop = await self._follow(client, services, submit, on_event)
         except asyncio.CancelledError:
             with contextlib.suppress(OrchestratorError, TimeoutError):
@@ -113,6 +141,16 @@ class Job:
         if stop.get("runStatus") != words.RunStatus.FINISHED:
             raise JobFailed(f"job {self.id} was stopped: {stop.get('reason')}", code=stop.get("code"))
         return [self.results.get(number) for number in range(1, int(stop.get("sliceCount", len(self.results))) + 1)]
+
+    async def _deployed(self, answer: Any, submit: ClientConnection, on_event: Callable[[JobEvent], None]) -> None:
+        """Raises `JobFailed` when the Scheduler knows nothing of what was asked for."""
+        told = answer.get("redundancy") if isinstance(answer, Mapping) else None
+        if isinstance(told, Mapping):
+            self.confidence = told
+            on_event(JobEvent("confidence", told))
+        elif self.redundancy is not None:
+            await submit.request("cancelJob", {"job": self.id, "reason": "the Scheduler has no redundancy"})
+            raise JobFailed("this Scheduler has no redundancy: it accepts the first result of a slice", code="ENOSYS")
 
     async def add_funds(
         self,
@@ -226,6 +264,8 @@ class Job:
             data["dataRange"] = self.inputs.to_json()
         if self.isolation is not None:
             data["isolation"] = str(self.isolation)
+        if self.redundancy is not None:
+            data["redundancy"] = self.redundancy.to_json()
         return data
 
     async def _upload(self, submit: ClientConnection) -> None:

@@ -216,19 +216,19 @@ class Board:
         self._place(entry)
 
     def update(self, state: JobState, weight: float) -> int:
-        """A job has changed; the answer is how many slices were accepted since. The job must be on the board."""
+        """A job has changed; the answer is how many results were accepted since. The job must be on the board."""
         entry = self._entries[state.key]
         before = entry.state
         if state.ended_at is not None:
             self._drop(entry)
-            return max(0, state.counts.accepted - before.counts.accepted)
+            return max(0, state.counts.earning - before.counts.earning)
         if state.counts.leased > before.counts.leased:
             self._served(entry)
         entry.state, entry.weight = state, weight
-        settled = max(0, state.counts.settled - before.counts.settled)
-        self._charge(entry, settled * entry.work_s / weight, state.counts.leased * entry.work_s / weight)
+        computed = max(0, state.computed - before.computed)
+        self._charge(entry, computed * entry.work_s / weight, state.counts.leased * entry.work_s / weight)
         self._place(entry)
-        return max(0, state.counts.accepted - before.counts.accepted)
+        return max(0, state.counts.earning - before.counts.earning)
 
     def forget(self, key: int) -> None:
         entry = self._entries.get(key)

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.jobs.ranges import InputSet, LocatedRange, parse_input_set
+from orchestrator.scheduler import redundancy
 from orchestrator.scheduler.store import jobs
 from orchestrator.scheduler.store.jobs import JobRecord
 
@@ -44,6 +45,17 @@ class Job:
     @property
     def slice_price(self) -> int:
         return self.record.slice_price
+
+    @property
+    def rule(self) -> redundancy.Rule | None:
+        """How many workers must agree on a slice; None when one is enough."""
+        return redundancy.read_rule(self.record.spec.get("redundancy"))
+
+    @property
+    def slice_cost(self) -> int:
+        """The most that a slice may cost: its price, as often as it may be paid."""
+        rule = self.rule
+        return self.slice_price if rule is None else self.slice_price * rule.of
 
     @property
     def spec(self) -> Mapping[str, Any]:

@@ -117,7 +117,7 @@ class ComputeGroups:
     async def _enter(self, tx: Transaction, request: Request, job: Job, state: JobState, group: Group) -> None:
         """Check the group's limits and pay its fees. Raises `Full`, `NotEnoughFunds`, `NotPermitted`."""
         left = state.counts.total - state.counts.settled
-        payment = hold_for(left, job.slice_price)
+        payment = hold_for(left, job.slice_cost)
         rules.check_job(group, payment=payment, before=await groups.use(tx, group.id))
         fee = group.terms.add_job_fee + (0 if state.admitted else group.terms.deploy_fee)
         if fee == 0 or group.account == job.payment_account:

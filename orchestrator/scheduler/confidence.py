@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.scheduler.redundancy import Asked, Opinion, Outcome, Panel, Rule
+from orchestrator.scheduler.trust import Trust, TrustRules
 
 DOUBT_WEIGHT = 100
 """with so many opinions' weight one in a hundred is taken to be wrong, until more is known"""
@@ -43,6 +45,20 @@ class Price:
     least: int
     expected: float
     most: int
+
+
+def experience(known: Iterable[Trust], rules: TrustRules) -> Experience:
+    """What an owner's earlier jobs showed."""
+    everybody = list(known)
+    trusted = [trust for trust in everybody if rules.is_trusted(trust)]
+    if not trusted:
+        return Experience(sum(one.agreed for one in everybody), sum(one.wrong for one in everybody))
+    return Experience(
+        agreed=sum(one.agreed for one in everybody),
+        wrong=sum(one.wrong for one in everybody),
+        trusted=len(trusted) / len(everybody),
+        check_rate=sum(map(rules.check_rate, trusted)) / len(trusted),
+    )
 
 
 def price_of(rule: Rule, experience: Experience) -> Price:

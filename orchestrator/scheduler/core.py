@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -18,9 +19,11 @@ from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, ErrorLimit
 from orchestrator.scheduler.listing import Listing
 from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.redundancy import SpotChecks
 from orchestrator.scheduler.refusals import RefusalBook
 from orchestrator.scheduler.settlement import Outcome, Settlement
 from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.scheduler.trust import TrustRules
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
 
@@ -73,9 +76,13 @@ class Core:
         self.leases = LeaseBook()
         self.money = Money(bank, settings.initial_credit)
         self.error_limit = ErrorLimit(settings.failed_slice_limit)
+        self.trust = TrustRules(settings.trusted_after, settings.least_spot_checks)
+        # Derived from the key, so that all processes choose alike, also after a restart.
+        secret = hashlib.sha256(f"spot checks of {identity.to_hex()}".encode()).digest()
         self.settlement = Settlement(
-            self.money, Budget(settings.max_slice_failures, settings.max_slice_losses), self.error_limit
-        )
+            self.money, Budget(settings.max_slice_failures, settings.max_slice_losses), self.error_limit,
+            self.trust, SpotChecks(secret),
+        )  # fmt: skip
         self.refusals = RefusalBook()
         self.listing = Listing(settings, database, self.catalog)
         self.settlement.watches = self.listing.bans.watches

@@ -8,6 +8,10 @@ slice spends one of them, whoever leases one binds one:
 
 so every slice that is with a worker can be paid, whatever happens to the account meanwhile. What the hold does not
 cover is not leased; a job of which nothing may be leased though slices wait is paused until there is more.
+
+Where workers must agree, a slice may cost several prices (`Counts.copies`), and a hold is filled for all of them. A
+slice on which somebody was heard stays bound until it is decided, since those who were heard are paid then. What it did
+not cost in the end serves other slices.
 """
 
 from __future__ import annotations
@@ -48,20 +52,25 @@ def split(price: int, rate: int) -> tuple[int, int]:
     return price - fee, fee
 
 
+def used(counts: Counts) -> int:
+    """Slices' worth of the hold that is paid out, rounded up."""
+    return -(-counts.earning // counts.copies)
+
+
 def leasable(funded: int | None, counts: Counts) -> int | None:
-    """How many more slices the hold lets out; None when nothing limits them."""
-    return None if funded is None else max(0, funded - counts.accepted - counts.leased)
+    """How many more slices the hold lets out on which nobody was heard; None when nothing limits them."""
+    return None if funded is None else max(0, funded - used(counts) - counts.leased - counts.doubted)
 
 
 def may_lease(funded: int | None, counts: Counts) -> int:
     """How many of the waiting slices may be leased now."""
     covered = leasable(funded, counts)
-    return counts.waiting if covered is None else min(counts.waiting, covered)
+    return counts.waiting if covered is None else min(counts.waiting, counts.doubted + covered)
 
 
 def covers_unleased(funded: int | None, counts: Counts) -> bool:
     """Whether a result may still be accepted whose lease has expired and whose slice waits again: its pay is not among
-    what is kept for leased slices."""
+    what is kept for leased slices, nor for those on which somebody was heard."""
     return leasable(funded, counts) != 0
 
 
@@ -74,14 +83,14 @@ def missing(funded: int | None, counts: Counts) -> int:
     """For how many slices that wait or are out there is no money in the hold."""
     if funded is None:
         return 0
-    return max(0, counts.accepted + counts.leased + counts.waiting - funded)
+    return max(0, used(counts) + counts.leased + counts.waiting - funded)
 
 
 def surplus(funded: int | None, counts: Counts) -> int:
     """How many slices the hold covers beyond those that may still cost something, when no more will come."""
     if funded is None:
         return 0
-    return max(0, funded - counts.accepted - counts.leased - counts.waiting)
+    return max(0, funded - used(counts) - counts.leased - counts.waiting)
 
 
 def to_fund(*, total: int, closed: bool, estimate: int) -> tuple[int, int]:
@@ -95,5 +104,5 @@ def to_fund(*, total: int, closed: bool, estimate: int) -> tuple[int, int]:
 
 def validate(funded: int | None, counts: Counts) -> None:
     """Raise `EscrowBroken` when slices are out that the hold does not cover."""
-    if funded is not None and counts.accepted + counts.leased > funded:
+    if funded is not None and used(counts) + counts.leased + counts.doubted > funded:
         raise EscrowBroken(f"money was held for {funded} slices, and {counts} are out or paid")

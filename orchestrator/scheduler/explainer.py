@@ -19,7 +19,7 @@ from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, c
 from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import facts_of
-from orchestrator.scheduler.store import groups, jobs, slices
+from orchestrator.scheduler.store import groups, jobs, opinions, slices
 from orchestrator.scheduler.store.jobs import JobState
 
 MOST_HOLDINGS = 20
@@ -61,7 +61,14 @@ class Explainer:
             "computeGroups": [group.label for group in facts.groups],
             "competitors": {"waiting": facts.competitors, "payingMore": facts.paying_more},
             "money": {"slicePrice": to_dcc(facts.price), "available": to_dcc(facts.available)},
-        }
+        } | (
+            {}
+            if facts.rule is None
+            else {
+                "redundancy": facts.rule.to_json()
+                | {"inDoubt": facts.counts.doubted, "opinions": {str(state): n for state, n in facts.opinions.items()}}
+            }
+        )
 
     async def _facts(self, tx: Transaction, job: Job) -> Facts:
         now = self._core.clock()
@@ -85,7 +92,10 @@ class Explainer:
             price=job.slice_price,
             account=job.payment_account,
             available=(await self._core.money.balances(tx, [job.payment_account]))[job.payment_account],
-            required=hold_for(escrow.missing(state.funded, state.counts), job.slice_price),
+            slice_cost=job.slice_cost,
+            rule=job.rule,
+            opinions={} if job.rule is None else await opinions.count(tx, job.key),
+            required=hold_for(escrow.missing(state.funded, state.counts), job.slice_cost),
             groups=tuple(about_groups),
             present=len(present),
             able=able,
@@ -113,7 +123,7 @@ class Explainer:
     ) -> tuple[list[GroupFacts], frozenset[str]]:
         """About each group, and those that take the job as it is now."""
         now = self._core.clock()
-        payment = hold_for(state.counts.total, job.slice_price)
+        payment = hold_for(state.counts.total, job.slice_cost)
         known = await groups.by_ids(tx, ids)
         found, usable = [], set()
         for one in sorted(ids):

@@ -13,6 +13,7 @@ from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler.lifecycle import ENDED, Counts
 from orchestrator.scheduler.matching import WhyNot
 from orchestrator.scheduler.pricing import to_dcc
+from orchestrator.scheduler.redundancy import Rule, State
 
 WAIT: Final = "nothing: wait"
 
@@ -62,6 +63,11 @@ class Facts:
     account: str
     available: int
     """units in the payment account"""
+    slice_cost: int | None = None
+    """units that a slice may cost at most; None: its price"""
+    rule: Rule | None = None
+    opinions: Mapping[State, int] = dataclasses.field(default_factory=dict)
+    """results of a job whose workers must agree, by what became of them"""
     required: int = 0
     """units that a paused job lacks; 0 when that is not known"""
     groups: tuple[GroupFacts, ...] = ()
@@ -96,12 +102,12 @@ class Facts:
 def explain(facts: Facts) -> list[Finding]:
     """What decides about the job, the most decisive first. Never empty."""
     if facts.status in ENDED or facts.status is RunStatus.CORRUPTED:
-        return [_ended(facts), *_failing(facts)]
+        return [_ended(facts), *_doubted(facts), *_failing(facts)]
     standing = next(filter(None, (rule(facts) for rule in _STANDING)), None)
     found = [] if standing is None else [standing]
     if standing is None and facts.counts.waiting > 0:
         found += _waiting(facts)
-    return [*found, *_out(facts), *_failing(facts)] or [_unknown(facts)]
+    return [*found, *_out(facts), *_doubted(facts), *_failing(facts)] or [_unknown(facts)]
 
 
 # -- the job itself ----------------------------------------------------------------------------------------------------
@@ -133,11 +139,13 @@ def _without_funds(facts: Facts) -> Finding | None:
     if facts.status is not RunStatus.PAUSED:
         return None
     lacks = f", and it lacks {to_dcc(facts.required)} DCC" if facts.required else ""
+    cost = facts.price if facts.slice_cost is None else facts.slice_cost
+    may = "costs" if cost == facts.price else "may cost"
     what = (
-        f"it is paused for want of funds: account {facts.account} has {to_dcc(facts.available)} DCC, a slice costs "
-        f"{to_dcc(facts.price)} DCC{lacks}"
+        f"it is paused for want of funds: account {facts.account} has {to_dcc(facts.available)} DCC, a slice {may} "
+        f"{to_dcc(cost)} DCC{lacks}"
     )
-    least = max(facts.price - facts.available, 0)
+    least = max(cost - facts.available, 0)
     whole = max(facts.required - facts.available, least)
     if not whole:
         return Finding("ENOFUNDS", what, f"{WAIT}: the account has enough, and the job goes on by itself")
@@ -189,6 +197,10 @@ _PASSING: Final[Mapping[WhyNot, tuple[str, str]]] = {
     WhyNot.FAILED_HERE: (
         "kept from what failed there",
         "start another worker, or wait: after {facts.other_worker_s:g} s they may try again",
+    ),
+    WhyNot.HEARD: (
+        "heard already on what is left",
+        "start another worker, with another identity and payment address",
     ),
     WhyNot.BANNED: ("kept from it after several failures", "start another worker"),
     WhyNot.DISCRETE: ("kept from it, having had a slice of this discrete job", "start more workers"),
@@ -259,6 +271,29 @@ def _out(facts: Facts) -> Iterator[Finding]:
             f"{max(first.expires_in_s, 0):.0f} s unless the worker is heard of"
         )
     yield Finding("ELEASED", what, f"{WAIT}: what a silent worker holds goes to others then", facts.counts.leased)
+
+
+def _doubted(facts: Facts) -> Iterator[Finding]:
+    """Where workers must agree: what waits for that, and who did not."""
+    rule = facts.rule
+    if rule is None:
+        return
+    if facts.counts.doubted:
+        what = (
+            f"{_slices(facts.counts.doubted)} computed by somebody, but not by enough: {rule.agree} workers must agree "
+            "that have different identities and payment addresses"
+        )
+        remedy = f"{WAIT}, or start workers with another identity and payment address"
+        yield Finding(WhyNot.HEARD, what, remedy, facts.counts.doubted)
+    if wrong := facts.opinions.get(State.WRONG, 0):
+        results = "1 result was" if wrong == 1 else f"{wrong} results were"
+        what = f"{results} shown wrong by others and not paid"
+        yield Finding("EWRONG", what, "nothing: the right ones were accepted; ask which (job show --slice N)", wrong)
+    if undecided := facts.opinions.get(State.UNDECIDED, 0):
+        results = "1 result was" if undecided == 1 else f"{undecided} results were"
+        what = f"{results} paid of slices on which workers did not agree"
+        remedy = "make the work function give the same result everywhere, or let more workers be asked (redundancy.of)"
+        yield Finding("ENOAGREEMENT", what, remedy, undecided)
 
 
 def _failing(facts: Facts) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ class JobKeeper:
             known = await core.catalog.by_keys(tx, keys)
             accounts = sorted({job.payment_account for job in known.values()})
             balances = await core.money.balances(tx, accounts)
-        able = [key for key in keys if balances[known[key].payment_account] >= known[key].slice_price]
+        able = [key for key in keys if balances[known[key].payment_account] >= known[key].slice_cost]
         resumed = 0
         for key in able:
             async with core.database.transaction() as tx:
@@ -114,7 +114,7 @@ class JobKeeper:
                     or max(state.heard_at, state.served_at) >= before
                 ):
                     continue
-                stopped.append(cancelled(state, now, "EABANDONED", reason))
-                await core.money.release(tx, known[key])
+                stop = cancelled(state, now, "EABANDONED", reason)
+                stopped.append(await core.settlement.release(tx, known[key], stop))
             await jobs.save(tx, stopped)
         return stopped

@@ -17,7 +17,7 @@ from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.errors import ClosedByPeer, ConnectionClosed
 from orchestrator.protocol.guard import TooMany
 from orchestrator.protocol.server import Request, ServerConnection
-from orchestrator.scheduler import escrow, lifecycle, messages
+from orchestrator.scheduler import confidence, escrow, lifecycle, messages, redundancy
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
 from orchestrator.scheduler.dialects import job_address
@@ -26,12 +26,14 @@ from orchestrator.scheduler.lifecycle import Counts
 from orchestrator.scheduler.money import not_enough
 from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.settling import cancelled
-from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store import jobs, opinions, slices
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
 from orchestrator.scheduler.submission import Submission, parse_submission
 from orchestrator.wallet.addresses import checksum
 
 _PARTED_KEPT = 10_000
+_WORKERS_KNOWN = 10_000
+"""workers whose trust is looked at to tell what a job may cost"""
 
 
 class JobSubmit:
@@ -63,7 +65,9 @@ class JobSubmit:
         Errors: EINVAL, EPERM (no signature of the payment account, or somebody else's job id), ENOFUNDS, EBUSY (too
         many jobs).
         """
-        submission = parse_submission(fields(request), self._core.settings.estimation_slices)
+        settings = self._core.settings
+        offer = redundancy.Offer(settings.agree, settings.max_opinions)
+        submission = parse_submission(fields(request), settings.estimation_slices, offer)
         if submission.payment_account not in request.authorized:
             raise NotPermitted(
                 f"the submit carries no valid signature of payment account {submission.payment_account} for scheduler "
@@ -83,14 +87,23 @@ class JobSubmit:
                 state = (await jobs.states(tx, [job.key], lock=True))[job.key]
                 if state.status is RunStatus.PAUSED:
                     state = await self._advance(tx, job, state)
+            price = await self._confidence(tx, job, state)
         self._core.catalog.add(job.record)
         self._core.publish_state(state)
-        return {
+        return price | {
             # What clients show as `job.address`, and what v4 workers call the job.
             "escrow": job_address(job.id),
             "status": str(state.status),
             "lastSliceNumber": state.counts.total,
         }
+
+    async def _confidence(self, tx: Transaction, job: Job, state: JobState) -> dict[str, Any]:
+        """What the agreement costs that the job asks for; a field of ours."""
+        if job.rule is None:
+            return {}
+        known = await opinions.all_trust(tx, job.owner, _WORKERS_KNOWN)
+        price = confidence.price_of(job.rule, confidence.experience(known.values(), self._core.trust))
+        return {"redundancy": confidence.told(job.rule, price, job.slice_price, state.counts.total)}
 
     async def _check_quota(self, tx: Transaction, owner: str) -> None:
         most = self._core.settings.max_jobs_per_owner
@@ -129,7 +142,7 @@ class JobSubmit:
             status=RunStatus.NEW,
             closed=submission.closed,
             admitted=submission.local_exec,
-            counts=Counts(total=submission.total),
+            counts=Counts(total=submission.total, copies=1 if submission.rule is None else submission.rule.of),
             estimate=Estimate(),
             estimation_slices=submission.estimation_slices,
         )
@@ -243,7 +256,7 @@ class JobSubmit:
             state = await self._advance(tx, job, state)
             told = await self._funds(tx, job, state)
         self._core.publish_state(state)
-        return {"added": to_dcc(hold_for(added, job.slice_price)), "transferId": transfer_id, **told}
+        return {"added": to_dcc(hold_for(added, job.slice_cost)), "transferId": transfer_id, **told}
 
     async def resume_job(self, request: Request) -> dict[str, Any]:
         """Let a paused job go on, with what its payment account has now. A job that is not paused is left alone.
@@ -260,7 +273,7 @@ class JobSubmit:
                 if state.status is RunStatus.PAUSED:
                     available = (await self._core.money.balances(tx, [job.payment_account]))[job.payment_account]
                     short = escrow.missing(state.funded, state.counts)
-                    raise not_enough(job.payment_account, available, short, job.slice_price)
+                    raise not_enough(job.payment_account, available, short, job.slice_cost)
             told = await self._funds(tx, job, state)
         self._core.publish_state(state)
         return told
@@ -287,7 +300,7 @@ class JobSubmit:
             if state.status not in lifecycle.ENDED:
                 state = cancelled(state, self._core.clock(), "ECANCELLED", reason or "The job was cancelled")
                 holders = await slices.workers_holding(tx, job.key)
-                await self._core.money.release(tx, job)
+                state = await self._core.settlement.release(tx, job, state)
                 await jobs.save(tx, [state])
         if holders and self._core.audience is not None:
             self._core.audience.command(holders, "remove", {"jobId": job.id})
@@ -334,8 +347,8 @@ def _slices_to_add(job: Job, state: JobState, data: Mapping[str, Any]) -> int:
     amount = parse_amount(data["amount"])
     if state.funded is None:
         raise InvalidInput(f"job {job.id} needs no funds: its slices are free, or paid already")
-    wanted = amount // job.slice_price
+    wanted = amount // job.slice_cost
     if wanted == 0:
-        price = to_dcc(job.slice_price)
+        price = to_dcc(job.slice_cost)
         raise InvalidInput(f"amount {to_dcc(amount)} is less than one slice of job {job.id}, {price} DCC")
     return wanted

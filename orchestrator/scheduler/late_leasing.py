@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from typing import Any
@@ -13,13 +14,15 @@ from orchestrator.scheduler import lifecycle
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.late import COME_BACK_S, Restart, Watchman, split
-from orchestrator.scheduler.leasing import Leasing
+from orchestrator.scheduler.leasing import Leasing, payee_of
 from orchestrator.scheduler.matching import why_not
 from orchestrator.scheduler.memberships import Membership
 from orchestrator.scheduler.offers import profile_for
 from orchestrator.scheduler.open_requests import OpenRequest
 from orchestrator.scheduler.packing import Portion
+from orchestrator.scheduler.redundancy import Asked, Rule
 from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store.slices import Late
 from orchestrator.scheduler.task_answer import Grant, TaskAnswers
 from orchestrator.scheduler.task_request import TaskRequest
 
@@ -44,7 +47,7 @@ class LateLeasing:
     ) -> tuple[dict[str, Any] | None, float]:
         """For a worker without anything else to do: slices that are late at other workers, and when to look again."""
         async with self._core.database.snapshot() as tx:
-            known, found, look_at = await self._find_late(tx, wanted, groups)
+            known, found, look_at = await self._find_late(tx, wanted, groups, opened.peer)
         if not found:
             return None, look_at
         grants: list[Grant] = []
@@ -74,7 +77,7 @@ class LateLeasing:
         return await self._answers.of(lease, grants, data), look_at
 
     async def _find_late(
-        self, tx: Transaction, wanted: TaskRequest, membership: Membership
+        self, tx: Transaction, wanted: TaskRequest, membership: Membership, peer: str
     ) -> tuple[dict[int, Job], dict[int, list[int]], float]:
         """Jobs, the numbers of their slices to lease, at most one per free core, and when to look again."""
         now, worker = self._core.clock(), wanted.profile.worker
@@ -90,7 +93,7 @@ class LateLeasing:
             fitting.append(key)
             if left <= 0 or self.watchman.is_quiet(key, now):
                 continue
-            out = await slices.longest_out(tx, key, MOST_LATE, not_failed_by=worker)
+            out = await self._out(tx, key, entry.profile.rule, Asked(worker, peer, payee_of(wanted)))
             late, look_at = split(out, worker, now, self._restart)
             if late:
                 found[key] = [one.piece.number for one in late[: 1 if entry.profile.discrete else left]]
@@ -99,3 +102,16 @@ class LateLeasing:
                 self.watchman.look_again(key, look_at)
         known = await self._core.catalog.by_keys(tx, found)
         return known, found, self.watchman.next_look(fitting)
+
+    async def _out(self, tx: Transaction, job: int, rule: Rule | None, who: Asked) -> list[Late]:
+        """What is out of a job and may be for this worker."""
+        if rule is None:
+            return await slices.longest_out(tx, job, MOST_LATE, not_failed_by=who.worker)
+        out = await slices.longest_out(tx, job, MOST_LATE, not_failed_by=who.worker, unheard_of=who)
+        if rule.trusting:
+            return out
+        # Others must compute these anyway: whoever has nothing else to do need not wait for the first of them.
+        return [
+            dataclasses.replace(one, due_at=one.opened_at) if one.piece.opinions + 1 < rule.agree else one
+            for one in out
+        ]

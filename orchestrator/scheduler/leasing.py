@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 from orchestrator import telemetry
@@ -16,7 +17,7 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
 from orchestrator.scheduler.late import LateRules
-from orchestrator.scheduler.lifecycle import SliceState
+from orchestrator.scheduler.lifecycle import Slice, SliceState
 from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import WhyNot
 from orchestrator.scheduler.memberships import Membership
@@ -24,6 +25,7 @@ from orchestrator.scheduler.offers import Offers, estimation_left
 from orchestrator.scheduler.open_requests import OpenRequest
 from orchestrator.scheduler.packing import PackingRules, Portion, pack
 from orchestrator.scheduler.presence import Presence
+from orchestrator.scheduler.redundancy import Asked
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.store import jobs, slices
@@ -54,7 +56,7 @@ class Leasing:
         self, wanted: TaskRequest, groups: Membership, opened: OpenRequest, reasons: collections.Counter[str]
     ) -> dict[str, Any] | None:
         """One attempt: None when there is nothing for this worker; `reasons` then counts the jobs that wait, by why."""
-        passed_over: set[int] = set()
+        passed_over: dict[int, WhyNot] = {}
         for _ in range(MOST_PLANS):
             reasons.clear()
             candidates = await self._offers.candidates(wanted, groups, passed_over, reasons)
@@ -78,13 +80,14 @@ class Leasing:
             if not plan:
                 break
             planned = {portion.key for portion in plan}
-            if held:
-                passed_over |= planned  # not taken by others meanwhile: nothing in it is for this worker
+            if held:  # not taken by others meanwhile: nothing in it is for this worker
+                passed_over |= {key: WhyNot.HEARD if known[key].rule else WhyNot.FAILED_HERE for key in planned}
             else:
                 self._core.listing.changed(planned)
-        for key in passed_over:
-            self._core.refusals.note(key, WhyNot.FAILED_HERE, wanted.profile.worker, self._core.clock())
-        reasons[WhyNot.FAILED_HERE] = max(reasons[WhyNot.FAILED_HERE], len(passed_over))
+        for key, why in passed_over.items():
+            self._core.refusals.note(key, why, wanted.profile.worker, self._core.clock())
+        for why, number in collections.Counter(passed_over.values()).items():
+            reasons[why] = max(reasons[why], number)
         return None
 
     async def _lease_planned(
@@ -143,17 +146,21 @@ class Leasing:
         estimation = state.status is RunStatus.ESTIMATION
         again: list[int] = []
         if counts.ready > 0:
-            limit = min(wanted, counts.ready)
-            failed = await slices.failed_here(tx, job.key, limit, worker=worker)
-            rows = await slices.take_ready(
-                tx, job.key, limit, worker=worker,
+            failed = await slices.failed_here(tx, job.key, min(wanted, counts.ready), worker=worker)
+            take = functools.partial(
+                slices.take_ready, tx, job.key, worker=worker,
                 failed_elsewhere_before=now - self._core.settings.other_worker_s,
                 also=await self._without_others(tx, job, worker, failed),
             )  # fmt: skip
+            rows = await _take_ready(take, job, state, wanted, lease)
             again = [lifecycle.lease(row, lease.id).number for row in rows]
             await slices.lease_again(tx, job.key, again, lease.id)
             counts = counts.moved(SliceState.READY, SliceState.LEASED, len(again)) if again else counts
+            if counts.doubted:
+                counts = dataclasses.replace(counts, doubted=counts.doubted - sum(row.opinions > 0 for row in rows))
         fresh = min(wanted - len(again), counts.total - counts.cursor)
+        if counts.doubted and (covered := escrow.leasable(state.funded, counts)) is not None:
+            fresh = min(fresh, covered)  # `wanted` counts slices in doubt that are not for this worker
         if fresh > 0:
             await slices.lease_fresh(tx, job.key, counts.cursor + 1, fresh, lease.id)
             again.extend(range(counts.cursor + 1, counts.cursor + fresh + 1))
@@ -206,16 +213,11 @@ class Leasing:
     ) -> Lease:
         work_s = sum(portion.slices * state.estimate.wall_ms / 1000 for portion, state in held) / max(wanted.load, 1.0)
         now = self._core.clock()
-        payee = wanted.payment_address
-        try:
-            payee = None if payee is None else checksum(payee)
-        except InvalidInput:
-            payee = None
         return await self._core.leases.open(
             tx,
             worker=wanted.profile.worker,
             peer=peer,
-            payment_address=payee,
+            payment_address=payee_of(wanted),
             jobs=frozenset(known[portion.key].key for portion, _ in held),
             opened_at=now,
             expires_at=now + self._core.settings.lease_s + 2 * work_s,
@@ -232,3 +234,25 @@ class Leasing:
             for grant in grants
             if (listed := [number for number in grant.numbers if not in_range(grant.job, number)])
         }
+
+
+def payee_of(wanted: TaskRequest) -> str | None:
+    """Whom the worker wants paid, checksummed; None when it is no address."""
+    try:
+        return None if wanted.payment_address is None else checksum(wanted.payment_address)
+    except InvalidInput:
+        return None
+
+
+async def _take_ready(
+    take: Callable[..., Awaitable[list[Slice]]], job: Job, state: JobState, wanted: int, lease: Lease
+) -> list[Slice]:
+    """Slices that wait again. Where workers must agree, first those on which somebody else was heard."""
+    counts = state.counts
+    if job.rule is None:
+        return await take(min(wanted, counts.ready))
+    who = Asked(lease.worker, lease.peer, lease.payment_address)
+    rows = await take(min(wanted, counts.doubted), heard=True, unheard_of=who)
+    left = min(wanted - len(rows), counts.ready - counts.doubted)
+    covered = escrow.leasable(state.funded, counts)
+    return rows + await take(left if covered is None else min(left, covered), heard=False)

@@ -61,6 +61,14 @@ class Verdict(enum.StrEnum):
     """the same report was already settled"""
     LATE = "late"
     """the lease is not the slice's newest one any more, or its job has ended"""
+    OPINION = "opinion"
+    """a result that waits until others agree with it; see `redundancy`"""
+    WRONG = "wrong"
+    """enough others agree on another result"""
+    UNDECIDED = "undecided"
+    """the last opinion that could be asked for, and they do not agree: the slice has failed for good"""
+    UNASKED = "unasked"
+    """somebody in the same hands was heard on the slice already"""
 
 
 SLICE_TRANSITIONS: frozenset[tuple[SliceState, SliceState]] = frozenset(
@@ -71,6 +79,8 @@ SLICE_TRANSITIONS: frozenset[tuple[SliceState, SliceState]] = frozenset(
         (SliceState.LEASED, SliceState.FAILED),
         # A lease expired, nobody else has taken the slice, and then its result came: the work is not thrown away.
         (SliceState.READY, SliceState.ACCEPTED),
+        # The same, where the result was the last opinion that could be asked for.
+        (SliceState.READY, SliceState.FAILED),
     }
 )
 
@@ -115,17 +125,20 @@ class Slice:
     failures: int = 0
     losses: int = 0
     rival: int = 0
+    opinions: int = 0
+    """results that were heard, where several must agree (see `redundancy`); else 0"""
 
     def validate(self, budget: Budget) -> None:
         """Raise `IllegalTransition` unless every invariant holds."""
         spent = self.failures >= budget.failures or self.losses >= budget.losses
+        disputed = self.state is SliceState.FAILED and self.opinions > 1
         rules = {
             "slices are numbered from 1": self.number >= 1,
             "a leased slice names its lease": self.state is not SliceState.LEASED or self.lease > 0,
             "an accepted slice names its lease": self.state is not SliceState.ACCEPTED or self.lease > 0,
             "a rival is an older lease of a leased slice": self.rival == 0
             or (self.state is SliceState.LEASED and 0 < self.rival < self.lease),
-            "a failed slice has spent its budget": self.state is not SliceState.FAILED or spent,
+            "a failed slice has spent its budget": self.state is not SliceState.FAILED or spent or disputed,
             "a slice that spent its budget is not tried again": not spent
             or self.state in (SliceState.FAILED, SliceState.ACCEPTED),
         }
@@ -187,15 +200,37 @@ def expire(piece: Slice, lease_id: int, budget: Budget) -> tuple[Slice, Verdict]
     return after if verdict is Verdict.CARRIED else dataclasses.replace(after, lease=lease_id), verdict
 
 
+def hear(piece: Slice, lease_id: int) -> Slice:
+    """The lease brought an opinion, and somebody else must be asked. Only for one that `settle` would accept."""
+    other = 0
+    if piece.state is SliceState.LEASED and piece.rival:
+        other = piece.rival if lease_id == piece.lease else piece.lease
+    return dataclasses.replace(
+        piece,
+        state=SliceState.LEASED if other else SliceState.READY,
+        lease=other,
+        rival=0,
+        opinions=piece.opinions + 1,
+    )
+
+
+def decided(piece: Slice, lease_id: int, *, agreed: bool) -> Slice:
+    """The last opinion was heard: the slice has its result under `lease_id`, or will never have one."""
+    state = SliceState.ACCEPTED if agreed else SliceState.FAILED
+    return dataclasses.replace(piece, state=state, lease=lease_id, rival=0, opinions=piece.opinions + 1)
+
+
 def _give_back(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:
     failures = piece.failures + (ending is Ending.FAILED)
     losses = piece.losses + (ending is Ending.LOST)
     spent = failures >= budget.failures or losses >= budget.losses
     if piece.rival and not spent:
         other = piece.rival if lease_id == piece.lease else piece.lease
-        return Slice(piece.number, SliceState.LEASED, other, failures, losses), Verdict.CARRIED
+        return Slice(
+            piece.number, SliceState.LEASED, other, failures, losses, opinions=piece.opinions
+        ), Verdict.CARRIED  # fmt: skip
     state = SliceState.FAILED if spent else SliceState.READY
-    after = Slice(piece.number, state, piece.lease if spent else 0, failures, losses)
+    after = Slice(piece.number, state, piece.lease if spent else 0, failures, losses, opinions=piece.opinions)
     return after, Verdict.EXHAUSTED if spent else Verdict.RETRY
 
 
@@ -211,6 +246,12 @@ class Counts:
     leased: int = 0
     accepted: int = 0
     failed: int = 0
+    copies: int = 1
+    """results that may be paid for each slice; more than one where workers must agree"""
+    paid: int = 0
+    """results that were paid, where that is not one per accepted slice"""
+    doubted: int = 0
+    """slices that wait again and on which somebody was heard"""
 
     @property
     def waiting(self) -> int:
@@ -224,6 +265,11 @@ class Counts:
     @property
     def settled(self) -> int:
         return self.accepted + self.failed
+
+    @property
+    def earning(self) -> int:
+        """Results that were, or will be, paid."""
+        return self.accepted if self.copies == 1 else self.paid
 
     def moved(self, before: SliceState, after: SliceState, times: int = 1) -> Counts:
         if before is after:
@@ -243,6 +289,8 @@ class Counts:
             "no count is negative": min(dataclasses.astuple(self)) >= 0,
             "the cursor is not beyond the total": self.cursor <= self.total,
             "every touched slice is somewhere": self.cursor == self.ready + self.leased + self.settled,
+            "slices in doubt wait": self.doubted <= self.ready,
+            "no slice is paid more often than it may": self.paid <= self.copies * self.cursor or self.copies == 1,
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:

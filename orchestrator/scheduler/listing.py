@@ -151,6 +151,7 @@ def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:
         discrete=job.spec["discrete"],
         isolation=None if level is None else Isolation(level),
         slice_price=job.slice_price,
+        rule=job.rule,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from orchestrator.jobs.words import Isolation
 from orchestrator.scheduler.estimates import Estimate, Speed
 from orchestrator.scheduler.pricing import NO_WAGE, MinimumWage
+from orchestrator.scheduler.redundancy import Rule
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +62,13 @@ class JobProfile:
     discrete: bool = False
     isolation: Isolation | None = None
     slice_price: int = 0
+    rule: Rule | None = None
+    """how many workers must agree on a slice; None: one is enough"""
+
+    @property
+    def most_payment(self) -> int:
+        """units that a slice may cost"""
+        return self.slice_price * (1 if self.rule is None else self.rule.of)
 
     @property
     def requirement(self) -> Requirement:
@@ -92,6 +100,8 @@ class WhyNot(enum.StrEnum):
     """the job needs a GPU, and the worker has none free"""
     FAILED_HERE = "EFAILEDHERE"
     """what is left has failed at this worker, and waits for another one"""
+    HEARD = "EOPINION"
+    """what is left waits for somebody else's opinion: this worker, or one in the same hands, has given its own"""
 
 
 def refusal(job: JobProfile, worker: WorkerProfile) -> str | None:

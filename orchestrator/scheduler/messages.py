@@ -121,7 +121,7 @@ def nofunds_event(job: Job, state: JobState) -> dict[str, Any]:
     return {
         "eventName": "nofunds",
         "job": job.id,
-        "fundsRequired": to_dcc(hold_for(short, job.slice_price)),
+        "fundsRequired": to_dcc(hold_for(short, job.slice_cost)),
         "slices": short,
         "slicePrice": to_dcc(job.slice_price),
         "paymentAccount": job.payment_account,
@@ -130,13 +130,17 @@ def nofunds_event(job: Job, state: JobState) -> dict[str, Any]:
 
 def money_of(job: Job, state: JobState, held: int) -> dict[str, Any]:
     """What a job costs and what is set aside for it, decimal text in DCC. `held` is what is in its hold, in units."""
-    short = escrow.missing(state.funded, state.counts) if state.ended_at is None else 0
+    counts = state.counts
+    short = escrow.missing(state.funded, counts) if state.ended_at is None else 0
+    spent = counts.earning
+    # What is not settled may cost all that it may.
+    cost = spent + counts.copies * (counts.total - counts.settled)
     return {
         "slicePrice": to_dcc(job.slice_price),
-        "spent": to_dcc(hold_for(state.counts.accepted, job.slice_price)),
+        "spent": to_dcc(hold_for(spent, job.slice_price)),
         "escrow": to_dcc(held),
-        "cost": to_dcc(hold_for(state.counts.total - state.counts.failed, job.slice_price)),
-        "fundsRequired": to_dcc(hold_for(short, job.slice_price)),
+        "cost": to_dcc(hold_for(cost, job.slice_price)),
+        "fundsRequired": to_dcc(hold_for(short, job.slice_cost)),
     }
 
 
@@ -146,8 +150,8 @@ def result_event(job_id: str, number: int, uri: str) -> dict[str, Any]:
 
 def job_report(job: Job, state: JobState) -> dict[str, Any]:
     """One entry of listJobs."""
-    counts, record = state.counts, job.record
-    return {
+    counts, record, rule = state.counts, job.record, job.rule
+    return ({} if rule is None else {"redundancy": rule.to_json() | {"inDoubt": counts.doubted}}) | {
         "job": job.id,
         "id": job.id,
         "owner": job.owner,

@@ -15,13 +15,16 @@ from orchestrator.scheduler.pricing import hold_for, to_dcc
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wage:
-    """What is paid for one accepted slice: units for the worker's account, and for its compute group's."""
+    """What is paid for one accepted slice, or one opinion on it: units for the worker's account, and for its compute
+    group's."""
 
     number: int
     payee: str
     amount: int
     fee_account: str | None = None
     fee: int = 0
+    lease: int = 0
+    """of an opinion: under which it was given; 0 where a slice is paid once"""
 
 
 class Money:
@@ -43,10 +46,10 @@ class Money:
         if self._initial_credit > 0:
             await self._bank.open_account_with_credit(tx, account, self._initial_credit)
         available = await self._bank.balance(tx, account)
-        slices = min(wanted, available // job.slice_price)
+        slices = min(wanted, available // job.slice_cost)
         if slices < least:
-            raise not_enough(account, available, least, job.slice_price)
-        await self._bank.hold(tx, hold_id=hold_id(job), account=account, amount=hold_for(slices, job.slice_price))
+            raise not_enough(account, available, least, job.slice_cost)
+        await self._bank.hold(tx, hold_id=hold_id(job), account=account, amount=hold_for(slices, job.slice_cost))
         return slices
 
     async def add(self, tx: Transaction, job: Job, slices: int) -> int:
@@ -54,11 +57,11 @@ class Money:
         if slices <= 0 or job.slice_price == 0:
             return 0
         available = await self._bank.balance(tx, job.payment_account)
-        slices = min(slices, available // job.slice_price)
+        slices = min(slices, available // job.slice_cost)
         if slices <= 0:
             return 0
         try:
-            await self._bank.add_to_hold(tx, hold_id=hold_id(job), amount=hold_for(slices, job.slice_price))
+            await self._bank.add_to_hold(tx, hold_id=hold_id(job), amount=hold_for(slices, job.slice_cost))
         except NotEnoughFunds:  # another transaction was quicker
             return 0
         return slices
@@ -66,7 +69,7 @@ class Money:
     async def top_up(self, tx: Transaction, job: Job, slices: int, *, source: str, transfer_id: str) -> int:
         """Set aside what exactly `slices` slices cost, out of account `source`; for how many, 0 when this `transfer_id`
         did it before. Raises `NotEnoughFunds`, `IdReused`."""
-        amount = hold_for(slices, job.slice_price)
+        amount = hold_for(slices, job.slice_cost)
         if self._initial_credit > 0:
             await self._bank.open_account_with_credit(tx, source, self._initial_credit)
         available = await self._bank.balance(tx, source)
@@ -78,25 +81,27 @@ class Money:
                 )
             added = await self._bank.add_to_hold(tx, hold_id=hold_id(job), amount=amount, transfer_id=transfer_id)
         except NotEnoughFunds:
-            raise not_enough(source, available, slices, job.slice_price) from None
+            raise not_enough(source, available, slices, job.slice_cost) from None
         return slices if added else 0
 
     async def pay(self, tx: Transaction, job: Job, wages: Sequence[Wage]) -> None:
         """Pay accepted slices and what groups take of it. All that one account gets is one transfer, named after its
-        lowest slice: a slice is accepted once, so no two transfers of a job share a name."""
-        earned: dict[tuple[str, str], tuple[int, int]] = {}
+        lowest slice: a slice is accepted once, so no two transfers of a job share a name. An opinion is paid once, and
+        a lease has one at most on a slice."""
+        earned: dict[tuple[str, str], tuple[tuple[int, int], int]] = {}
 
-        def note(kind: str, payee: str, number: int, amount: int) -> None:
-            lowest, total = earned.get((kind, payee), (number, 0))
-            earned[kind, payee] = (min(lowest, number), total + amount)
+        def note(kind: str, payee: str, wage: Wage, amount: int) -> None:
+            this = (wage.number, wage.lease)
+            lowest, total = earned.get((kind, payee), (this, 0))
+            earned[kind, payee] = (min(lowest, this), total + amount)
 
         for wage in wages:
-            note("wage", wage.payee, wage.number, wage.amount)
+            note("wage", wage.payee, wage, wage.amount)
             if wage.fee_account is not None and wage.fee > 0:
-                note("commission", wage.fee_account, wage.number, wage.fee)
+                note("commission", wage.fee_account, wage, wage.fee)
         payments = [
-            Payment(f"{kind}:{job.id}:{lowest}", payee, amount)
-            for (kind, payee), (lowest, amount) in earned.items()
+            Payment(f"{kind}:{job.id}:{number}" + (f":{lease}" if lease else ""), payee, amount)
+            for (kind, payee), ((number, lease), amount) in earned.items()
             if amount > 0
         ]
         if payments:
@@ -111,7 +116,7 @@ class Money:
 
     async def give_back(self, tx: Transaction, job: Job, slices: int, *, transfer_id: str) -> None:
         """Return what was held for slices that there will not be; the rest stays."""
-        amount = hold_for(slices, job.slice_price)
+        amount = hold_for(slices, job.slice_cost)
         if amount > 0:
             await self._bank.release_part(tx, hold_id=hold_id(job), amount=amount, transfer_id=transfer_id)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Container
+from collections.abc import Mapping
 
 from orchestrator.jobs.words import Capability, RunStatus
 from orchestrator.scheduler import escrow, lifecycle
@@ -35,7 +35,7 @@ class Offers:
         self,
         wanted: TaskRequest,
         membership: Membership,
-        passed_over: Container[int],
+        passed_over: Mapping[int, WhyNot],
         reasons: collections.Counter[str],
     ) -> list[tuple[Job, JobState, Candidate]]:
         """What the board offers this worker; no more of it is looked at than a request may cost."""
@@ -44,8 +44,7 @@ class Offers:
         await listing.fresh(now)
 
         def look(entry: Entry) -> WhyNot | None:
-            reason = WhyNot.FAILED_HERE if entry.key in passed_over else None
-            reason = reason or self._why_not(entry, wanted, membership, now)
+            reason = passed_over.get(entry.key) or self._why_not(entry, wanted, membership, now)
             if reason is not None:
                 self._core.refusals.note(entry.key, reason, wanted.profile.worker, now)
             return reason
@@ -111,15 +110,15 @@ class Offers:
                 del self._rejected_since[key]
                 if state.status in lifecycle.ENDED or state.counts.leased:
                     continue
-                stopped[key] = cancelled(state, now, "ETOOMANYERRORS", "Every worker that is here has rejected the job")
-                await self._core.money.release(tx, known[key])
+                stop = cancelled(state, now, "ETOOMANYERRORS", "Every worker that is here has rejected the job")
+                stopped[key] = await self._core.settlement.release(tx, known[key], stop)
             await jobs.save(tx, list(stopped.values()))
         self._core.publish(Outcome(states=stopped))
 
 
 def profile_for(profile: JobProfile, state: JobState, membership: Membership) -> JobProfile:
     """As a worker sees it that is in groups which may take no job that pays so much."""
-    payment = hold_for(state.counts.total, profile.slice_price)
+    payment = hold_for(state.counts.total, profile.most_payment)
     return dataclasses.replace(profile, groups=membership.open_to(profile.groups, payment))
 
 

@@ -6,18 +6,22 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted
 from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler import messages
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns
+from orchestrator.scheduler.court import PAID
 from orchestrator.scheduler.explainer import Explainer
 from orchestrator.scheduler.lifecycle import job_story
+from orchestrator.scheduler.redundancy import Panel, Rule
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import facts_of
-from orchestrator.scheduler.store import groups, jobs, slices
+from orchestrator.scheduler.store import groups, jobs, opinions, slices
 from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.scheduler.trust import Trust
 from orchestrator.wallet.addresses import checksum
 
 _LATEST_MS = 8.64e15  # as for a Date of JavaScript
@@ -115,7 +119,9 @@ class Pheme:
         data = fields(request)
         async with self._core.database.snapshot() as tx:
             if data.get("slice") is not None:
-                return {"job": job.id, **await slices.story(tx, job.key, _number("slice", data["slice"]))}
+                number = _number("slice", data["slice"])
+                told = {"job": job.id, **await slices.story(tx, job.key, number)}
+                return told if job.rule is None else told | await self._opinions(tx, job, job.rule, number)
             first = 1 if data.get("from") is None else _number("from", data["from"])
             found = await slices.reports(tx, job.key, first, MOST_SLICES)
         counts = state.counts
@@ -126,6 +132,26 @@ class Pheme:
             "distributedUpTo": counts.cursor,
             "slices": found,
             "next": found[-1]["slice"] + 1 if len(found) == MOST_SLICES else None,
+        }
+
+    async def _opinions(self, tx: Transaction, job: Job, rule: Rule, number: int) -> dict[str, Any]:
+        """Who computed the slice, what became of it, and what the owner thinks of them."""
+        heard = (await opinions.load(tx, job.key, [number])).get(number, [])
+        trust = await opinions.trust(tx, job.owner, [one.by.identity for one in heard])
+        rules = self._core.trust
+        return {
+            "agreement": Panel(rule, tuple(heard)).story(),
+            "opinions": [
+                {
+                    "worker": one.by.worker,
+                    "identity": one.by.identity,
+                    "result": one.digest[:16],
+                    "state": str(one.state),
+                    "paid": one.state in PAID and one.by.payee is not None,
+                    "trust": rules.story(trust.get(one.by.identity, Trust())),
+                }
+                for one in heard
+            ],
         }
 
     async def explain_job(self, request: Request) -> dict[str, Any]:

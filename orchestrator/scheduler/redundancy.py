@@ -62,6 +62,9 @@ class Offer:
     """opinions per slice"""
 
 
+USUAL_OFFER = Offer()
+
+
 def parse_rule(told: Any, offer: Offer) -> Rule | None:
     """`redundancy` of a submit: true, or {agree, of, trusting}. None when the job asks for none. Raises
     `InvalidInput`."""
@@ -132,6 +135,14 @@ class Opinion:
     by: Asked
     digest: str
     state: State = State.PENDING
+    place: int = 0
+    """how many were heard before it"""
+    uri: str = ""
+    """the result; empty where another opinion has the same, or it is not needed any more"""
+    fee_account: str | None = None
+    """who takes a commission of its pay"""
+    fee_rate: int = 0
+    """in 10^-18"""
 
 
 class Outcome(enum.StrEnum):

@@ -16,17 +16,18 @@ from urllib.parse import quote
 from orchestrator import telemetry
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
+from orchestrator.jobs.fingerprints import fingerprint
 from orchestrator.jobs.ranges import parse_slice_selection
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
 from orchestrator.scheduler.group_commit import GroupCommit
-from orchestrator.scheduler.lifecycle import Verdict
+from orchestrator.scheduler.lifecycle import Ending, Verdict
 from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.scheduler.result_reports import ResultReport, StatusReport, parse_result, parse_status
 from orchestrator.scheduler.roster import Roster
-from orchestrator.scheduler.settling import Report
+from orchestrator.scheduler.settling import UNASKED_REASON, WRONG_REASON, Report
 from orchestrator.scheduler.store import jobs, leases, slices
 from orchestrator.scheduler.store.leases import Lease
 from orchestrator.wallet.addresses import checksum
@@ -144,7 +145,7 @@ class ResultSubmitter:
                 if lease is not None:
                     arrival.leases.append(lease)
                 if isinstance(one, ResultReport):
-                    arrival.reports.append(self._result(job, one, lease_id, lease))
+                    arrival.reports.append(self._result(job, one, lease_id, lease, request.peer))
                 elif not one.begins:
                     arrival.reports += [
                         Report(job, number, lease_id, one.ending, worker=worker, reason=one.reason)
@@ -154,12 +155,14 @@ class ResultSubmitter:
             return error
         return arrival
 
-    def _result(self, job: Job, one: ResultReport, lease_id: int, lease: Lease | None) -> Report:
+    def _result(self, job: Job, one: ResultReport, lease_id: int, lease: Lease | None, peer: str) -> Report:
         payee = one.payee if one.payee is not None else lease.payment_address if lease is not None else None
         return Report(
             job, one.number, lease_id, one.ending,
             worker=one.worker, payee=self._payee(payee), uri=one.uri, measured=one.measured, reason=one.reason,
             commission=None if lease is None else lease.commissions.get(job.key),
+            identity=peer,
+            digest=fingerprint(one.uri) if job.rule is not None and one.ending is Ending.COMPLETED else "",
         )  # fmt: skip
 
     def _payee(self, address: str | None) -> str | None:
@@ -256,17 +259,29 @@ def _parse(request: Request) -> Parsed | OrchestratorError:
         return error
 
 
+_WELCOME = frozenset({Verdict.ACCEPTED, Verdict.DUPLICATE, Verdict.OPINION, Verdict.UNDECIDED})
+_WHY = {
+    Verdict.OPINION: "others must agree with the result before it is paid",
+    Verdict.WRONG: WRONG_REASON,
+    Verdict.UNDECIDED: "the results of several workers differ; it is paid, since nobody knows whose is right",
+    Verdict.UNASKED: UNASKED_REASON,
+}
+
+
 def _answer(arrival: _Arrival, request: Request) -> dict[str, Any]:
     """What the worker hears. A result that is not wanted any more is refused politely: as a success that pays nothing,
-    because an error would make official workers send it again."""
+    because an error would make official workers send it again. An opinion that waits for others is accepted and not
+    paid yet."""
     if request.operation == "status":
         return {"success": True}
     report = arrival.reports[0]
     answer = {
-        "accepted": report.verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE),
+        "accepted": report.verdict in _WELCOME,
         "verdict": str(report.verdict),
         "slicePaymentAmount": to_dcc(report.paid),
     }
+    if report.verdict in _WHY:
+        answer["reason"] = _WHY[report.verdict]
     if report.state is not None:
         answer["metrics"] = messages.job_metrics(report.state.estimate, report.state.counts)
     return answer

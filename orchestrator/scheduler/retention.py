@@ -8,12 +8,15 @@ import logging
 
 from orchestrator.database import persistently
 from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.store import opinions
 from orchestrator.scheduler.store import retention as store
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
 JOBS_AT_ONCE = 100
+TRUST_KEPT_S = 90 * 86_400.0
+"""how long an owner's trust in a worker lasts that gives no opinions any more"""
 ROWS_AT_ONCE = 5000
 """rows per transaction: nobody waits long for one"""
 
@@ -41,9 +44,14 @@ class Retention:
                 dropped += done
                 if not done:
                     break  # another process is busy with the rest
+        await persistently(self._forget_workers)
         if dropped:
             log.info("dropped what %d ended jobs had left", dropped, extra={"action": "retention"})
         return dropped
+
+    async def _forget_workers(self) -> None:
+        async with self._core.database.transaction() as tx:
+            await opinions.forget_trust(tx, self._core.clock() - TRUST_KEPT_S)
 
     async def _due(self, what: store.What, kept_s: float) -> list[int]:
         async with self._core.database.snapshot() as tx:

@@ -8,16 +8,20 @@ together or not at all.
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.database import Transaction
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import escrow, lifecycle, settling
 from orchestrator.scheduler.catalog import Job
+from orchestrator.scheduler.court import Court
 from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.redundancy import Rule, SpotChecks
 from orchestrator.scheduler.settling import Report, Settled, next_state
-from orchestrator.scheduler.store import events, jobs, slices
+from orchestrator.scheduler.store import events, jobs, opinions, slices
 from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.scheduler.trust import USUAL_RULES, TrustRules
 
 
 @dataclasses.dataclass(slots=True)
@@ -37,10 +41,20 @@ class Outcome:
 
 
 class Settlement:
-    def __init__(self, money: Money, budget: lifecycle.Budget, limit: lifecycle.ErrorLimit) -> None:
+    def __init__(
+        self,
+        money: Money,
+        budget: lifecycle.Budget,
+        limit: lifecycle.ErrorLimit,
+        rules: TrustRules = USUAL_RULES,
+        checks: SpotChecks | None = None,
+    ) -> None:
+        """`checks` has the secret that says which slices of trusted workers are checked."""
         self._money = money
         self._budget = budget
         self._limit = limit
+        self._rules = rules
+        self._checks = checks or SpotChecks(secrets.token_bytes(32))
         self.watches: Callable[[int], bool] = lambda _job: False
         """whether it is asked who computed the slices of a job"""
 
@@ -52,12 +66,17 @@ class Settlement:
             grouped.setdefault(report.job.key, []).append(report)
         states = await jobs.states(tx, grouped, lock=True)
         fresh: list[events.Event] = []
+        learnt: list[tuple[str, dict[str, list[bool]]]] = []
         for key, batch_reports in grouped.items():
             if key not in states:
                 continue
             rows = await slices.load(tx, key, {report.number for report in batch_reports})
-            batch = settling.settle(batch_reports[0].job, states[key], rows, batch_reports, self._budget)
+            job = batch_reports[0].job
+            court = None if job.rule is None else await self._court(tx, job, job.rule, batch_reports)
+            batch = settling.settle(job, states[key], rows, batch_reports, self._budget, court=court)
             await self._write(tx, batch, now)
+            if court is not None and court.verdicts:
+                learnt.append((job.owner, court.verdicts))
             fresh += batch.events
             if batch.state is not states[key]:
                 outcome.states[key] = batch.state
@@ -77,6 +96,9 @@ class Settlement:
         for report in reports:
             report.state = outcome.states.get(report.job.key) or states.get(report.job.key)
         await jobs.save(tx, list(outcome.states.values()))
+        # Late and in one order: jobs of one owner share these rows.
+        for owner, verdicts in sorted(learnt, key=lambda one: one[0]):
+            await opinions.judge(tx, owner, verdicts, now)
         outcome.events = await events.append(tx, fresh)
         return outcome
 
@@ -94,9 +116,28 @@ class Settlement:
                     # From `state`: a job that finds money at once was not paused in between.
                     after = next_state(dataclasses.replace(state, funded=after.funded + added), self._limit, now)
             if after.ended_at is not None and state.ended_at is None:
-                await self._money.release(tx, job)
+                after = await self.release(tx, job, after)
             states[state.key] = after
         return states
+
+    async def release(self, tx: Transaction, job: Job, state: JobState) -> JobState:
+        """The job has ended: what was heard of its slices is paid, the rest goes back. The caller saves."""
+        if job.rule is not None:
+            heard = await opinions.pending(tx, job.key)
+            if heard:
+                await self._money.pay(tx, job, settling.wages_of(job, heard))
+                await opinions.give_up(tx, job.key)
+                paid = state.counts.paid + sum(map(len, heard.values()))
+                state = dataclasses.replace(state, counts=dataclasses.replace(state.counts, paid=paid))
+        await self._money.release(tx, job)
+        return state
+
+    async def _court(self, tx: Transaction, job: Job, rule: Rule, reports: Sequence[Report]) -> Court:
+        heard = await opinions.load(tx, job.key, {report.number for report in reports})
+        identities = {one.by.identity for those in heard.values() for one in those}
+        identities |= {report.identity for report in reports if report.identity}
+        trust = await opinions.trust(tx, job.owner, identities)
+        return Court(job.id, rule, heard, trust=trust, rules=self._rules, checks=self._checks)
 
     async def close(self, tx: Transaction, job: Job, state: JobState, now: float) -> JobState:
         """No more slices will come: what is held for more of them goes back. The caller saves."""
@@ -113,6 +154,11 @@ class Settlement:
             await slices.mark_accepted(tx, key, batch.accepted.keys() - batch.raced.keys())
             await slices.save(tx, key, batch.raced.values(), now)
             await slices.add_results(tx, key, batch.results, now)
+        # Opinions are paid when a slice is given up, too.
+        if batch.wages:
             await self._money.pay(tx, batch.job, batch.wages)
         await slices.save(tx, key, batch.changed.values(), now)
+        if batch.court is not None:
+            await opinions.add(tx, key, batch.court.added, now)
+            await opinions.settle(tx, key, batch.court.changed)
         await slices.add_failures(tx, key, batch.failures, now)

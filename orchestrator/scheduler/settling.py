@@ -14,14 +14,22 @@ from collections.abc import Mapping, Sequence
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import escrow, lifecycle
 from orchestrator.scheduler.catalog import Job
+from orchestrator.scheduler.court import Court
 from orchestrator.scheduler.estimates import Measured
 from orchestrator.scheduler.lifecycle import Ending, Slice, SliceState, Verdict
 from orchestrator.scheduler.money import Wage
+from orchestrator.scheduler.redundancy import Asked, Opinion, Outcome, State
 from orchestrator.scheduler.store.events import Event
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.store.slices import Failure, Result
 
 MAX_REASON = 500
+WRONG_REASON = "EWRONG: others agree on another result; not paid"
+UNASKED_REASON = "EUNASKED: the same worker, identity or payment address gave a result of this slice before"
+_OF_WORKERS = (WRONG_REASON, UNASKED_REASON)
+"""failures that say nothing about the job"""
+UNDECIDED_CODE = "ENOAGREEMENT"
+_MEASURED = frozenset({Verdict.ACCEPTED, Verdict.OPINION, Verdict.UNDECIDED})
 
 
 @dataclasses.dataclass(slots=True)
@@ -36,6 +44,10 @@ class Report:
     payee: str | None = None
     commission: escrow.Commission | None = None
     """what the compute group takes through which the worker got the slice"""
+    identity: str = ""
+    """of who reports; with `digest` only where workers must agree"""
+    digest: str = ""
+    """of the result's canonical bytes"""
     uri: str = ""
     measured: Measured | None = None
     reason: str = ""
@@ -52,11 +64,13 @@ class Settled:
 
     job: Job
     state: JobState
+    court: Court | None = None
+    """the opinions on the slices, where workers must agree"""
     accepted: dict[int, Report] = dataclasses.field(default_factory=dict)
     changed: dict[int, Slice] = dataclasses.field(default_factory=dict)
     """slices that are not accepted, as they are now"""
     raced: dict[int, Slice] = dataclasses.field(default_factory=dict)
-    """accepted slices that two workers had, as they are now"""
+    """accepted slices that two workers had, or on which several agreed, as they are now"""
     troubles: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     """(job, worker) for each slice that came back as failed or with a trouble of the worker's"""
     overtaken: list[int] = dataclasses.field(default_factory=list)
@@ -76,6 +90,14 @@ class Settled:
         # A worker tells of exceptions itself; that nobody will try a slice again, only the Scheduler knows.
         return fresh + [Event(key, "error", number=one.number, body=_given_up(one)) for one in self.exhausted]
 
+    def change(self, before: Slice, after: Slice) -> None:
+        """Keep the job's counters in step with a slice."""
+        counts = self.state.counts.moved(before.state, after.state)
+        doubted = _is_doubted(after) - _is_doubted(before)
+        if doubted:
+            counts = dataclasses.replace(counts, doubted=counts.doubted + doubted)
+        self.state = dataclasses.replace(self.state, counts=counts)
+
     @property
     def slices_wait(self) -> bool:
         """Slices wait for a worker that did not wait before."""
@@ -83,23 +105,29 @@ class Settled:
 
 
 def settle(
-    job: Job, state: JobState, rows: Mapping[int, Slice], reports: Sequence[Report], budget: lifecycle.Budget
+    job: Job,
+    state: JobState,
+    rows: Mapping[int, Slice],
+    reports: Sequence[Report],
+    budget: lifecycle.Budget,
+    *,
+    court: Court | None = None,
 ) -> Settled:
     """Judge the reports of one job. The job's status is not looked at yet: see `next_state`."""
-    batch = Settled(job, state)
+    batch = Settled(job, state, court)
     pieces = dict(rows)
     measured: list[Measured] = []
     for report in reports:
         _judge(batch, pieces, report, budget, rows.get(report.number))
-        if report.verdict is Verdict.ACCEPTED:
-            if report.measured is not None:
-                measured.append(report.measured)
-            if report.payee is not None and job.slice_price > 0:
-                batch.wages.append(_wage(report))
-    if batch.accepted:
+        if report.verdict in _MEASURED and report.measured is not None:
+            measured.append(report.measured)
+        if report.verdict is Verdict.ACCEPTED and court is None and report.payee is not None and job.slice_price > 0:
+            batch.wages.append(_wage(report))
+    if measured:
         batch.state = dataclasses.replace(batch.state, estimate=batch.state.estimate.fold(measured))
-    if batch.failures and not batch.state.last_error:
-        batch.state = dataclasses.replace(batch.state, last_error=batch.failures[-1].reason[:MAX_REASON])
+    errors = [one.reason for one in batch.failures if one.reason not in _OF_WORKERS]
+    if errors and not batch.state.last_error:
+        batch.state = dataclasses.replace(batch.state, last_error=errors[-1][:MAX_REASON])
     return batch
 
 
@@ -108,6 +136,12 @@ def _judge(
 ) -> None:
     """`was` is the slice as it is in the database."""
     piece = pieces.get(report.number)
+    court = batch.court
+    if court is not None and report.ending is Ending.COMPLETED:
+        told = court.under(report.number, report.lease)
+        if told is not None:
+            report.verdict = Verdict.WRONG if told.state is State.WRONG else Verdict.DUPLICATE
+            return
     if piece is None or batch.state.status in lifecycle.ENDED:
         repeated = piece is not None and piece.state is SliceState.ACCEPTED and piece.lease == report.lease
         report.verdict = Verdict.DUPLICATE if repeated else Verdict.LATE
@@ -116,13 +150,16 @@ def _judge(
         after, report.verdict = lifecycle.expire(piece, report.lease, budget)
     else:
         after, report.verdict = lifecycle.settle(piece, report.lease, report.ending, budget)
-    unleased = report.verdict is Verdict.ACCEPTED and piece.state is SliceState.READY
+    unleased = report.verdict is Verdict.ACCEPTED and piece.state is SliceState.READY and not piece.opinions
     if unleased and not escrow.covers_unleased(batch.state.funded, batch.state.counts):
         report.verdict = Verdict.LATE
     if report.verdict in (Verdict.LATE, Verdict.DUPLICATE):
         return
+    if court is not None and report.verdict is Verdict.ACCEPTED:
+        pieces[report.number] = _hear(batch, court, piece, report, budget)
+        return
     pieces[report.number] = after
-    batch.state = dataclasses.replace(batch.state, counts=batch.state.counts.moved(piece.state, after.state))
+    batch.change(piece, after)
     if report.verdict is Verdict.ACCEPTED:
         batch.accepted[report.number] = report
         batch.changed.pop(report.number, None)
@@ -138,6 +175,104 @@ def _judge(
         batch.failures.append(Failure(report.number, report.worker, report.reason))
     if report.verdict is Verdict.EXHAUSTED:
         batch.exhausted.append(report)
+        if court is not None:
+            court.give_up(report.number)
+            _pay_opinions(batch, court, report.number)
+
+
+# --- where workers must agree
+
+
+def _hear(batch: Settled, court: Court, piece: Slice, report: Report, budget: lifecycle.Budget) -> Slice:
+    """A result of a slice on which others are heard, too; the slice as it is then."""
+    number, taken = report.number, report.commission
+    opinion = Opinion(
+        report.lease,
+        Asked(report.worker, report.identity, report.payee),
+        report.digest,
+        uri=report.uri,
+        fee_account=None if taken is None else taken.account,
+        fee_rate=0 if taken is None else taken.rate,
+    )
+    if not court.may_ask(number, opinion.by):
+        return _unasked(batch, court, piece, report, budget)
+    decision = court.hear(number, opinion)
+    if decision.outcome is Outcome.MORE:
+        report.verdict = Verdict.OPINION
+        after = lifecycle.hear(piece, report.lease)
+        batch.changed[number] = after
+        batch.change(piece, after)
+        return after
+    agreed = decision.outcome is Outcome.AGREED
+    shown = court.accepted(number) if agreed else opinion
+    after = lifecycle.decided(piece, shown.lease, agreed=agreed)
+    batch.change(piece, after)
+    if piece.rival:
+        batch.overtaken.append(piece.rival if report.lease == piece.lease else piece.lease)
+    if agreed:
+        right = shown.digest == report.digest
+        report.verdict = Verdict.ACCEPTED if right else Verdict.WRONG
+        uri = report.uri if right else shown.uri
+        batch.accepted[number] = dataclasses.replace(report, lease=shown.lease, worker=shown.by.worker, uri=uri)
+        batch.raced[number] = after
+        batch.changed.pop(number, None)
+        for one in court.wrong(number):
+            batch.troubles.append((batch.job.key, one.by.worker))
+            batch.failures.append(Failure(number, one.by.worker, WRONG_REASON))
+    else:
+        heard = len(court.panel(number).opinions)
+        report.verdict = Verdict.UNDECIDED
+        report.reason = f"{UNDECIDED_CODE}: {heard} workers computed it, and no {court.rule.agree} of them agree"
+        batch.changed[number] = after
+        batch.exhausted.append(report)
+        if not batch.state.last_error:
+            batch.state = dataclasses.replace(batch.state, last_error=report.reason)
+    report.paid = _pay_opinions(batch, court, number, report.lease)
+    return after
+
+
+def _unasked(batch: Settled, court: Court, piece: Slice, report: Report, budget: lifecycle.Budget) -> Slice:
+    """Nobody learns anything from this result: somebody else is asked. It counts as lost, and its worker as one that
+    failed the slice, so that it does not get it again and again."""
+    report.verdict = Verdict.UNASKED
+    report.reason = UNASKED_REASON
+    if piece.state is SliceState.READY:
+        return piece
+    after, verdict = lifecycle.settle(piece, report.lease, Ending.LOST, budget)
+    batch.changed[report.number] = after
+    batch.change(piece, after)
+    batch.failures.append(Failure(report.number, report.worker, UNASKED_REASON))
+    batch.troubles.append((batch.job.key, report.worker))
+    if verdict is Verdict.EXHAUSTED:
+        batch.exhausted.append(report)
+        court.give_up(report.number)
+        _pay_opinions(batch, court, report.number)
+    return after
+
+
+def _pay_opinions(batch: Settled, court: Court, number: int, lease: int = 0) -> int:
+    """Pay what was heard of a slice, now that it is decided; what the opinion under `lease` gets of it."""
+    due = court.to_pay(number)
+    counts = batch.state.counts
+    batch.state = dataclasses.replace(batch.state, counts=dataclasses.replace(counts, paid=counts.paid + len(due)))
+    wages = wages_of(batch.job, {number: due})
+    batch.wages += wages
+    return sum(wage.amount for wage in wages if wage.lease == lease)
+
+
+def wages_of(job: Job, due: Mapping[int, Sequence[Opinion]]) -> list[Wage]:
+    """What is paid for opinions, by slice."""
+    wages = []
+    for number, opinions in due.items():
+        for one in opinions:
+            if one.by.payee is not None and job.slice_price > 0:
+                amount, fee = escrow.split(job.slice_price, one.fee_rate)
+                wages.append(Wage(number, one.by.payee, amount, one.fee_account, fee, lease=one.lease))
+    return wages
+
+
+def _is_doubted(piece: Slice) -> bool:
+    return piece.state is SliceState.READY and piece.opinions > 0
 
 
 def _wage(report: Report) -> Wage:
@@ -149,11 +284,13 @@ def _wage(report: Report) -> Wage:
 
 
 def _given_up(report: Report) -> str:
+    undecided = report.verdict is Verdict.UNDECIDED
+    why = report.reason if undecided else f"its last attempt ended with: {report.reason}"
     return json.dumps(
         {
             "name": "Error",
-            "message": f"slice {report.number} is given up after its last attempt ended with: {report.reason}",
-            "code": "ETOOMANYATTEMPTS",
+            "message": f"slice {report.number} is given up{': ' if undecided else ' after '}{why}",
+            "code": UNDECIDED_CODE if undecided else "ETOOMANYATTEMPTS",
             "job": report.job.id,
             "sliceNumber": report.number,
             "worker": report.worker,

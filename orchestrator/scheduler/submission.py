@@ -10,7 +10,9 @@ from orchestrator.errors import InvalidInput
 from orchestrator.jobs.ranges import parse_input_set
 from orchestrator.jobs.values import uris_of_arguments
 from orchestrator.jobs.words import Isolation, parse_job_id
+from orchestrator.scheduler import redundancy
 from orchestrator.scheduler.pricing import Offer, parse_offer
+from orchestrator.scheduler.redundancy import USUAL_OFFER, Rule
 from orchestrator.wallet.addresses import checksum
 
 MAX_SLICES = 2**53 - 1
@@ -27,9 +29,13 @@ class Submission:
     closed: bool
     local_exec: bool
     estimation_slices: int | None
+    rule: Rule | None
+    """how many workers must agree on a slice; a field of ours"""
 
 
-def parse_submission(data: Mapping[str, Any], default_estimation_slices: int) -> Submission:
+def parse_submission(
+    data: Mapping[str, Any], default_estimation_slices: int, offer: redundancy.Offer = USUAL_OFFER
+) -> Submission:
     """Raises `InvalidInput`."""
     job_id = parse_job_id(data.get("job"))
     local_exec = data.get("localExec") is True
@@ -40,17 +46,19 @@ def parse_submission(data: Mapping[str, Any], default_estimation_slices: int) ->
     estimation = data.get("estimationSlices", default_estimation_slices)
     if estimation is not None:
         estimation = _whole("estimationSlices", estimation)
+    rule = _rule(data, offer, local_exec=local_exec)
     return Submission(
         job_id=job_id,
         payment_account=checksum(_text(data, "paymentAccount", None)),
         offer=parse_offer(data.get("mvMultSlicePayment"), data.get("absoluteSlicePayment")),
-        spec=_spec(data, local_exec),
+        spec=_spec(data, local_exec) | ({} if rule is None else {"redundancy": rule.to_json()}),
         input_set=input_set,
         total=total,
         # Slices of a listed-input job come after the submit, whatever isOpen says; a local job is never closed later.
         closed=local_exec or (input_set is not None and data.get("isOpen") is not True),
         local_exec=local_exec,
         estimation_slices=0 if local_exec else estimation,
+        rule=rule,
     )
 
 
@@ -100,6 +108,17 @@ def _spec(data: Mapping[str, Any], local_exec: bool) -> dict[str, Any]:
         "resultStorageDetails": data.get("resultStorageDetails"),
         "resultStorageParams": data.get("resultStorageParams"),
     }
+
+
+def _rule(data: Mapping[str, Any], offer: redundancy.Offer, *, local_exec: bool) -> Rule | None:
+    rule = redundancy.parse_rule(data.get("redundancy"), offer)
+    if rule is not None and local_exec:
+        raise InvalidInput("redundancy needs several workers; a job with localExec has one")
+    if rule is not None and data.get("resultStorageType") == "pattern":
+        raise InvalidInput(
+            "redundancy compares results, and with resultStorageType 'pattern' they do not come here; use 'values'"
+        )
+    return rule
 
 
 def _isolation(level: Any) -> str | None:

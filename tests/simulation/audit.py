@@ -7,6 +7,7 @@ be content with the rows.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sqlite3
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler import escrow
 from orchestrator.scheduler.lifecycle import Counts
+from tests.simulation.workers import right_value
 from tests.simulation.world import Violation, World
 
 ENDED = ("finished", "cancelled")
@@ -27,6 +29,13 @@ _ALLOWED = {
 
 _Row = tuple[str, int, int]
 """state, lease, rival"""
+_Opinion = tuple[int, int, int, str, str]
+"""job, number, lease, identity, state"""
+
+
+def _agree(spec: str) -> int | None:
+    rule = json.loads(spec).get("redundancy")
+    return None if rule is None or rule["trusting"] else int(rule["agree"])
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,12 +50,20 @@ class JobRow:
     leased: int
     accepted: int
     failed: int
+    copies: int
+    paid: int
+    doubted: int
     funded: int | None
     ended: bool
+    agree: int | None = None
+    """workers that must agree, whoever they are; None: one is enough"""
 
     @property
     def counts(self) -> Counts:
-        return Counts(self.total, self.cursor, self.ready, self.leased, self.accepted, self.failed)
+        return Counts(
+            self.total, self.cursor, self.ready, self.leased, self.accepted, self.failed,
+            copies=self.copies, paid=self.paid, doubted=self.doubted,
+        )  # fmt: skip
 
 
 class Audit:
@@ -84,10 +101,10 @@ class Audit:
 
     def _jobs(self) -> dict[int, JobRow]:
         rows = self._raw.execute(
-            "SELECT key, id, status, slice_price, total, cursor, ready, leased, accepted, failed, funded, ended_at"
-            " FROM jobs"
+            "SELECT key, id, status, slice_price, total, cursor, ready, leased, accepted, failed, copies, paid,"
+            " doubted, funded, ended_at, spec FROM jobs"
         )
-        return {row[0]: JobRow(*row[:3], int(row[3]), *row[4:11], row[11] is not None) for row in rows}
+        return {row[0]: JobRow(*row[:3], int(row[3]), *row[4:14], row[14] is not None, _agree(row[15])) for row in rows}
 
     def _check_slices(self, jobs: dict[int, JobRow]) -> None:
         rows = {(job, number): (state, lease, rival) for job, number, state, lease, rival in self._raw.execute(
@@ -96,8 +113,11 @@ class Audit:
         results = {(job, number): (uri, lease) for job, number, uri, lease in self._raw.execute(
             "SELECT job, number, uri, lease FROM slice_results"
         )}  # fmt: skip
+        opinions = self._opinions()
+        agreed = {(job, number, lease) for job, number, lease, _, state in opinions if state == "agreed"}
         for place in rows.items() - self._rows.items():
-            self._check_change(place[0], place[1], results)
+            self._check_change(place[0], place[1], results, agreed)
+        self._check_opinions(jobs, results, opinions)
         gone = self._rows.keys() - rows.keys()
         self._demand(not gone, "no slice is forgotten", gone)
         lost = [one for one, value in self._results.items() if results.get(one) != value]
@@ -128,8 +148,40 @@ class Audit:
         ).fetchall()
         self._demand(not orphans, "no slice is out without an owner", orphans)
 
+    def _opinions(self) -> list[_Opinion]:
+        return self._raw.execute("SELECT job, number, lease, identity, state FROM slice_opinions").fetchall()
+
+    def _check_opinions(
+        self, jobs: dict[int, JobRow], results: dict[tuple[int, int], tuple[str, int]], opinions: list[_Opinion]
+    ) -> None:
+        """Where workers must agree."""
+        by_slice: dict[tuple[int, int], list[_Opinion]] = {}
+        for one in opinions:
+            by_slice.setdefault(one[:2], []).append(one)
+        for place, those in by_slice.items():
+            job, states = jobs[place[0]], [state for *_, state in those]
+            self._demand(len(those) <= job.copies, "no more opinions than a job pays", (place, those))
+            self._demand(len({one[3] for one in those}) == len(those), "nobody is heard twice on a slice", those)
+            self._demand("wrong" not in states or states.count("agreed") >= 2, "one word shows nobody wrong", those)
+        for place, (uri, _) in results.items():
+            agree = jobs[place[0]].agree
+            if agree is None:
+                continue
+            states = [state for *_, state in by_slice.get(place, [])]
+            self._demand(states.count("agreed") >= agree, "what is accepted is agreed", (place, states))
+            self._demand(uri == right_value(place[1]), "no wrong result is accepted while liars are few", (place, uri))
+        doubted = dict(
+            self._raw.execute("SELECT job, count(*) FROM slices WHERE state = 'ready' AND opinions > 0 GROUP BY job")
+        )
+        for key, job in jobs.items():
+            self._demand(doubted.get(key, 0) == job.doubted, "slices in doubt are counted", job)
+
     def _check_change(
-        self, place: tuple[int, int], after: _Row, results: dict[tuple[int, int], tuple[str, int]]
+        self,
+        place: tuple[int, int],
+        after: _Row,
+        results: dict[tuple[int, int], tuple[str, int]],
+        agreed: set[tuple[int, int, int]],
     ) -> None:
         before = self._rows.get(place)
         state, lease, rival = after
@@ -148,8 +200,9 @@ class Audit:
         elif state == "accepted":
             self._demand(results.get(place, ("", 0))[1] == lease, "an accepted slice has a result of its lease", what)
             self._demand(
-                lease in known or before is None or self._skipped, "only a lease that counts brings a result", what
-            )
+                lease in known or before is None or self._skipped or (*place, lease) in agreed,
+                "only a lease that counts brings a result", what,
+            )  # fmt: skip
 
     def _check_money(self, jobs: dict[int, JobRow]) -> None:
         balances = {
@@ -160,10 +213,17 @@ class Audit:
         below = [name for name, (units, kind) in balances.items() if units < 0 and kind != "issuance"]
         self._demand(not below, "no account is below zero", below)
         paid = self._paid()
+        heard = dict(
+            self._raw.execute(
+                "SELECT job, count(*) FROM slice_opinions WHERE state IN ('agreed', 'undecided') GROUP BY job"
+            )
+        )
         for job in jobs.values():
+            due = job.accepted if job.copies == 1 else heard.get(job.key, 0)
+            self._demand(job.copies == 1 or job.paid == due, "opinions that are paid are counted", (job, due))
             held = balances.get(f"escrow:job:{job.id}", (0, ""))[0]
             spent = paid.get(f"escrow:job:{job.id}", 0)
-            self._demand(spent <= job.price * job.accepted, "no slice is paid twice", (job, spent))
+            self._demand(spent <= job.price * due, "no slice is paid twice", (job, spent))
             self._demand(job.price == 0 or spent % job.price == 0, "slices are paid in full", (job, spent))
             if job.ended:
                 self._demand(held == 0, "an ended job holds no money", (job, held))
@@ -172,9 +232,10 @@ class Audit:
 
     def _check_hold(self, job: JobRow, held: int) -> None:
         """For the slices that are out, and for those of which the job says that money is there."""
-        self._demand(held >= job.price * job.leased, "the hold covers what is out", (job, held))
+        out = job.leased + job.doubted
+        self._demand(held >= job.price * job.copies * out, "the hold covers what is out", (job, held))
         if job.funded is not None:
-            unspent = job.price * (job.funded - job.accepted)
+            unspent = job.price * (job.copies * job.funded - (job.accepted if job.copies == 1 else job.paid))
             self._demand(held >= unspent, "the hold is as large as the job says", (job, held))
         try:
             job.counts.validate()
@@ -209,14 +270,16 @@ class Audit:
             self._demand(place not in self._paid_answers, "a slice is accepted once", (place, data["worker"]))
             self._paid_answers[place] = data["worker"]
             auth = data["authorizationMessage"]["auth"]
-            lease = self._raw.execute(
-                "SELECT r.lease FROM slice_results r JOIN jobs j ON j.key = r.job WHERE j.id = ? AND r.number = ?",
-                place,
+            found = self._raw.execute(
+                "SELECT 1 FROM slice_results r JOIN jobs j ON j.key = r.job WHERE j.id = ? AND r.number = ?"
+                " AND (r.lease = ? OR EXISTS (SELECT 1 FROM slice_opinions o WHERE o.job = r.job AND"
+                " o.number = r.number AND o.lease = ? AND o.state = 'agreed'))",
+                (*place, auth["lease"]["id"], auth["lease"]["id"]),
             ).fetchone()
-            its_own = lease is not None and lease[0] == auth["lease"]["id"]
+            its_own = found is not None
             self._demand(its_own, "the lease that is paid is the slice's own", place)
             self._demand(self._granted.get(auth["lease"]["id"]) == request.peer, "who is paid has the lease", place)
-        else:
+        elif answer["verdict"] != "undecided":  # where nobody is right, nobody is wrong
             self._demand(answer["slicePaymentAmount"] == "0", "what is not accepted is not paid", (place, answer))
 
     # --- at the end

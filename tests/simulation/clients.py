@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator import kvin
@@ -23,6 +24,7 @@ class JobPlan:
     listed: bool = False
     cancels: bool = False
     starts_at: float = 0.0
+    redundancy: Mapping[str, Any] | None = None
 
 
 class Speaker:
@@ -85,6 +87,8 @@ class Client(Speaker):
         self.deployed = False
         self._poor = asyncio.Event()
         shared.slice_s[self.job] = plan.slice_s
+        if plan.redundancy is not None:
+            shared.compared.add(self.job)
 
     async def run(self) -> None:
         await asyncio.sleep(self.plan.starts_at)
@@ -116,6 +120,8 @@ class Client(Speaker):
             "worktime": {"name": "map-basic", "version": "^1.0.0"},
             "marshaledArguments": kvin.marshal([]),
         }
+        if self.plan.redundancy is not None:
+            data["redundancy"] = self.plan.redundancy
         if not self.plan.listed:
             data["dataRange"] = {"start": 1, "end": self.plan.slices, "step": 1}
         return data

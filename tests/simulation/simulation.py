@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.settings import SchedulerSettings
@@ -40,8 +41,12 @@ class Plan:
     @property
     def deadline_s(self) -> float:
         """When every job must have ended."""
-        work_s = sum(job.slices * job.slice_s for job in self.jobs)
-        rate = sum(one.cores * one.speed for one in self.workers if not one.leaves)
+        work_s = sum(
+            job.slices * job.slice_s * (1 if job.redundancy is None else job.redundancy["of"]) for job in self.jobs
+        )
+        # What several workers compute is done no sooner than the slowest of them is.
+        rates = [one.cores * one.speed for one in self.workers if not one.leaves]
+        rate = sum(rates) if all(job.redundancy is None for job in self.jobs) else min(rates)
         return self.faults.until + LONGEST_REST_S + 3 * work_s / rate
 
 
@@ -114,11 +119,25 @@ def plan_of(seed: int, limits: Limits = Limits()) -> Plan:
         seed=seed,
         faults=faults,
         workers=workers,
-        jobs=jobs,
+        jobs=_compared(seed, jobs, workers),
         savers=chance.randint(0, 2),
         schedulers=chance.choice([1, 1, 1, 2, 3]),
         lease_s=chance.choice([20.0, 60.0]),
     )
+
+
+def _compared(seed: int, jobs: Sequence[JobPlan], workers: Sequence[Traits]) -> tuple[JobPlan, ...]:
+    """Most jobs let workers agree if there are more honest workers that stay than may be asked, and fewer liars
+    than must agree. A chance of its own: the rest of a plan does not depend on it."""
+    chance = random.Random(f"compared {seed}")
+    agree = max(2, sum(one.liar for one in workers) + 1)
+    honest = sum(not one.liar and not one.leaves for one in workers)
+    found = []
+    for job in jobs:
+        of = agree + chance.randrange(3)
+        rule = {"agree": agree, "of": of, "trusting": chance.random() < 0.3}
+        found.append(dataclasses.replace(job, redundancy=rule) if honest >= of and chance.random() < 0.8 else job)
+    return tuple(found)
 
 
 def simulate(plan: Plan) -> Report:
@@ -184,6 +203,7 @@ class _Simulation:
             alive_s=30.0,
             long_poll_s=8.0,
             other_worker_s=20.0,
+            trusted_after=3,
         )
         for index in range(self._plan.schedulers):
             process = SchedulerProcess(self._world, self._database, settings, f"scheduler {index}", self._witness)

@@ -15,9 +15,11 @@ import pytest
 
 from orchestrator.bank.ledger import Book, Payment
 from orchestrator.scheduler import escrow, lifecycle
+from orchestrator.scheduler.court import Court
 from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, Counts, Ending, Slice, SliceState, Verdict
 from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.redundancy import Decision, Opinion, Panel
 from orchestrator.scheduler.store import leases, slices
 from tests.simulation.__main__ import command, main
 from tests.simulation.simulation import Limits, plan_of, simulate
@@ -145,6 +147,20 @@ def _balances_are_not_checked(self: Book, name: str, change: int) -> None:
     pass
 
 
+def _one_fewer_agrees(self: Panel, *arguments: Any) -> Decision:
+    rule = dataclasses.replace(self.rule, agree=self.rule.agree - 1)
+    return _decide(dataclasses.replace(self, rule=rule), *arguments)
+
+
+def _doubt_binds_nothing(funded: int | None, counts: Counts) -> int | None:
+    return None if funded is None else max(0, funded - escrow.used(counts) - counts.leased)
+
+
+def _wrong_ones_are_paid(self: Court, number: int) -> list[Opinion]:
+    return list(self.panel(number).opinions)
+
+
+_decide = Panel.decide
 _settle, _pay, _open, _add = lifecycle.settle, Book.pay, Money.open, Money.add
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "late reports are accepted": (lifecycle, "settle", _late_reports_count),
@@ -161,6 +177,9 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "more is leased than the hold covers": (escrow, "may_lease", _everything_may_be_leased),
     "what accepted slices cost is lent out again": (escrow, "may_lease", _accepted_slices_cost_nothing),
     "less is added to a hold than the job is told": (Money, "add", _adds_less_than_it_says),
+    "one worker fewer must agree": (Panel, "decide", _one_fewer_agrees),
+    "who is shown wrong is paid": (Court, "to_pay", _wrong_ones_are_paid),
+    "slices in doubt bind no money": (escrow, "leasable", _doubt_binds_nothing),
     "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
 }
 

@@ -39,12 +39,23 @@ class Shared:
 
     slice_s: dict[str, float] = dataclasses.field(default_factory=dict)
     seen: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    compared: set[str] = dataclasses.field(default_factory=set)
+    """jobs whose workers must agree: what is right does not depend on who computes it"""
     over: bool = False
 
     def remember(self, auth: Mapping[str, Any]) -> None:
         self.seen.append(auth)
         if len(self.seen) > REMEMBERED_LEASES:
             del self.seen[0]
+
+
+def right_value(number: int) -> str:
+    """What all honest workers find in a job whose workers must agree."""
+    return f"data:,right-{number}"
+
+
+def wrong_value(number: int) -> str:
+    return f"data:,wrong-{number}"
 
 
 class Worker:
@@ -143,8 +154,16 @@ class Worker:
             "authorizationMessage": auth,
             "paymentAddress": self.payee,
             "metrics": {"CPUTime": spent_s * 1000, "CPUDensity": 1, "InDataSize": 10, "OutDataSize": 20},
-            "result": f"data:,{number}-{self.name}",
+            "result": self._value(job, number),
         }
+
+    def _value(self, job: str, number: int) -> str:
+        """Liars tell the same lie."""
+        if job not in self._shared.compared:
+            return f"data:,{number}-{self.name}"
+        if self._traits.liar and not self._world.calm and self._world.random.random() < 0.5:
+            return wrong_value(number)
+        return right_value(number)
 
     async def _report(self, reports: list[tuple[str, dict[str, Any]]]) -> None:
         """Sent again until answered, as an outbox does; never for longer than anybody could want it."""

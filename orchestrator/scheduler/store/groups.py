@@ -56,7 +56,7 @@ async def count_of_owner(tx: AsyncConnection, owner: str) -> int:
 async def use(tx: AsyncConnection, group_id: str) -> Use:
     """Jobs in the group that have not ended, and what they may still pay together."""
     query = (
-        sa.select(jobs.c.slice_price, jobs.c.total - jobs.c.accepted - jobs.c.failed)
+        sa.select(jobs.c.slice_price, (jobs.c.total - jobs.c.accepted - jobs.c.failed) * jobs.c.copies)
         .join(job_groups, job_groups.c.job == jobs.c.key)
         .where(job_groups.c.group_id == group_id, jobs.c.ended_at.is_(None))
     )

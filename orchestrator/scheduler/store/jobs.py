@@ -54,6 +54,11 @@ class JobState:
     stop_reason: str | None = None
     last_error: str | None = None
 
+    @property
+    def computed(self) -> int:
+        """Times that slices were computed to an end: where workers must agree, by each of them."""
+        return self.counts.settled if self.counts.copies == 1 else self.estimate.measured
+
 
 _COUNTS = tuple(field.name for field in dataclasses.fields(Counts))
 _ESTIMATE = tuple(field.name for field in dataclasses.fields(Estimate))

@@ -12,6 +12,7 @@ from orchestrator.scheduler.store.schema import (
     jobs,
     slice_failures,
     slice_inputs,
+    slice_opinions,
     slice_results,
     slices,
 )
@@ -32,6 +33,7 @@ _TABLES: dict[What, tuple[tuple[sa.Table, sa.Column[int]], ...]] = {
         (slice_results, slice_results.c.number),
         (slice_inputs, slice_inputs.c.number),
         (slice_failures, slice_failures.c.number),
+        (slice_opinions, slice_opinions.c.number),
         (slices, slices.c.number),
     ),
 }

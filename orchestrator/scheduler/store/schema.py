@@ -46,6 +46,10 @@ jobs = sa.Table(
     sa.Column("gpu_var", sa.Float, nullable=False, server_default="0"),
     sa.Column("in_var", sa.Float, nullable=False, server_default="0"),
     sa.Column("out_var", sa.Float, nullable=False, server_default="0"),
+    # Where workers must agree: results that may be paid per slice, that were paid, and slices waiting that have some.
+    sa.Column("copies", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("paid", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("doubted", sa.BigInteger, nullable=False, server_default="0"),
     # Slices for which money was put into the hold; null: nothing limits them.
     sa.Column("funded", sa.BigInteger),
     sa.Column("heard_at", sa.Float, nullable=False, server_default="0"),
@@ -110,6 +114,8 @@ slices = sa.Table(
     sa.Column("rival", Key, nullable=False, server_default="0"),
     # since when it waits again
     sa.Column("ready_at", sa.Float),
+    # Results that were heard, where several must agree.
+    sa.Column("opinions", sa.Integer, nullable=False, server_default="0"),
     sa.Index(
         "ix_slices_ready",
         "job",
@@ -152,6 +158,49 @@ slice_failures = sa.Table(
     sa.Column("worker", sa.Text, primary_key=True),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("failed_at", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Results of jobs that ask for agreement, while they wait for it and after.
+slice_opinions = sa.Table(
+    "slice_opinions",
+    metadata,
+    sa.Column("job", Key, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("lease", Key, primary_key=True),
+    # how many came before it
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("payee", sa.Text),
+    # of the result's canonical bytes
+    sa.Column("digest", sa.Text, nullable=False),
+    # The result while it waits; null where another opinion has the same.
+    sa.Column("uri", sa.Text),
+    # What a compute group takes of its pay; the rate in 10^-18 as decimal text.
+    sa.Column("fee_account", sa.Text),
+    sa.Column("fee_rate", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("given_at", sa.Float, nullable=False),
+    sa.Index(
+        "ix_opinions_pending",
+        "job",
+        sqlite_where=sa.text("state = 'pending'"),
+        postgresql_where=sa.text("state = 'pending'"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+# What the opinions of an identity showed an owner of jobs.
+worker_trust = sa.Table(
+    "worker_trust",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("identity", sa.Text, primary_key=True),
+    sa.Column("points", sa.Integer, nullable=False),
+    sa.Column("agreed", sa.BigInteger, nullable=False),
+    sa.Column("wrong", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False, index=True),
     sqlite_with_rowid=False,
 )
 

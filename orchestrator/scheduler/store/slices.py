@@ -10,12 +10,17 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.scheduler.lifecycle import Slice, SliceState
+from orchestrator.scheduler.redundancy import Asked
+from orchestrator.scheduler.store import opinions
 from orchestrator.scheduler.store.schema import leases, slice_failures, slice_inputs, slice_results, slices
 
 CHUNK = 2000
 """values per IN list: databases bound the number of parameters"""
 
-_SLICE = (slices.c.number, slices.c.state, slices.c.lease, slices.c.failures, slices.c.losses, slices.c.rival)
+_SLICE = (
+    slices.c.number, slices.c.state, slices.c.lease, slices.c.failures, slices.c.losses, slices.c.rival,
+    slices.c.opinions,
+)  # fmt: skip
 _IS_OUT = slices.c.state == sa.literal_column("'leased'")
 _HAS_RIVAL = slices.c.rival > sa.literal_column("0")
 """spelt so that databases see that the partial indexes serve"""
@@ -30,6 +35,7 @@ _SAVE = (
         losses=sa.bindparam("new_losses"),
         rival=sa.bindparam("new_rival"),
         ready_at=sa.bindparam("new_ready_at"),
+        opinions=sa.bindparam("new_opinions"),
     )
 )
 
@@ -67,8 +73,8 @@ async def load(tx: AsyncConnection, job: int, numbers: Iterable[int], *, lock: b
 
 def _read(rows: Iterable[Any]) -> dict[int, Slice]:
     return {
-        number: Slice(number, SliceState(state), lease, failures, losses, rival)
-        for number, state, lease, failures, losses, rival in rows
+        number: Slice(number, SliceState(state), lease, failures, losses, rival, opinions)
+        for number, state, lease, failures, losses, rival, opinions in rows
     }
 
 
@@ -89,6 +95,7 @@ async def save(tx: AsyncConnection, job: int, changed: Iterable[Slice], now: flo
             "new_losses": one.losses,
             "new_rival": one.rival,
             "new_ready_at": now if one.state is SliceState.READY else None,
+            "new_opinions": one.opinions,
         }
         for one in changed
     ]
@@ -128,9 +135,17 @@ async def take_ready(
     worker: str,
     failed_elsewhere_before: float,
     also: Collection[int] = (),
+    heard: bool | None = None,
+    unheard_of: Asked | None = None,
 ) -> list[Slice]:
     """Slices that wait again, lowest number first. One that this worker failed is left to others unless it has been
-    waiting since before `failed_elsewhere_before`, or is one of `also`."""
+    waiting since before `failed_elsewhere_before`, or is one of `also`.
+
+    `heard`: only those on which somebody was heard, or nobody; `unheard_of`: without those on which this worker was,
+    or somebody in the same hands.
+    """
+    if limit <= 0:
+        return []
     query = (
         _SELECT_SLICE.where(
             slices.c.job == job,
@@ -141,6 +156,10 @@ async def take_ready(
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
+    if heard is not None:
+        query = query.where(slices.c.opinions > 0 if heard else slices.c.opinions == 0)
+    if unheard_of is not None:
+        query = query.where(~opinions.heard_kin(unheard_of))
     return list(_read(await tx.execute(query)).values())
 
 
@@ -175,9 +194,12 @@ class Late:
     opened_at: float
 
 
-async def longest_out(tx: AsyncConnection, job: int, limit: int, *, not_failed_by: str) -> list[Late]:
+async def longest_out(
+    tx: AsyncConnection, job: int, limit: int, *, not_failed_by: str, unheard_of: Asked | None = None
+) -> list[Late]:
     """Slices of a job that are out under one lease, the oldest leases first. Those that a worker has failed before
-    are left out, and those whose leases are not due at any time."""
+    are left out, and those whose leases are not due at any time. `unheard_of`: and those on which this worker is or was
+    asked, or somebody in the same hands."""
     query = (
         sa.select(*_SLICE, leases.c.worker, leases.c.due_at, leases.c.opened_at)
         .join(leases, leases.c.id == slices.c.lease)
@@ -191,9 +213,11 @@ async def longest_out(tx: AsyncConnection, job: int, limit: int, *, not_failed_b
         .order_by(slices.c.lease, slices.c.number)
         .limit(limit)
     )
+    if unheard_of is not None:
+        query = query.where(~opinions.heard_kin(unheard_of), ~opinions.held_by_kin(unheard_of))
     return [
-        Late(Slice(number, SliceState(state), lease, failures, losses, rival), *about)
-        for number, state, lease, failures, losses, rival, *about in await tx.execute(query)
+        Late(Slice(number, SliceState(state), lease, failures, losses, rival, opinions), *about)
+        for number, state, lease, failures, losses, rival, opinions, *about in await tx.execute(query)
     ]
 
 
@@ -347,7 +371,7 @@ def _slice_report(row: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-async def story(tx: AsyncConnection, job: int, number: int) -> Mapping[str, object]:
+async def story(tx: AsyncConnection, job: int, number: int) -> dict[str, object]:
     """Everything that is known of one slice."""
     piece = (await load(tx, job, [number], lock=False)).get(number)
     query = sa.select(slice_failures.c.worker, slice_failures.c.reason, slice_failures.c.failed_at).where(
