@@ -32,6 +32,8 @@ _LARGE_BYTES: Final = 256 * 1024
 
 #: Answers that mean: the slice is not ours any more (or never was), so there is nothing to return.
 _LEASE_IS_LOST: Final = frozenset({"ENOENT", "EPERM", "ELEASE", "ELATE", "EDUP"})
+#: Answers of a job whose workers must agree: the result was compared with others, and is not paid.
+_OUTVOTED: Final = {"wrong": "EWRONG", "unasked": "EUNASKED"}
 
 
 class Deliveries:
@@ -100,7 +102,7 @@ class Deliveries:
             try:
                 answer = await self._deliver(entry)
             except OrchestratorError as error:
-                lost = error.code in _LEASE_IS_LOST
+                lost = error.code in _LEASE_IS_LOST or error.code in _OUTVOTED.values()
                 self._tell(ev.ResultRefused(key, error.code, error.message, lost=lost))
             else:
                 self._tell(ev.ResultAccepted(key, answer))
@@ -116,7 +118,7 @@ class Deliveries:
                 report = await self._report_of(entry)
                 try:
                     answer = await self._traffic.insist(self._submitter, "result", report, tries=_TRIES)
-                    _raise_if_late(answer)
+                    _raise_if_unwanted(answer)
                 except OrchestratorError as error:
                     renewed = self._renewed.pop(entry.id, None)
                     if renewed is None or error.code not in _LEASE_IS_LOST:
@@ -171,7 +173,13 @@ class Deliveries:
         self._traffic.settled()
 
 
-def _raise_if_late(answer: Any) -> None:
-    """A result that is not wanted any more is answered politely, as a success that pays nothing."""
-    if isinstance(answer, Mapping) and answer.get("accepted") is False and answer.get("verdict") == "late":
+def _raise_if_unwanted(answer: Any) -> None:
+    """A result that is not wanted any more, or not believed, is answered politely, as a success that pays nothing."""
+    if not isinstance(answer, Mapping) or answer.get("accepted") is not False:
+        return
+    verdict = answer.get("verdict")
+    if verdict == "late":
         raise OrchestratorError("the Scheduler does not want it any more: the lease or its job has ended", code="ELATE")
+    if isinstance(verdict, str) and verdict in _OUTVOTED:
+        code = _OUTVOTED[verdict]
+        raise OrchestratorError(str(answer.get("reason") or verdict).removeprefix(f"{code}: ")[:200], code=code)
