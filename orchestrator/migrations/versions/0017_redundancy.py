@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016_redundancy"
-down_revision = "0015_bank_withdrawals"
+revision = "0017_redundancy"
+down_revision = "0016_input_characters"
 branch_labels = None
 depends_on = None
 
