@@ -68,7 +68,7 @@ async def test_cpu_time_is_the_kernels(runtime: Any, working: Any, take: Any, en
         container = engine.containers.get(sandbox._container.id)
         stats = await asyncio.to_thread(container.stats, stream=False)
         engine_ns = stats["cpu_stats"]["cpu_usage"]["total_usage"]
-        sandbox._mark()
+        sandbox._meter.mark()
         totals = sandbox.totals()
         assert totals.slices_cpu_ns == pytest.approx(sum(figure.cpu_time_s for figure in figures) * 1e9, abs=10)
         assert totals.slices_cpu_ns < engine_ns
