@@ -12,8 +12,7 @@ from orchestrator.protocol.vocabulary import SessionLimits
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import image_pin, limit_settings, trusting
 from orchestrator.worker.account import WorkerAccount
-from orchestrator.worker.docker_runtime import DockerRuntime
-from orchestrator.worker.docker_runtime.runtime import RuntimeSettings
+from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeSettings
 from orchestrator.worker.fetching.fetcher import Fetcher, FetchLimits
 from orchestrator.worker.fetching.web import WebLimits
 from orchestrator.worker.limits import MIB, SliceLimits

@@ -9,7 +9,8 @@ from orchestrator.worker.docker_runtime.container import Container, ContainerSta
 from orchestrator.worker.docker_runtime.engine import EngineInfo
 from orchestrator.worker.docker_runtime.failures import ContainerGone, ContainerRefused, RuntimeUnavailable
 from orchestrator.worker.docker_runtime.frames import STDERR, STDOUT
-from orchestrator.worker.docker_runtime.runtime import DockerRuntime, RuntimeSettings
+from orchestrator.worker.docker_runtime.runtime import DockerRuntime
+from orchestrator.worker.docker_runtime.settings import RuntimeSettings
 
 __all__ = [
     "STDERR",

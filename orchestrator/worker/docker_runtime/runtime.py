@@ -6,24 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.worker import image_pin, machine
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
-from orchestrator.worker.docker_runtime import failures, leftovers, reaper, stats
+from orchestrator.worker.docker_runtime import failures, reaper, removal, stats
 from orchestrator.worker.docker_runtime.attach import AttachStream, Receiver, attach
-from orchestrator.worker.docker_runtime.container import (
-    CgroupUsage,
-    Container,
-    StatsUsage,
-    UsageSource,
-    parse_state,
-    remove_container,
-)
+from orchestrator.worker.docker_runtime.container import Container, parse_state
 from orchestrator.worker.docker_runtime.engine import (
     API_FLOOR,
     NEEDED_LIMITS,
@@ -31,9 +24,12 @@ from orchestrator.worker.docker_runtime.engine import (
     EngineInfo,
     endpoint_from_environment,
 )
-from orchestrator.worker.docker_runtime.engine_facts import ImageFacts, parse_image
+from orchestrator.worker.docker_runtime.engine_facts import parse_image
 from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStream
+from orchestrator.worker.docker_runtime.own_cgroups import OwnCgroups
 from orchestrator.worker.docker_runtime.process_usage import ProcessUsage
+from orchestrator.worker.docker_runtime.settings import RuntimeSettings
+from orchestrator.worker.docker_runtime.usage import CgroupUsage, StatsUsage, UsageSource
 from orchestrator.worker.isolation import Isolation, isolation_of
 from orchestrator.worker.limits import SandboxLimits
 from orchestrator.worker.lockdown import Lockdown
@@ -47,31 +43,6 @@ _SWEEP_AT_CLOSE_S: Final = 30.0
 _RETRY_FIRST_S: Final = 0.25
 _RETRY_MOST_S: Final = 5.0
 _ABANDONED_CREATE_S: Final = 1.0
-_REMOVALS_AT_ONCE: Final = 4
-
-
-@dataclass(frozen=True)
-class RuntimeSettings:
-    """How sandboxes are run. `runtime` is an OCI runtime of the Engine (runc, crun, runsc); None is its default."""
-
-    image: str = "dcp-evaluator:local"
-    image_digest: str | None = None
-    """`sha256:…`, the only image to be used; None takes whatever has the name (which may hold a digest, too)."""
-    docker_host: str | None = None
-    runtime: str | None = None
-    limits: SandboxLimits = field(default_factory=SandboxLimits)
-    call_timeout_s: float = 20.0
-    lease_s: float = 1800.0
-    """After this without renewal, a container whose owner cannot be seen is anybody's to remove."""
-    lease_patience_s: float = 90.0
-    """How long a lease must have been seen to be over before its container is removed."""
-    reap_period_s: float = 60.0
-    leftover_age_s: float = 1800.0
-    """Age at which a cgroup of another run that no container has is taken for forgotten."""
-    require_limits: bool = True
-    """Whether to refuse an Engine that cannot limit memory, CPU and processes."""
-    own_cgroups: bool = True
-    """Whether to give each sandbox a parent cgroup (exact figures after its end) where the machine allows it."""
 
 
 @dataclass
@@ -97,15 +68,13 @@ class DockerRuntime:
         self.lockdown = Lockdown.load()
         self._engine = Engine(endpoint_from_environment(self.settings.docker_host), self.settings.call_timeout_s)
         self._tasks = asyncio.TaskGroup()
-        self._tree: CgroupTree | None = None
-        self._tree_checked = False
+        self._cgroups = OwnCgroups(self.owner.worker)
         self._live: set[str] = set()
         self._containers: dict[str, Container] = {}
         self._available = asyncio.Event()
         self._reap_soon = asyncio.Event()
         self._loss_listeners: list[Callable[[], None]] = []
         self._doubts = reaper.Doubts(self.settings.lease_patience_s)
-        self._made_cgroups: set[str] = set()
         self._counts = _Counts()
         self.accounts = Accounts()
         """What ended sandboxes used, and for what."""
@@ -129,7 +98,8 @@ class DockerRuntime:
             self._choose_runtime(self.info)
             self._check_limits(self.info)
             await self._find_own_image()
-            self._prepare_cgroups(self.info)
+            if self.settings.own_cgroups and self._engine.endpoint.local:
+                self._cgroups.prepare(self.info.cgroup_driver)
             self._available.set()
             self.owner.open()
             await self.reap()
@@ -163,8 +133,7 @@ class DockerRuntime:
             try:
                 await self._sweep()
             finally:
-                if self._tree is not None:
-                    self._tree.dismantle()
+                self._cgroups.dismantle()
                 self.owner.close()
                 self._engine.close()
 
@@ -236,33 +205,20 @@ class DockerRuntime:
             await asyncio.sleep(delay)
             delay = min(2 * delay, _RETRY_MOST_S)
 
-    async def find_image(self, image: str) -> str:
-        """The image's id. Raises RuntimeUnavailable("image-missing")."""
-        try:
-            found = await self._engine.call("image", self._engine.api.inspect_image, image)
-        except failures.ContainerGone as exc:
-            raise failures.image_missing(image) from exc
-        return str(found["Id"])
-
     async def _find_own_image(self) -> None:
         """Raises RuntimeUnavailable("image-missing" or "image-differs"), InvalidInput (a pin that is none)."""
         image = self.settings.image
         pin = image_pin.pin_of(image, self.settings.image_digest)
-        found = await self.inspect_image()
+        try:
+            found = parse_image(await self._engine.call("image", self._engine.api.inspect_image, image))
+        except failures.ContainerGone as exc:
+            raise failures.image_missing(image) from exc
         digests = image_pin.digests_of(found.id, found.repo_digests)
         if pin is not None and pin not in digests:
             raise failures.image_differs(image, pin, digests)
         self.image_id = found.id
         self.repo_digests = found.repo_digests
         self.image_digest = pin or digests[-1]
-
-    async def inspect_image(self) -> ImageFacts:
-        """What the Engine says of the image in the settings. Raises RuntimeUnavailable."""
-        image = self.settings.image
-        try:
-            return parse_image(await self._engine.call("image", self._engine.api.inspect_image, image))
-        except failures.ContainerGone as exc:
-            raise failures.image_missing(image) from exc
 
     @property
     def oci_runtime(self) -> str:
@@ -293,19 +249,6 @@ class DockerRuntime:
     def _check_limits(self, info: EngineInfo) -> None:
         if not self._limited and self.settings.require_limits:
             raise failures.unlimited([name for name in NEEDED_LIMITS if not info.limits.get(name)])
-
-    def _prepare_cgroups(self, info: EngineInfo) -> None:
-        """Use cgroups of our own where we may; else the container's, else the Engine's statistics."""
-        if not self.settings.own_cgroups or not self._engine.endpoint.local:
-            return
-        if info.cgroup_driver != "cgroupfs":
-            return  # systemd owns the tree: a parent there would have to be a slice unit of its
-        try:
-            self._tree = CgroupTree.of_this_machine(self.owner.worker)
-            self._tree.prepare()
-        except (CgroupFailure, ValueError) as exc:
-            log.info("own_cgroups_unavailable", extra={"reason": str(exc)})
-            self._tree = None
 
     def memory(self) -> Memory | None:
         """Memory of the machine that runs the sandboxes; of another machine only how much it has in all."""
@@ -341,7 +284,7 @@ class DockerRuntime:
         stream: AttachStream | None = None
         lease_until = time.time() + self.settings.lease_s
         try:
-            cgroup = self._make_cgroup(sandbox_id)
+            cgroup = self._cgroups.make(sandbox_id)
             body = self.lockdown.create_body(
                 image=image or self.image_id,
                 labels=self.owner.labels(sandbox_id, lease_until),
@@ -374,7 +317,7 @@ class DockerRuntime:
             self._containers[container_id] = container
             await self._engine.call("start", api.start, container_id)
             self.metering = "parent"
-            if cgroup is None or not self._tree_works(cgroup):
+            if cgroup is None or not self._cgroups.works(cgroup):
                 container.usage = await self._other_usage(container)
             return container
         except BaseException as exc:
@@ -384,25 +327,6 @@ class DockerRuntime:
             self._note_failure(exc)
             self.spawn(self._discard(sandbox_id, container_id, cgroup), "docker-discard")
             raise
-
-    def _make_cgroup(self, sandbox_id: str) -> SandboxCgroup | None:
-        if self._tree is None:
-            return None
-        self._made_cgroups.add(sandbox_id)
-        try:
-            return self._tree.create(sandbox_id)
-        except CgroupFailure as exc:
-            log.warning("cgroup_create_failed", extra={"reason": str(exc)})
-            return None
-
-    def _tree_works(self, cgroup: SandboxCgroup) -> bool:
-        """Whether the Engine put the container where we look. Checked once: an Engine elsewhere has another tree."""
-        if not self._tree_checked:
-            self._tree_checked = True
-            if not cgroup.populated():
-                log.info("own_cgroups_unused", extra={"reason": "the Engine does not share this machine's cgroup tree"})
-                self._tree = None
-        return self._tree is not None
 
     async def _other_usage(self, container: Container) -> UsageSource:
         """The container's own cgroup if its files can be read here, else the Engine's statistics."""
@@ -446,11 +370,11 @@ class DockerRuntime:
                 return
             if container_id is not None:
                 with contextlib.suppress(failures.ContainerGone):
-                    await remove_container(self._engine, container_id)
+                    await removal.remove_container(self._engine, container_id)
         if cgroup is not None:
             cgroup.reader.close()
-            if self._tree is not None and container_id is not None:
-                self._tree.remove_sandbox(sandbox_id)
+            if container_id is not None:
+                self._cgroups.remove(sandbox_id)
         if container_id is None:
             self._reap_soon.set()
 
@@ -518,44 +442,21 @@ class DockerRuntime:
 
         Raises RuntimeUnavailable.
         """
-        api = self._engine.api
-        listed = await self._engine.call("list", api.containers, all=True, filters={"label": reaper.LABEL_SANDBOX})
-        found = [reaper.Labelled.listed(item) for item in listed]
+        found = await removal.labelled(self._engine, reaper.LABEL_SANDBOX)
         orphans = reaper.orphans(found, self.owner, self._live, time.time(), reaper.process_is_alive)
         doomed = orphans[reaper.Verdict.OWNER_GONE]
         doomed += self._doubts.settled(orphans[reaper.Verdict.LEASE_OVER], time.monotonic())
-        hands = asyncio.Semaphore(_REMOVALS_AT_ONCE)
-        try:
-            async with asyncio.TaskGroup() as removals:
-                for container in doomed:
-                    removals.create_task(self._remove_orphan(container, hands))
-        except* failures.RuntimeUnavailable as group:
-            raise group.exceptions[0] from None
+        await removal.remove_orphans(self._engine, doomed, self._note_reaped)
         removed = {(item.worker, item.sandbox) for item in doomed}
         kept = {(item.worker, item.sandbox) for item in found} - removed
-        self._remove_stale_cgroups(removed, kept, self.settings.leftover_age_s)
+        self._counts.leaked_cgroups += self._cgroups.remove_stale(
+            removed, kept, self._live, self.settings.leftover_age_s
+        )
         return len(doomed)
 
-    async def _remove_orphan(self, container: reaper.Labelled, hands: asyncio.Semaphore) -> None:
-        async with hands:
-            with contextlib.suppress(failures.ContainerGone, failures.ContainerRefused):
-                await remove_container(self._engine, container.container_id)
-                self._counts.reaped += 1
-                log.info("container_reaped", extra={"worker": container.worker, "container": container.sandbox})
-
-    def _remove_stale_cgroups(
-        self, removed: Set[tuple[str, str]], kept: Set[tuple[str, str]], older_than_s: float
-    ) -> None:
-        """Ours at once, those of containers just removed, and what others left long ago."""
-        if self._tree is None:
-            return
-        mine = self.owner.worker
-        for sandbox in self._tree.sandboxes() - {sandbox for worker, sandbox in kept if worker == mine} - self._live:
-            if (sandbox in self._made_cgroups or (mine, sandbox) in removed) and not self._tree.remove_sandbox(sandbox):
-                self._counts.leaked_cgroups += 1
-        self._made_cgroups &= self._tree.sandboxes() | self._live
-        kept = kept | {(mine, sandbox) for sandbox in self._live}
-        leftovers.remove(self._tree.hierarchies, removed, kept, time.time() - older_than_s)
+    def _note_reaped(self, container: reaper.Labelled) -> None:
+        self._counts.reaped += 1
+        log.info("container_reaped", extra={"worker": container.worker, "container": container.sandbox})
 
     def statistics(self) -> dict[str, Any]:
         """Counts since the start, and what is running now."""
@@ -567,7 +468,7 @@ class DockerRuntime:
             "image_id": self.image_id,
             "image_digest": self.image_digest,
             "metering": self.metering,
-            "own_cgroups": self._tree is not None,
+            "own_cgroups": self._cgroups.in_use,
             "containers": len(self._containers),
             **vars(self._counts),
             "accounts": self.accounts.statistics(),

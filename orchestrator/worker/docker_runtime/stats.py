@@ -6,8 +6,8 @@ import asyncio
 import json
 
 from orchestrator.worker.docker_runtime import failures
-from orchestrator.worker.docker_runtime.container import StatsUsage
 from orchestrator.worker.docker_runtime.endpoint import Endpoint, chunks, read_head, request_head
+from orchestrator.worker.docker_runtime.usage import StatsUsage
 
 
 async def follow(endpoint: Endpoint, api_version: str, container_id: str, usage: StatsUsage, timeout_s: float) -> None:

@@ -18,8 +18,8 @@ import click
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.worker.docker_runtime import failures, reaper
-from orchestrator.worker.docker_runtime.container import remove_container
-from orchestrator.worker.docker_runtime.engine import Engine, endpoint_from_environment
+from orchestrator.worker.docker_runtime.engine_facts import connected
+from orchestrator.worker.docker_runtime.removal import labelled, remove_container
 
 _CALL_TIMEOUT_S: Final = 20.0
 
@@ -29,20 +29,15 @@ async def sweep(*, everything: bool = False, worker: str | None = None, docker_h
 
     Raises RuntimeUnavailable.
     """
-    engine = Engine(endpoint_from_environment(docker_host), _CALL_TIMEOUT_S)
-    try:
-        await engine.connect()
+    async with connected(docker_host, _CALL_TIMEOUT_S) as engine:
         label = reaper.LABEL_WORKER if worker is None else f"{reaper.LABEL_WORKER}={worker}"
-        listed = await engine.call("list", engine.api.containers, all=True, filters={"label": label})
-        found = [reaper.Labelled.listed(item) for item in listed]
+        found = await labelled(engine, label)
         orphans = reaper.orphans(found, None, frozenset(), time.time(), reaper.process_is_alive)
         doomed = found if everything else [container for group in orphans.values() for container in group]
         for container in doomed:
             with contextlib.suppress(failures.ContainerGone):
                 await remove_container(engine, container.container_id)
         return len(doomed)
-    finally:
-        engine.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

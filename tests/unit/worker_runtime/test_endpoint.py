@@ -6,10 +6,11 @@ import pathlib
 import pytest
 
 from orchestrator.worker.docker_runtime import RuntimeUnavailable
-from orchestrator.worker.docker_runtime.container import FALSE_EXIT, StatsUsage, parse_state
+from orchestrator.worker.docker_runtime.container import FALSE_EXIT, parse_state
 from orchestrator.worker.docker_runtime.endpoint import Endpoint, chunks, parse_head, request_head
 from orchestrator.worker.docker_runtime.engine import parse_info, version_tuple
 from orchestrator.worker.docker_runtime.events import parse_event
+from orchestrator.worker.docker_runtime.usage import StatsUsage
 
 
 def test_addresses() -> None:
