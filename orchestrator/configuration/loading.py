@@ -54,12 +54,6 @@ class Loaded(Generic[_Settings]):
         """
         return load(type(self.settings), self._flags, self._components, self._named or self.path)
 
-    def changed_from(self, earlier: Loaded[_Settings]) -> dict[str, tuple[Any, Any]]:
-        """{field: (before, now)} of what differs."""
-        names = type(self.settings).model_fields
-        pairs = {name: (getattr(earlier.settings, name), getattr(self.settings, name)) for name in names}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
 
 def load(
     model: type[_Settings],

@@ -35,14 +35,6 @@ class RunStatus(enum.StrEnum):
     CANCELLED = "cancelled"
     CORRUPTED = "corrupted"
 
-    @property
-    def is_final(self) -> bool:
-        """No slice of such a job is ever handed out again."""
-        return self in _FINAL
-
-
-_FINAL: Final = frozenset({RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.CORRUPTED})
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SliceMetrics:

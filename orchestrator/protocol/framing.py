@@ -56,8 +56,6 @@ class Sender:
     def __init__(self) -> None:
         # A peer that never announces itself gets the reference's default.
         self.fragment_size = _DEFAULT_FRAGMENT_SIZE
-        # 0 is "as many as you like".
-        self.max_fragments = 0
         self._sent = 1  # the announcement is message 1
 
     def learn(self, announcement: Any) -> None:

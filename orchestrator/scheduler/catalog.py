@@ -66,11 +66,6 @@ class Job:
         """URI of a range that only the deployer's own worker can read; its slices carry no datum of their own."""
         return self.inputs.location if isinstance(self.inputs, LocatedRange) else None
 
-    @property
-    def is_listed(self) -> bool:
-        """More slices arrive with addSliceData."""
-        return self.inputs is None and not self.record.local_exec
-
 
 def build(record: JobRecord) -> Job:
     inputs = None if record.input_set is None else parse_input_set(record.input_set, seed=record.id)

@@ -30,7 +30,6 @@ from orchestrator.scheduler.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
-JOB_LABELS = frozenset({"result", "status", "stop", "console", "error", "noprogress", "custom", "nofunds", "complete"})
 EMITTED = frozenset({"console", "error", "noprogress", "custom"})
 MAX_EVENT = 1_000_000
 """characters of one emitted event"""

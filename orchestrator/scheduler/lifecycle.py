@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
 
 from orchestrator.errors import Fault, OrchestratorError
 from orchestrator.jobs.words import RunStatus
@@ -414,8 +413,3 @@ def ending_of_return(code: str) -> Ending:
         return Ending.RETURNED
     looks_like_code = len(code) > 1 and code[0] == "E" and code.replace("_", "").isalnum() and code.upper() == code
     return Ending.FAILED if looks_like_code else Ending.RETURNED
-
-
-def may_take_again(worker: str, failed_by: Sequence[str], others_could: bool) -> bool:
-    """A worker that failed a slice gets it again only when no other worker could."""
-    return worker not in failed_by or not others_could

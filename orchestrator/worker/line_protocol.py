@@ -138,8 +138,6 @@ class OutputReader:
 _OPEN: Final = b'{"type":"workerMessage","message":{"_serializeVerId":"v9","what":{"raw":'
 _CLOSE: Final = b"}}}\n"
 
-DIE: Final = b'{"type":"die"}\n'
-
 
 def request_line(message: Mapping[str, Any]) -> bytes:
     """A request as plain JSON. ASCII only, so that no byte of it can be mistaken for the end of a line."""
@@ -150,9 +148,3 @@ def main_line(identifier: int, datum_uri: str) -> bytes:
     """The request that runs one slice (pipelined dialect). The hot path: no dictionary, no generic encoder."""
     text = f'{{"request":"main","id":{identifier},"datumUri":{encode_basestring_ascii(datum_uri)}}}'
     return _OPEN + text.encode("ascii") + _CLOSE
-
-
-def marshalled_line(marshalled: Any) -> bytes:
-    """A request of the base dialect: `marshalled` is KVIN-marshalled data."""
-    envelope = {"type": "workerMessage", "message": marshalled}
-    return json.dumps(envelope, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"

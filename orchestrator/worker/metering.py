@@ -68,7 +68,6 @@ class MeterTotals:
     slices_cpu_ns: int
     overhead_cpu_ns: int
     overhead_by_phase: Mapping[Phase, int]
-    slices_wall_ns: int
     peak_bytes: int
     slices: int
 
@@ -82,7 +81,6 @@ class SliceMeter:
         self._queued_ns: int | None = None
         self._slices_cpu_ns = 0
         self._overhead: collections.Counter[Phase] = collections.Counter()
-        self._slices_wall_ns = 0
         self._peak_bytes = 0
         self._slices = 0
 
@@ -100,7 +98,6 @@ class SliceMeter:
         self._wall_ns = wall_now
         queued = self._queued(usage, wall)
         self._slices_cpu_ns += cpu
-        self._slices_wall_ns += wall
         self._slices += len(answers)
         if len(answers) == 1:
             cpus, walls = [cpu], [wall]
@@ -133,7 +130,6 @@ class SliceMeter:
             slices_cpu_ns=self._slices_cpu_ns,
             overhead_cpu_ns=sum(self._overhead.values()),
             overhead_by_phase={phase: self._overhead[phase] for phase in Phase},
-            slices_wall_ns=self._slices_wall_ns,
             peak_bytes=self._peak_bytes,
             slices=self._slices,
         )

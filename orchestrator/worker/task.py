@@ -54,7 +54,6 @@ class JobOffer:
     need_capabilities: int
     use_strict: bool
     discrete: bool
-    almost_done: bool
     local_exec: bool  # it runs on its deployer's own machine, and may read files there
     known_slice_s: float | None  # mean wall time per slice that the Scheduler has measured
     slice_price: int | None = None  # units of 10^-18 DCC, if the Scheduler says what a slice pays
@@ -184,7 +183,6 @@ def parse_job(job_id: Any, job: Any) -> JobOffer:
         need_capabilities=_integer(job.get("needCapabilities")),
         use_strict=bool(job.get("useStrict")),
         discrete=bool(job.get("discrete")),
-        almost_done=bool(job.get("almostDone")),
         local_exec=job.get("localExec") is True,
         known_slice_s=_known_slice_time(job.get("metrics")),
         slice_price=_price(job.get("slicePaymentAmount")),

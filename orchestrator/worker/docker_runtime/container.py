@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -71,10 +70,8 @@ class Container:
         """Called when the kernel has killed something in it for memory; its end may follow, or not."""
         self.died: asyncio.Event = asyncio.Event()
         """Set by the Engine's `die` event (or when the event stream is lost: then ask `state`)."""
-        self.died_code: int | None = None
         self._forget = forget
         self._removed = False
-        self.launched_at = time.monotonic()
         self.lease_until = lease_until
 
     @property

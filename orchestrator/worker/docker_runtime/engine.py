@@ -43,7 +43,6 @@ class EngineInfo:
     security: tuple[str, ...]
     cpus: int
     memory_bytes: int
-    warnings: tuple[str, ...] = field(default=())
     runtime_paths: Mapping[str, str] = field(default_factory=dict)
     """The program of each runtime, where the Engine tells it."""
     runtime_arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -199,7 +198,6 @@ def parse_info(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInf
         security=tuple(info.get("SecurityOptions") or ()),
         cpus=int(info.get("NCPU", 0)),
         memory_bytes=int(info.get("MemTotal", 0)),
-        warnings=tuple(info.get("Warnings") or ()),
         limits={name: bool(info.get(word)) for name, word in _LIMITS.items()},
         runtime_paths={
             str(name): str((one or {}).get("path") or "") for name, one in (info.get("Runtimes") or {}).items()

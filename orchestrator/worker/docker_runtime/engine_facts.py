@@ -37,7 +37,6 @@ class EngineFacts:
     info: EngineInfo
     components: Mapping[str, Component]
     root_dir: str
-    storage_driver: str
     image: ImageFacts | None
 
 
@@ -79,7 +78,6 @@ def parse_facts(
             for one in version.get("Components") or ()
         },
         root_dir=str(info.get("DockerRootDir") or ""),
-        storage_driver=str(info.get("Driver") or ""),
         image=image,
     )
 

@@ -15,11 +15,10 @@ from orchestrator.worker.docker_runtime.endpoint import Endpoint, chunks, read_h
 
 @dataclass(frozen=True, slots=True)
 class ContainerEvent:
-    """`action` is "die" or "oom"; `exit_code` is None unless it died. `time_ns` is the daemon's clock."""
+    """`action` is "die" or "oom". `time_ns` is the daemon's clock."""
 
     action: str
     container_id: str
-    exit_code: int | None
     time_ns: int
 
 
@@ -28,11 +27,7 @@ def parse_event(data: Mapping[str, Any]) -> ContainerEvent | None:
     action, actor = data.get("Action"), data.get("Actor")
     if action not in ("die", "oom") or not isinstance(actor, Mapping):
         return None
-    attributes = actor.get("Attributes") or {}
-    code = str(attributes.get("exitCode", ""))
-    return ContainerEvent(
-        action, str(actor.get("ID", "")), int(code) if code.isdigit() else None, data.get("timeNano", 0)
-    )
+    return ContainerEvent(action, str(actor.get("ID", "")), data.get("timeNano", 0))
 
 
 class EventStream:

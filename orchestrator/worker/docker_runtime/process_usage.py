@@ -19,7 +19,6 @@ class ProcessUsage:
     """Readings of a process that we can see; after its end the last one again. Raises CgroupFailure when it is gone."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
         # Named by clock_getcpuclockid(3): the process of that number, all its threads, scheduler time.
         self._clock = (~pid << 3) | 2
         self._status = pathlib.Path(f"/proc/{pid}/status")

@@ -177,10 +177,6 @@ class DockerRuntime:
 
     # -- the Engine
 
-    async def ping(self) -> EngineInfo:
-        """Ask the Engine who it is. Raises RuntimeUnavailable."""
-        return await self._engine.connect()
-
     async def answers(self) -> None:
         """Return as soon as the Engine says a word; costs a millisecond. Raises RuntimeUnavailable."""
         await self._engine.answers()
@@ -413,7 +409,6 @@ class DockerRuntime:
         if event.action == "oom":
             container.ran_out_of_memory()
         else:
-            container.died_code = event.exit_code
             container.died.set()
 
     async def _reap_regularly(self) -> None:

@@ -319,8 +319,3 @@ def test_main_line_is_what_the_generic_encoder_writes(identifier: int, uri: str)
     assert line.isascii()
     raw = json.loads(line)["message"]["what"]["raw"]
     assert raw == {"request": "main", "id": identifier, "datumUri": uri}
-
-
-def test_marshalled_line() -> None:
-    line = lp.marshalled_line(kvin.marshal({"request": "describe"}))
-    assert kvin.unmarshal(json.loads(line)["message"]) == {"request": "describe"}
