@@ -20,6 +20,7 @@ class OwnCgroups:
         self._tree: CgroupTree | None = None
         self._checked = False
         self._made: set[str] = set()
+        self._stuck: set[str] = set()  # would not go at the last look
 
     @property
     def in_use(self) -> bool:
@@ -63,16 +64,18 @@ class OwnCgroups:
     def remove_stale(
         self, removed: Set[tuple[str, str]], kept: Set[tuple[str, str]], live: Set[str], older_than_s: float
     ) -> int:
-        """Ours at once, those of containers just removed, and what others left long ago; how many of ours would not go.
+        """Ours at once, those of containers just removed, and what others left long ago.
 
+        How many of ours would not go, now and at the look before: the processes in it were no longer just ending.
         `removed` and `kept` are (worker, sandbox) of containers, `live` our sandboxes.
         """
         if self._tree is None:
             return 0
-        mine, leaked = self._worker, 0
+        mine, stuck = self._worker, set()
         for sandbox in self._tree.sandboxes() - {sandbox for worker, sandbox in kept if worker == mine} - live:
             if (sandbox in self._made or (mine, sandbox) in removed) and not self._tree.remove_sandbox(sandbox):
-                leaked += 1
+                stuck.add(sandbox)
+        leaked, self._stuck = len(stuck & self._stuck), stuck
         self._made &= self._tree.sandboxes() | live
         kept = kept | {(mine, sandbox) for sandbox in live}
         leftovers.remove(self._tree.hierarchies, removed, kept, time.time() - older_than_s)
