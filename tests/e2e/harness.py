@@ -53,6 +53,14 @@ class Command:
             self.process.kill()
         await self.process.wait()
 
+    async def freeze(self, seconds: float) -> None:
+        """SIGSTOP for so long: it holds its connections and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     async def stop(self, *, within: float = 60.0) -> int:
         """SIGTERM, and wait for the soft shutdown. Returns the exit status."""
         if self.process.returncode is None:
@@ -61,6 +69,37 @@ class Command:
         async with asyncio.timeout(within):
             await self.process.stdout.read()
             return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(folder: pathlib.Path, *arguments: str) -> AsyncIterator[Command]:
+    """A command with its log in `folder`; it is killed when the block ends before it."""
+    command = await Command.start(*arguments, log=folder / f"{arguments[0]}.log")
+    try:
+        yield command
+    finally:
+        if command.process.returncode is None:
+            await command.kill()
+
+
+def scheduler(folder: pathlib.Path) -> contextlib.AbstractAsyncContextManager[Command]:
+    """A Scheduler on a free port, with credit for everybody."""
+    state = str(folder / "scheduler")
+    return running(folder, "scheduler", "run", "--port", "0", "--state", state, "--initial-credit", "1000")
+
+
+def worker(
+    folder: pathlib.Path, url: str, *arguments: str, sandboxes: int = 1
+) -> contextlib.AbstractAsyncContextManager[Command]:
+    state = str(folder / "worker")
+    return running(
+        folder, "worker", "run", "--scheduler", url, "--state", state, "--sandboxes", str(sandboxes), *arguments
+    )
+
+
+async def url_of(scheduler: Command) -> str:
+    """Where it listens, once it does."""
+    return (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +119,7 @@ async def couple(folder: pathlib.Path, *worker_arguments: str) -> AsyncIterator[
     async with _running(
         "scheduler", "run", "--port", "0", "--state", state, "--initial-credit", "1000", log=log
     ) as scheduler:
-        url = (await scheduler.wait_for_line("ready ")).removeprefix("ready ").strip()
+        url = await url_of(scheduler)
         options = ("--scheduler", url, "--state", str(folder / "worker"), "--sandboxes", "1", *worker_arguments)
         async with _running("worker", "run", *options, log=folder / "worker.log") as worker:
             yield Couple(scheduler, worker, url)

@@ -28,16 +28,6 @@ SLOW = """
 
 
 @contextlib.asynccontextmanager
-async def running(folder: pathlib.Path, *arguments: str) -> AsyncIterator[harness.Command]:
-    command = await harness.Command.start(*arguments, log=folder / f"{arguments[0]}.log")
-    try:
-        yield command
-    finally:
-        if command.process.returncode is None:
-            await command.kill()
-
-
-@contextlib.asynccontextmanager
 async def computer(folder: pathlib.Path) -> AsyncIterator[tuple[harness.Command, harness.Command, str]]:
     """A Scheduler, a worker with one sandbox, and the Scheduler's URL."""
     async with harness.couple(folder) as couple:
@@ -103,9 +93,10 @@ async def test_a_drained_worker_has_delivered_all_that_it_held(
             assert "everything was delivered" in out and "results accepted, 0 slices returned)" in out
             assert await worker.process.wait() == 0
             # What it did not hold is for another worker.
-            async with running(
+            async with harness.running(
                 tmp_path, "worker", "run", "--scheduler", url, "--state", str(tmp_path / "worker")
             ) as second:
+                await second.wait_for_line("ready ")
                 await client.wait_for("results")
                 assert await second.stop() == 0
             assert (await client.finish()).ok().one("results") == [i * i for i in range(1, 7)]
@@ -115,7 +106,7 @@ async def test_a_drained_worker_has_delivered_all_that_it_held(
 async def test_two_workers_on_one_state_folder(tmp_path: pathlib.Path) -> None:
     async with computer(tmp_path) as (_served, worker, url):
         state = str(tmp_path / "worker")
-        async with running(tmp_path, "worker", "run", "--scheduler", url, "--state", state) as second:
+        async with harness.running(tmp_path, "worker", "run", "--scheduler", url, "--state", state) as second:
             assert await second.process.wait() == 1
         assert f"process {worker.process.pid}" in worker.log.read_text()
         assert (await ask(tmp_path, "status"))[0] == 0

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from tests.e2e import harness
 from tests.e2e.harness import ClientRun
+from tests.e2e.web_store import WebStore
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm]
 
@@ -126,56 +124,21 @@ async def test_distribution_ranges(run: Run) -> None:
 # -- data, code and results elsewhere
 
 
-class Store:
-    """A web server with things to fetch; it keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.posted: dict[str, dict[str, str]] = {}
-        self.origin = ""
-
-    @contextlib.asynccontextmanager
-    async def serve(self) -> AsyncIterator[Store]:
-        app = web.Application()
-        app.router.add_get("/work.js", self._work)
-        app.router.add_get("/data/{name}", self._data)
-        app.router.add_post("/results/{name}", self._result)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            self.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            yield self
-        finally:
-            await runner.cleanup()
-
-    async def _work(self, _: web.Request) -> web.Response:
-        return web.Response(text="(x, y) => { progress(); return [x, y]; }", content_type="text/javascript")
-
-    async def _data(self, request: web.Request) -> web.Response:
-        return web.json_response({"name": request.match_info["name"]})
-
-    async def _result(self, request: web.Request) -> web.Response:
-        form = urllib.parse.parse_qs(await request.text())
-        self.posted[request.match_info["name"]] = {name: values[0] for name, values in form.items()}
-        return web.json_response({"stored": request.match_info["name"]})
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def store() -> AsyncIterator[Store]:
-    async with Store().serve() as store:
+async def store() -> AsyncIterator[WebStore]:
+    async with WebStore().serve() as store:
         yield store
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def worldly(store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def worldly(store: WebStore, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The URL of a Scheduler whose Worker may fetch from the store."""
-    async with harness.couple(tmp_path_factory.mktemp("worldly"), "--allow-origin", store.origin) as couple:
+    async with harness.couple(tmp_path_factory.mktemp("worldly"), "--allow-origin", store.files) as couple:
         yield couple.url
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_data_and_code_are_fetched(run: Run, worldly: str, store: Store) -> None:
+async def test_data_and_code_are_fetched(run: Run, worldly: str, store: WebStore) -> None:
     program = """
         const at = (path) => new URL(path, ORIGIN);
         const both = (x, y) => { progress(); return [x, y]; };
@@ -183,7 +146,7 @@ async def test_data_and_code_are_fetched(run: Run, worldly: str, store: Store) -
         say('set', Array.from(await compute.for(new compute.RemoteDataSet([ORIGIN + '/data/a', ORIGIN + '/data/b']), same).exec()));
         say('work', Array.from(await compute.for(1, 2, at('/work.js'), [at('/data/c')]).exec()));
         say('forbidden', await compute.for(new compute.RemoteDataPattern('http://127.0.0.1:9/{slice}', 1), same).exec().catch((e) => e.code));
-    """.replace("ORIGIN", json.dumps(store.origin))
+    """.replace("ORIGIN", json.dumps(store.files))
     outcome = (await run(SAME + program, scheduler=worldly)).ok()
     assert outcome.one("pattern") == [{"name": "1"}, {"name": "2"}, {"name": "3"}]
     assert outcome.one("set") == [{"name": "a"}, {"name": "b"}]
@@ -192,13 +155,13 @@ async def test_data_and_code_are_fetched(run: Run, worldly: str, store: Store) -
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_results_are_stored_elsewhere(run: Run, worldly: str, store: Store) -> None:
+async def test_results_are_stored_elsewhere(run: Run, worldly: str, store: WebStore) -> None:
     program = """
         const job = compute.for(1, 2, same);
         job.setResultStorage(new URL('/results/{job}-{slice}', ORIGIN), { key: 'secret' });
         say('answers', Array.from(await job.exec()));
         say('job', job.id);
-    """.replace("ORIGIN", json.dumps(store.origin))
+    """.replace("ORIGIN", json.dumps(store.files))
     outcome = (await run(SAME + program, scheduler=worldly)).ok()
     names = [f"{outcome.one('job')}-{number}" for number in (1, 2)]
     assert outcome.one("answers") == [{"stored": name} for name in names]

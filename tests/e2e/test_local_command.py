@@ -16,19 +16,12 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 
-import docker
 import pytest
 
 from tests.e2e import harness
+from tests.parts.containers import containers_in
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm]
-
-
-def containers_of(worker_folder: pathlib.Path) -> list[str]:
-    worker_id = (worker_folder / "worker-id").read_text().strip()
-    with contextlib.closing(docker.from_env()) as client:
-        found = client.api.containers(all=True, filters={"label": f"dcp-orchestrator.worker={worker_id}"})
-        return [entry["Id"] for entry in found]
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +56,7 @@ async def test_a_second_start_has_its_first_result_soon(tmp_path: pathlib.Path) 
     assert summary["cpu_seconds"] > 0.5 and summary["slices_per_second"] > 0
     assert (tmp_path / "log").read_text() == ""
     assert len(colours(pathlib.Path(summary["picture"]))) > 100
-    assert containers_of(tmp_path / "state" / "worker") == []
+    assert containers_in(tmp_path / "state" / "worker") == []
 
 
 def colours(picture: pathlib.Path) -> set[int]:
@@ -123,7 +116,7 @@ async def test_the_second_signal_ends_it_at_once(
             async with asyncio.timeout(15):
                 assert await command.process.wait() == 0, command.log.read_text()
             assert time.monotonic() - stopped < 10
-    assert containers_of(tmp_path / "state" / "worker") == []
+    assert containers_in(tmp_path / "state" / "worker") == []
 
 
 async def wait_for_text(path: pathlib.Path, text: str) -> None:
@@ -148,7 +141,7 @@ async def test_the_first_signal_lets_slices_finish(
             stopping = asyncio.create_task(command.stop())
             await client.wait_for("result")  # of the slice that was in work
             assert await stopping == 0
-    assert containers_of(tmp_path / "state" / "worker") == []
+    assert containers_in(tmp_path / "state" / "worker") == []
 
 
 async def test_on_a_terminal_the_picture_fills_and_a_bar_runs(tmp_path: pathlib.Path) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import AsyncIterator
 
-import docker
 import pytest
 
 from tests.e2e import harness
+from tests.parts.containers import containers_in
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm]
 
@@ -21,33 +19,6 @@ LONG = """
     job.on('console', () => say('begun'));
     await job.exec();
 """
-
-
-def containers_of(folder: pathlib.Path) -> list[str]:
-    worker_id = (folder / "worker" / "worker-id").read_text().strip()
-    with contextlib.closing(docker.from_env()) as client:
-        found = client.api.containers(all=True, filters={"label": f"dcp-orchestrator.worker={worker_id}"})
-        return [entry["Id"] for entry in found]
-
-
-@contextlib.asynccontextmanager
-async def running(folder: pathlib.Path, *arguments: str) -> AsyncIterator[harness.Command]:
-    command = await harness.Command.start(*arguments, log=folder / f"{arguments[0]}.log")
-    try:
-        yield command
-    finally:
-        if command.process.returncode is None:
-            await command.kill()
-
-
-def scheduler(folder: pathlib.Path) -> contextlib.AbstractAsyncContextManager[harness.Command]:
-    state = str(folder / "scheduler")
-    return running(folder, "scheduler", "run", "--port", "0", "--state", state, "--initial-credit", "1000")
-
-
-def worker(folder: pathlib.Path, url: str) -> contextlib.AbstractAsyncContextManager[harness.Command]:
-    state = str(folder / "worker")
-    return running(folder, "worker", "run", "--scheduler", url, "--state", state, "--sandboxes", "2")
 
 
 async def stop_twice(command: harness.Command, number: signal.Signals) -> float:
@@ -76,40 +47,40 @@ async def test_the_second_signal_gives_back_what_runs(
     npm_modules: pathlib.Path,
     number: signal.Signals,
 ) -> None:
-    async with scheduler(tmp_path) as served:
-        url = (await served.wait_for_line("ready ")).split()[1]
+    async with harness.scheduler(tmp_path) as served:
+        url = await harness.url_of(served)
         async with (
-            worker(tmp_path, url) as first,
+            harness.worker(tmp_path, url, sandboxes=2) as first,
             harness.client(LONG, scheduler=url, wallet=wallet, node=node, npm_modules=npm_modules) as client,
         ):
             await client.wait_for("begun", count=2)
             assert await stop_twice(first, number) < 10
-            assert containers_of(tmp_path) == []
+            assert containers_in(tmp_path / "worker") == []
             # The Scheduler knows already: another run gets the same slices at once.
-            async with worker(tmp_path, url) as second:
+            async with harness.worker(tmp_path, url, sandboxes=2) as second:
                 await client.wait_for("begun", count=4, within=20)
                 assert await stop_twice(second, number) < 10
         assert await served.stop() == 0
-    assert containers_of(tmp_path) == []
+    assert containers_in(tmp_path / "worker") == []
 
 
 async def test_the_second_signal_while_the_scheduler_is_away(
     tmp_path: pathlib.Path, wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path
 ) -> None:
-    async with scheduler(tmp_path) as served:
-        url = (await served.wait_for_line("ready ")).split()[1]
+    async with harness.scheduler(tmp_path) as served:
+        url = await harness.url_of(served)
         async with (
-            worker(tmp_path, url) as command,
+            harness.worker(tmp_path, url, sandboxes=2) as command,
             harness.client(LONG, scheduler=url, wallet=wallet, node=node, npm_modules=npm_modules) as client,
         ):
             await client.wait_for("begun", count=2)
             await served.kill()
             assert await stop_twice(command, signal.SIGTERM) < 15
-    assert containers_of(tmp_path) == []
+    assert containers_in(tmp_path / "worker") == []
 
 
 async def test_a_signal_before_there_is_a_scheduler(tmp_path: pathlib.Path) -> None:
-    async with worker(tmp_path, "http://127.0.0.1:1/") as command:
+    async with harness.worker(tmp_path, "http://127.0.0.1:1/", sandboxes=2) as command:
         await wait_for_text(command.log, "scheduler_unreachable")
         assert await command.stop(within=15) == 0
-    assert containers_of(tmp_path) == []
+    assert containers_in(tmp_path / "worker") == []

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import Engine, Parts, containers_of, running_parts
+from tests.faults.parts import Engine, Parts, running_parts
+from tests.parts.containers import containers_of
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
 import aiohttp
-import docker
 
 from tests.e2e import harness
 
@@ -116,16 +115,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def containers_of(worker_id: str, docker_host: str | None = None) -> list[str]:
-    """Ids of the containers, running or not, that carry the worker's label."""
-    client = docker.DockerClient(base_url=docker_host or "unix:///var/run/docker.sock")
-    try:
-        found = client.api.containers(all=True, filters={"label": f"dcp-orchestrator.worker={worker_id}"})
-        return [entry["Id"] for entry in found]
-    finally:
-        client.close()
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import Parts, assert_complete, containers_of, deployed, free_port, stop
+from tests.faults.parts import Parts, assert_complete, deployed, free_port, stop
+from tests.parts.containers import containers_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(300), pytest.mark.usefixtures("root_tools")]
 

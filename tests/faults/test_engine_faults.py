@@ -16,8 +16,9 @@ import docker
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import PROGRAM, Engine, Parts, assert_complete, containers_of, deployed, running_parts
+from tests.faults.parts import PROGRAM, Engine, Parts, assert_complete, deployed, running_parts
 from tests.faults.proxy import DockerProxy
+from tests.parts.containers import containers_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(600)]
 

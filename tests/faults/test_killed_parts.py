@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import Engine, Parts, assert_complete, containers_of, deployed, running_parts
+from tests.faults.parts import Engine, Parts, assert_complete, deployed, running_parts
+from tests.parts.containers import containers_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm]
 

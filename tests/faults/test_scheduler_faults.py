@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import signal
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import Parts, assert_complete, containers_of, deployed, free_port, stop
+from tests.faults.parts import Parts, assert_complete, deployed, free_port, stop
+from tests.parts.containers import containers_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(1500)]
 
@@ -51,9 +51,7 @@ async def test_frozen_scheduler_answers_late(
     assert parts.scheduler
     async with deployed(parts, wallet, node, npm_modules) as client:
         await client.wait_for("result", count=20)
-        parts.scheduler.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(lasting(240, least=5))
-        parts.scheduler.process.send_signal(signal.SIGCONT)
+        await parts.scheduler.freeze(lasting(240, least=5))
         await flows_again(client)
         await assert_complete(client, parts, duplicates_allowed=True)
 

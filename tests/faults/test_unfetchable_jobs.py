@@ -14,7 +14,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import SLICES, assert_complete, containers_of, deployed, free_port, running_parts
+from tests.faults.parts import SLICES, assert_complete, deployed, free_port, running_parts
+from tests.parts.containers import containers_of
 from tests.unit.worker_fetching.bad_server import serving
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(300)]

@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import resource
-import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.e2e import harness
-from tests.faults.parts import Parts, assert_complete, containers_of, deployed, running_parts
+from tests.faults.parts import Parts, assert_complete, deployed, running_parts
+from tests.parts.containers import containers_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(900)]
 
@@ -85,9 +85,7 @@ async def test_stopped_for_a_minute(
     assert parts.worker
     async with deployed(parts, wallet, node, npm_modules) as client:
         await client.wait_for("result", count=20)
-        parts.worker.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(lasting(60, least=5))
-        parts.worker.process.send_signal(signal.SIGCONT)
+        await parts.worker.freeze(lasting(60, least=5))
         await assert_complete(client, parts)
 
 

@@ -6,26 +6,17 @@ import secrets
 from collections.abc import Iterator
 
 import docker
-import docker.errors
 import pytest
 
 from orchestrator.worker.cgroups import CgroupTree
 from orchestrator.worker.docker_runtime.reaper import LABEL_WORKER
 from orchestrator.worker.limits import MIB, SandboxLimits
+from tests.parts import containers as parts
 
-IMAGE = "dcp-evaluator:local"
+IMAGE = parts.IMAGE
 SMALL = SandboxLimits(memory_bytes=192 * MIB)
 
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[docker.DockerClient]:
-    client = docker.from_env()
-    try:
-        client.images.get(IMAGE)
-    except docker.errors.ImageNotFound:
-        pytest.fail(f"{IMAGE} is missing: run `make image`")
-    yield client
-    client.close()
+engine = parts.engine
 
 
 @pytest.fixture

@@ -10,26 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import docker
-import docker.errors
 import pytest
 
 from orchestrator.worker import sandbox_events as ev
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeSettings
 from orchestrator.worker.docker_runtime.reaper import LABEL_WORKER
 from orchestrator.worker.sandbox import Sandbox
+from tests.parts import containers as parts
 
-IMAGE = "dcp-evaluator:local"
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[docker.DockerClient]:
-    client = docker.from_env()
-    try:
-        client.images.get(IMAGE)
-    except docker.errors.ImageNotFound:
-        pytest.fail(f"{IMAGE} is missing: run `make image`")
-    yield client
-    client.close()
+IMAGE = parts.IMAGE
+engine = parts.engine
 
 
 @pytest.fixture

@@ -85,12 +85,15 @@ async def test_a_ready_sandbox_that_dies_is_replaced(runtime: Any, engine: Any) 
         assert (await pool.take()).id != victim.id
 
 
-async def test_failures_are_told_and_tried_again(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, failures = Sandbox.start, [ContainerRefused("no"), ContainerRefused("no")]
+async def told_when_starts_fail(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch, *failures: Exception
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a pool says of its availability until it has a sandbox after these failures, and its statistics then."""
+    real, left = Sandbox.start, list(failures)
 
     async def start(*arguments: Any, **options: Any) -> Sandbox:
-        if failures:
-            raise failures.pop()
+        if left:
+            raise left.pop(0)
         return await real(*arguments, **options)
 
     monkeypatch.setattr(Sandbox, "start", start)
@@ -100,7 +103,12 @@ async def test_failures_are_told_and_tried_again(runtime: Any, monkeypatch: pyte
         async with asyncio.timeout(20):
             await pool.take()
         assert pool.failure is None
-        assert pool.statistics()["failed"] == 2
+        return told, pool.statistics()
+
+
+async def test_failures_are_told_and_tried_again(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, statistics = await told_when_starts_fail(runtime, monkeypatch, ContainerRefused("no"), ContainerRefused("no"))
+    assert statistics["failed"] == 2
     assert [failure is None for failure in told] == [False, True]
 
 
@@ -173,17 +181,6 @@ async def test_the_loss_of_the_engine_is_told_although_it_refused_a_start_before
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An Engine that is being stopped refuses at first, and is gone a moment later."""
-    real, failures = Sandbox.start, [RuntimeUnavailable("gone", "it is gone", "start it"), ContainerRefused("stopping")]
-
-    async def start(*arguments: Any, **options: Any) -> Sandbox:
-        if failures:
-            raise failures.pop()
-        return await real(*arguments, **options)
-
-    monkeypatch.setattr(Sandbox, "start", start)
-    told: list[Any] = []
-    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=1, warm=0, creates_at_once=1)) as pool:
-        pool.on_availability(told.append)
-        async with asyncio.timeout(20):
-            await pool.take()
+    gone = RuntimeUnavailable("gone", "it is gone", "start it")
+    told, _ = await told_when_starts_fail(runtime, monkeypatch, ContainerRefused("stopping"), gone)
     assert [type(failure) for failure in told] == [ContainerRefused, RuntimeUnavailable, type(None)]

@@ -326,6 +326,9 @@ class World(stateful.RuleBasedStateMachine):
         for sandbox, (_job, queue) in list(self.open.items()):
             if queue:
                 self.tell(ev.SliceCompleted(sandbox, queue.pop(0), "r", 1, _metrics(0.1), True))
+        self.accept_all()
+
+    def accept_all(self) -> None:
         for key in list(self.sent):
             self.leased.remove(self.sent.pop(key))
             self.tell(ev.ResultAccepted(key))
@@ -341,9 +344,7 @@ class World(stateful.RuleBasedStateMachine):
         while any(queue for _job, queue in self.open.values()):
             sandbox, (_job, queue) = next((s, entry) for s, entry in self.open.items() if entry[1])
             self.tell(ev.SliceCompleted(sandbox, queue.pop(0), "r", 1, _metrics(0.1), True))
-        for key in list(self.sent):
-            self.leased.remove(self.sent.pop(key))
-            self.tell(ev.ResultAccepted(key))
+        self.accept_all()
 
 
 TestWorld = World.TestCase
