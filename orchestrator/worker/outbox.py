@@ -2,7 +2,8 @@
 
 Durability: a result that is not acknowledged within `_LAG_S`, or `_SOON_S` when it is dear, is written and synced to
 disk with all that wait beside it; a kill at any moment loses at most what finished within that time, and others compute
-it again. Most results are acknowledged sooner, and never touch the disk.
+it again. Reports are gathered for a second before they leave (see `pace`): `_LAG_S` is that and the time that an answer
+takes, so that most results are acknowledged sooner, and never touch the disk.
 
 Memory: `_WINDOW_BYTES` of results are on their way at once. Others wait for their turn; once they are on disk their
 text leaves memory and is read again when the turn comes. A disk that takes nothing (full, gone, over the bound) is a
@@ -27,13 +28,14 @@ from typing import Any, Final, Self
 from orchestrator.protocol import js_json
 from orchestrator.worker.late_results import LateResult, LateResults
 from orchestrator.worker.outbox_store import OutboxStore, Stored, StoreUnusable
+from orchestrator.worker.scheduler_link import pace
 
 log = logging.getLogger(__name__)
 
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """How much may wait unacknowledged while the disk takes nothing."""
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
-_LAG_S: Final = 1.5
+_LAG_S: Final = pace.EVERY_S + 0.5
 _SOON_S: Final = 0.05
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _CHUNK: Final = 500
