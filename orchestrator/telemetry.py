@@ -46,64 +46,59 @@ class Meter:
         return key
 
 
-class Counter(Meter):
-    """Only grows."""
-
-    kind = "counter"
-
-    def __init__(self, name: str, *, unit: str, description: str, labels: Sequence[str] = ()) -> None:
-        super().__init__(name, unit=unit, description=description, labels=labels)
-        self._totals: dict[Labels, float] = {}
-
-    def add(self, amount: float, attributes: Mapping[str, Any] | None = None) -> None:
-        key = () if attributes is None else tuple(attributes.values())
-        try:
-            self._totals[key] += amount
-        except KeyError:
-            key = self._room(key, self._totals)
-            self._totals[key] = self._totals.get(key, 0) + amount
-
-    def set_total(self, total: float, attributes: Mapping[str, Any] | None = None) -> None:
-        """For totals that somebody else counts."""
-        key = () if attributes is None else tuple(attributes.values())
-        if key not in self._totals:
-            key = self._room(key, self._totals)
-        self._totals[key] = total
-
-    @property
-    def total(self) -> float:
-        """Over all labels."""
-        return sum(self._totals.values())
-
-    def series(self) -> Iterator[tuple[dict[str, str], float]]:
-        """(labels, total) of each; may be asked from any thread."""
-        for key, total in dict(self._totals).items():
-            yield _labelled(self.labels, key), total
-
-
-class Gauge(Meter):
-    """What is at this moment."""
-
-    kind = "gauge"
+class Scalar(Meter):
+    """One number per set of labels."""
 
     def __init__(self, name: str, *, unit: str, description: str, labels: Sequence[str] = ()) -> None:
         super().__init__(name, unit=unit, description=description, labels=labels)
         self._values: dict[Labels, float] = {}
 
-    def set(self, value: float, attributes: Mapping[str, Any] | None = None) -> None:
+    def _put(self, value: float, attributes: Mapping[str, Any] | None) -> None:
         key = () if attributes is None else tuple(attributes.values())
         if key not in self._values:
             key = self._room(key, self._values)
         self._values[key] = value
 
-    def clear(self) -> None:
-        """Nothing is known any more."""
-        self._values.clear()
-
     def series(self) -> Iterator[tuple[dict[str, str], float]]:
         """(labels, value) of each; may be asked from any thread."""
         for key, value in dict(self._values).items():
             yield _labelled(self.labels, key), value
+
+
+class Counter(Scalar):
+    """Only grows."""
+
+    kind = "counter"
+
+    def add(self, amount: float, attributes: Mapping[str, Any] | None = None) -> None:
+        key = () if attributes is None else tuple(attributes.values())
+        try:
+            self._values[key] += amount
+        except KeyError:
+            key = self._room(key, self._values)
+            self._values[key] = self._values.get(key, 0) + amount
+
+    def set_total(self, total: float, attributes: Mapping[str, Any] | None = None) -> None:
+        """For totals that somebody else counts."""
+        self._put(total, attributes)
+
+    @property
+    def total(self) -> float:
+        """Over all labels."""
+        return sum(self._values.values())
+
+
+class Gauge(Scalar):
+    """What is at this moment."""
+
+    kind = "gauge"
+
+    def set(self, value: float, attributes: Mapping[str, Any] | None = None) -> None:
+        self._put(value, attributes)
+
+    def clear(self) -> None:
+        """Nothing is known any more."""
+        self._values.clear()
 
 
 class Histogram(Meter):
