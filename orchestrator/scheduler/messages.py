@@ -16,6 +16,11 @@ DEV_NULL = "https://dcp/dev/null"
 """result URI that means: deliberately not stored; clients do not fetch it"""
 
 
+def whole(number: float) -> float:
+    """The same number, as an integer where it is one: JavaScript's text of it is then Python's, too (see `js_json`)."""
+    return int(number) if number.is_integer() else number
+
+
 def job_message(job: Job, state: JobState, group: str) -> dict[str, Any]:
     """How a worker learns of a job (`body.newJobs[jobId]`) that it gets through a compute group."""
     spec = job.spec
@@ -47,12 +52,12 @@ def job_message(job: Job, state: JobState, group: str) -> dict[str, Any]:
 def job_metrics(estimate: Estimate, counts: Counts) -> dict[str, Any]:
     """Averages of a job as workers read them: ms, bytes, and densities from 0 to 1."""
     return {
-        "sliceCPUTime": estimate.cpu_ms,
-        "sliceCPUDensity": estimate.density,
-        "sliceGPUTime": estimate.gpu_ms,
+        "sliceCPUTime": whole(estimate.cpu_ms),
+        "sliceCPUDensity": whole(estimate.density),
+        "sliceGPUTime": whole(estimate.gpu_ms),
         "sliceGPUDensity": 0,
-        "sliceInDataSize": estimate.in_bytes,
-        "sliceOutDataSize": estimate.out_bytes,
+        "sliceInDataSize": whole(estimate.in_bytes),
+        "sliceOutDataSize": whole(estimate.out_bytes),
         "lastSliceNumber": counts.total,
         "measuredSlices": estimate.measured,
         "alpha": 0.5,

@@ -142,3 +142,18 @@ def test_floats_keep_their_value_in_the_form_of_ecmascript(value: float) -> None
     else:
         assert 1e-7 < abs(value) < 1e21 or value == 0
     assert not mantissa.endswith(".0")
+
+
+@given(values)
+def test_the_quick_look_overlooks_nothing(value: Any) -> None:
+    """What is returned as the C encoder wrote it is what the careful encoder writes."""
+    careful = "".join(js_json._pieces([value]))
+    if not careful.isascii():
+        careful = js_json._SURROGATES.sub(js_json._mend_surrogates, careful)
+    assert js_json.dumps([value]) == careful
+
+
+@pytest.mark.parametrize(("text", "long"), [("[" + "9" * 15 + "]", False), ('{"a":' + "1" * 16 + "}", True)])
+def test_long_integers_are_noticed(text: str, long: bool) -> None:
+    assert js_json._has_long_integer(text) is long
+    assert js_json._has_long_integer(f'["\ud800é",{text}]') is long
