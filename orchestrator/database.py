@@ -22,7 +22,7 @@ import psycopg
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from orchestrator import pg_tools
+from orchestrator import pg_tools, sqlite_driver
 from orchestrator.errors import InvalidInput, OrchestratorError
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,9 @@ class Database:
             from orchestrator.migrations import running  # noqa: PLC0415 — slow to import
 
             await asyncio.to_thread(running.upgrade, parsed)
-        arguments = {} if parsed.drivername.startswith("sqlite") else {"connect_timeout": _CONNECT_TIMEOUT_S}
+        arguments: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S}
+        if parsed.get_backend_name() == "sqlite":
+            arguments = {"async_creator_fn": sqlite_driver.connect}
         engine = create_async_engine(
             parsed,
             pool_size=_POOL[parsed.get_backend_name()],
@@ -353,8 +355,6 @@ async def persistently(work: Callable[[], Awaitable[_Result]]) -> _Result:
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # The driver must not open transactions by itself: `_begin_immediate` does.
-    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
