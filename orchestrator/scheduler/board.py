@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
@@ -254,28 +255,26 @@ class Board:
         lanes = list(self._lanes_for(worker, refused, unfit))
         choices: list[Choice] = []
         seen: set[int] = set()
-        due = []
-        for pool, lane in lanes:
+        for _, lane in lanes:
             refused[WhyNot.ESTIMATING] += len(lane.measuring)
             unfit += [(key, WhyNot.ESTIMATING) for key in itertools.islice(lane.measuring, _FIRST_JOBS)]
-            if pool.portions - lane.longest_served_at >= self._rules.patience - 1:
-                due += [(self._entries[key], pool) for key in lane.longest.first(_FIRST_JOBS)]
-        for entry, pool in sorted(due, key=lambda one: (one[0].waits_since, one[0].key)):
+        for entry, pool in self._due(lanes):
             if look(entry) is None:
                 seen.add(entry.key)
                 choices.append(Choice(entry, self._ahead(pool, entry.owner), first=True))
                 break
         owners, per_owner = _FIRST_OWNERS, _FIRST_JOBS
         while True:
-            fresh = self._front(lanes, owners, per_owner, seen)
-            for choice in sorted(fresh, key=lambda one: (one.owner_account, one.entry.account, one.entry.key)):
-                if len(choices) >= most or len(seen) >= MOST_LOOKED_AT:
-                    return choices, +refused, unfit
+            found_any = False
+            for choice in self._front(lanes, owners, per_owner):
                 if choice.entry.key in seen:
                     continue
+                if len(choices) >= most or len(seen) >= MOST_LOOKED_AT:
+                    return choices, +refused, unfit
+                found_any = True
                 seen.add(choice.entry.key)
                 self._try(choice.entry, choice, look, choices, refused)
-            if choices or not fresh:
+            if choices or not found_any:
                 return choices, +refused, unfit
             owners, per_owner = owners * 4, per_owner * 4
 
@@ -308,15 +307,36 @@ class Board:
                     refused[missing[0]] += len(lane.longest) + len(lane.measuring)
                     unfit += [(key, missing[0]) for key in lane.longest.first(_FIRST_JOBS)]
 
-    def _front(self, lanes: Iterable[tuple[_Pool, _Lane]], owners: int, per_owner: int, seen: set[int]) -> list[Choice]:
-        found = []
-        for pool, lane in lanes:
-            for owner in lane.owners.first(owners):
-                ahead = self._ahead(pool, owner)
-                found += [
-                    Choice(self._entries[key], ahead) for key in lane.jobs[owner].first(per_owner) if key not in seen
-                ]
-        return found
+    def _due(self, lanes: Iterable[tuple[_Pool, _Lane]]) -> Iterator[tuple[Entry, _Pool]]:
+        """Jobs that have waited longest in lanes whose turn it is, the longest first."""
+
+        def of_lane(pool: _Pool, lane: _Lane) -> Iterator[tuple[Entry, _Pool]]:
+            for key in itertools.islice(lane.longest.ordered(), _FIRST_JOBS):
+                yield self._entries[key], pool
+
+        streams = [
+            of_lane(pool, lane)
+            for pool, lane in lanes
+            if pool.portions - lane.longest_served_at >= self._rules.patience - 1
+        ]
+        return heapq.merge(*streams, key=lambda one: (one[0].waits_since, one[0].key))
+
+    def _front(self, lanes: Iterable[tuple[_Pool, _Lane]], owners: int, per_owner: int) -> Iterator[Choice]:
+        """The first jobs of the first owners of each lane, in the order in which they should be served. Only as many
+        are looked up as are asked for."""
+
+        def of_lane(pool: _Pool, lane: _Lane) -> Iterator[tuple[float, Choice]]:
+            for owner in itertools.islice(lane.owners.ordered(), owners):
+                total, ahead = pool.accounts[owner].total, self._ahead(pool, owner)
+                for key in itertools.islice(lane.jobs[owner].ordered(), per_owner):
+                    yield total, Choice(self._entries[key], ahead)
+
+        streams = [of_lane(pool, lane) for pool, lane in lanes]
+        merged = heapq.merge(
+            *streams, key=lambda one: (one[1].owner_account, one[0], one[1].entry.account, one[1].entry.key)
+        )
+        for _, choice in merged:
+            yield choice
 
     def ending(self, worker: WorkerProfile, most: int) -> list[Entry]:
         """Jobs of the worker's groups whose last slices are out, the longest unserved first."""
@@ -343,10 +363,11 @@ class Board:
             account = pool.accounts[entry.owner]
             account.done = max(account.done, pool.stands_at - self._rules.credit_s - account.out)
             lane = self._lane(pool, entry)
-            lowest = min((pool.accounts[owner].total for owner in lane.owners.first(1)), default=account.total)
+            first = lane.owners.lowest()
+            lowest = account.total if first is None else pool.accounts[first].total
             pool.stands_at = max(pool.stands_at, min(account.total, lowest))
             pool.portions += 1
-            if entry.key in lane.longest.first(1):
+            if entry.key == lane.longest.lowest():
                 lane.longest_served_at = pool.portions
         before = self._owner_stands_at.get(entry.owner, 0.0)
         self._owner_stands_at[entry.owner] = max(before, entry.account)

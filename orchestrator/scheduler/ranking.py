@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -33,19 +34,37 @@ class Queue(Generic[Item]):
     def remove(self, item: Item) -> None:
         self._ranks.pop(item, None)
 
+    def _drop_stale(self) -> None:
+        """What has been put elsewhere since leaves the front."""
+        heap, ranks = self._heap, self._ranks
+        while heap and ranks.get(heap[0][2]) != heap[0][0]:
+            heapq.heappop(heap)
+
+    def ordered(self) -> Iterator[Item]:
+        """The items, lowest rank first, for as long as nothing is changed. Each costs as much as were taken before it
+        make necessary, however many there are."""
+        self._drop_stale()
+        heap, ranks = self._heap, self._ranks
+        size = len(heap)
+        # The next one is always a child of one that was passed.
+        frontier = [(heap[0], 0)] if size else []
+        told: set[Item] = set()
+        while frontier:
+            (rank, _, item), index = heapq.heappop(frontier)
+            if ranks.get(item) == rank and item not in told:
+                told.add(item)
+                yield item
+            for child in (2 * index + 1, 2 * index + 2):
+                if child < size:
+                    heapq.heappush(frontier, (heap[child], child))
+
     def first(self, many: int) -> list[Item]:
         """The items with the lowest ranks, lowest first."""
-        taken: list[tuple[float, int, Item]] = []
-        found: dict[Item, None] = {}
-        while self._heap and len(found) < many:
-            entry = heapq.heappop(self._heap)
-            rank, _, item = entry
-            if item not in found and self._ranks.get(item) == rank:
-                found[item] = None
-                taken.append(entry)
-        for entry in taken:
-            heapq.heappush(self._heap, entry)
-        return list(found)
+        return list(itertools.islice(self.ordered(), many))
+
+    def lowest(self) -> Item | None:
+        self._drop_stale()
+        return self._heap[0][2] if self._heap else None
 
     def __len__(self) -> int:
         return len(self._ranks)

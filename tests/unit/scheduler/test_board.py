@@ -302,3 +302,22 @@ def test_a_request_looks_at_few_of_many_jobs() -> None:
             board.update(dataclasses.replace(entry.state, counts=counts), 1.0)
         looked.append(len(seen))
     assert max(looked) <= 10 * 40
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 20)), max_size=200))
+def test_a_queue_is_in_order_after_any_changes(steps: list[tuple[int, int | None]]) -> None:
+    queue: Queue[int] = Queue()
+    ranks: dict[int, float] = {}
+    for item, rank in steps:
+        if rank is None:
+            queue.remove(item)
+            ranks.pop(item, None)
+        else:
+            queue.put(item, rank)
+            ranks[item] = rank
+        told = list(queue.ordered())
+        assert sorted(told) == sorted(ranks)
+        assert [ranks[one] for one in told] == sorted(ranks.values())
+        assert (queue.lowest() is None) == (not ranks)
+        assert queue.lowest() is None or ranks[queue.lowest()] == min(ranks.values())  # type: ignore[index]
+        assert queue.first(3) == told[:3]
