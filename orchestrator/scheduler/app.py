@@ -81,7 +81,7 @@ class SchedulerApp:
         place = f"{socket.gethostname()}:{settings.port}"
         parts = await assemble(settings, database, bank, identity, self._clock, place=place, blobs=blobs, chain=chain)
         self.core, self.roster, self.router, self.results = parts.core, parts.roster, parts.router, parts.results
-        self.reconciler, self.keeper = parts.reconciler, parts.keeper
+        self.distributor, self.reconciler, self.keeper = parts.distributor, parts.reconciler, parts.keeper
         memory: Memory
         if self.core.cluster is not None:
             memory = SharedSessions(database, self.core.cluster, self._clock)

@@ -45,6 +45,7 @@ class Assembly:
     roster: Roster
     router: EventRouter
     results: ResultSubmitter
+    distributor: TaskDistributor
     reconciler: Reconciler
     keeper: JobKeeper
     services: dict[str, Any]
@@ -78,9 +79,10 @@ async def assemble(
     core.audience = router = EventRouter(core)
     results, keeper = ResultSubmitter(core, roster), JobKeeper(core)
     reconciler = Reconciler(core, pardon=company == 0)
+    distributor = TaskDistributor(core, roster)
     services = {
         "jobSubmit": JobSubmit(core),
-        "taskDistributor": TaskDistributor(core, roster),
+        "taskDistributor": distributor,
         "resultSubmitter": results,
         "eventRouter": router,
         "computeGroups": ComputeGroups(core),
@@ -95,12 +97,20 @@ async def assemble(
             on_withdrawal=chain.wake if chain is not None else lambda: None,
         ),
     }
-    sides: list[Side] = [results, router, reconciler, keeper, Retention(core), Sweep(bank, database, clock)]
+    sides: list[Side] = [
+        results,
+        distributor,
+        router,
+        reconciler,
+        keeper,
+        Retention(core),
+        Sweep(bank, database, clock),
+    ]
     if core.cluster is not None:
         sides.insert(0, core.cluster)
     if chain is not None:
         sides.append(chain)
-    return Assembly(core, roster, router, results, reconciler, keeper, services, sides)
+    return Assembly(core, roster, router, results, distributor, reconciler, keeper, services, sides)
 
 
 def _operators(settings: SchedulerSettings, own: str) -> list[str]:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from orchestrator.database import Transaction
+from orchestrator.database import Database, Transaction
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.jobs.ranges import InputSet, LocatedRange, parse_input_set
 from orchestrator.scheduler import redundancy
@@ -107,6 +107,14 @@ class Catalog:
         if job is None:
             raise NotFound(f"there is no job {job_id}", info={"job": job_id})
         return job
+
+    async def known(self, database: Database, keys: Iterable[int]) -> dict[int, Job]:
+        """`by_keys` that asks the database only where it must."""
+        wanted = set(keys)
+        if wanted <= self._by_key.keys():
+            return {key: self._by_key[key] for key in wanted}
+        async with database.snapshot() as tx:
+            return await self.by_keys(tx, wanted)
 
     async def by_keys(self, tx: Transaction, keys: Iterable[int]) -> dict[int, Job]:
         wanted = set(keys)

@@ -102,8 +102,8 @@ class ComputeGroups:
                 state = (await self._core.settlement.advance(tx, [(job, state)], self._core.clock()))[job.key]
                 await jobs.save(tx, [state])
         self._core.answered(job)
+        self._core.listing.changed([job.key])  # it is in other groups now; before workers are called for it
         self._core.publish_state(state)
-        self._core.listing.changed([job.key])  # it is in other groups now
         return joined, failed
 
     def _let_in(self, request: Request, known: list[Group], descriptor: GroupDescriptor) -> Group:
@@ -166,7 +166,8 @@ class ComputeGroups:
             group = rules.changed_group(group, data.get("newDescriptor"))
             await groups.save(tx, group)
         # Workers may fit in now that did not.
-        self._core.work.notify()
+        if self._core.dispatcher is not None:
+            self._core.dispatcher.everybody()
         return {"payload": group.describe()}
 
     async def delete_group(self, request: Request) -> dict[str, Any]:

@@ -44,6 +44,20 @@ class Audience(Protocol):
     def command(self, workers: set[str], command: str, payload: Mapping[str, Any]) -> None: ...
 
 
+class Calls(Protocol):
+    """Who calls workers that wait: the dispatcher."""
+
+    def work(self, keys: Iterable[int]) -> None: ...
+
+    def changed(self, states: Iterable[JobState]) -> None: ...
+
+    def read_again(self) -> None: ...
+
+    def replan(self) -> None: ...
+
+    def everybody(self) -> None: ...
+
+
 class Signal:
     """Wakes everybody who waits. Take a ticket, look at the state, then wait on the ticket: nothing is missed."""
 
@@ -86,8 +100,8 @@ class Core:
         self.refusals = RefusalBook()
         self.listing = Listing(settings, database, self.catalog)
         self.settlement.watches = self.listing.bans.watches
-        self.work = Signal()
         self.money_came = Signal()
+        self.dispatcher: Calls | None = None
         self.audience: Audience | None = None
         self.blobs = Blobs(None, 0)
         """where big values are"""
@@ -97,12 +111,14 @@ class Core:
     def publish(self, outcome: Outcome) -> None:
         """Call after the commit."""
         self.listing.note(outcome, self.clock())
-        if outcome.waiting:
-            self.work.notify()
-            if self.cluster is not None:
-                for state in outcome.states.values():
-                    if state.counts.waiting > 0:
-                        self.cluster.tell("work", state.key)
+        if self.dispatcher is not None:
+            self.dispatcher.changed(outcome.states.values())
+            if outcome.waiting:
+                self.dispatcher.work(outcome.states)
+        if outcome.waiting and self.cluster is not None:
+            for state in outcome.states.values():
+                if state.counts.waiting > 0:
+                    self.cluster.tell("work", state.key)
         if self.audience is not None:
             self.audience.publish(outcome)
         for job, lease in outcome.overtaken:
@@ -110,13 +126,16 @@ class Core:
 
     def work_elsewhere(self, items: Iterable[Sequence[int | str]]) -> None:
         """Another process has made slices of these jobs ready."""
-        self.listing.changed(key for item in items for key in item if isinstance(key, int))
-        self.work.notify()
+        keys = [key for item in items for key in item if isinstance(key, int)]
+        self.listing.changed(keys)
+        if self.dispatcher is not None:
+            self.dispatcher.read_again()
 
     def look_again(self) -> None:
         """What other processes told was missed."""
         self.listing.reload()
-        self.work.notify()
+        if self.dispatcher is not None:
+            self.dispatcher.read_again()
 
     def _call_off(self, job: Job, lease_id: int, state: JobState | None) -> None:
         """A worker computes a slice that has its result. While the job goes on it hears so when it reports; a job

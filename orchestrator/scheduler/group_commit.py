@@ -26,8 +26,15 @@ class GroupCommit(Generic[Item]):
     carried out all the same.
     """
 
-    def __init__(self, apply: Callable[[Sequence[Item]], Awaitable[None]], max_group: int = MAX_GROUP) -> None:
+    def __init__(
+        self,
+        apply: Callable[[Sequence[Item]], Awaitable[None]],
+        max_group: int = MAX_GROUP,
+        *,
+        patience: float = AWAY_S,
+    ) -> None:
         self._apply = apply
+        self._patience = patience
         self._max_group = max_group
         self._waiting: list[tuple[Sequence[Item], asyncio.Future[None]]] = []
         self._arrived = asyncio.Event()
@@ -61,7 +68,7 @@ class GroupCommit(Generic[Item]):
     async def _commit(self, group: list[tuple[Sequence[Item], asyncio.Future[None]]]) -> None:
         gathered = [item for items, _ in group for item in items]
         try:
-            await retried(lambda: self._apply(gathered), patience=AWAY_S)
+            await retried(lambda: self._apply(gathered), patience=self._patience)
         except asyncio.CancelledError:
             for _, done in group:
                 done.cancel()

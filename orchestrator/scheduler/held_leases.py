@@ -103,9 +103,9 @@ class HeldLeases:
                 await leases.make_due(tx, overdue, now)
         for lease in overdue:
             for job in held[lease]:
-                self._watchman.look_again(job, now)
-        if overdue:
-            self._core.work.notify()
+                self._watchman.leased(job, now)
+        if overdue and self._core.dispatcher is not None:
+            self._core.dispatcher.replan()
 
     async def _leases_of(self, tx: Transaction, named: Mapping[str, Any]) -> set[int]:
         """The leases of slices that a worker names: {jobId: [number…]}."""

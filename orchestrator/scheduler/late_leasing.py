@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator import telemetry
 from orchestrator.database import Transaction
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import lifecycle
+from orchestrator.scheduler.board import Entry
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
-from orchestrator.scheduler.late import COME_BACK_S, Restart, Watchman, split
+from orchestrator.scheduler.late import COME_BACK_S, LOOK_AGAIN_S, Restart, Watchman, split
 from orchestrator.scheduler.leasing import Leasing, payee_of
 from orchestrator.scheduler.matching import why_not
 from orchestrator.scheduler.memberships import Membership
@@ -35,26 +37,27 @@ MOST_LATE = 64
 
 
 class LateLeasing:
-    def __init__(self, core: Core, leasing: Leasing, answers: TaskAnswers) -> None:
+    def __init__(self, core: Core, leasing: Leasing, answers: TaskAnswers, watchman: Watchman) -> None:
         self._core = core
         self._leasing = leasing
         self._answers = answers
-        self.watchman = Watchman()
+        self._watchman = watchman
         self._restart = Restart(core.clock(), min(COME_BACK_S, core.settings.lease_s))
 
-    async def lease(
-        self, wanted: TaskRequest, groups: Membership, opened: OpenRequest
-    ) -> tuple[dict[str, Any] | None, float]:
-        """For a worker without anything else to do: slices that are late at other workers, and when to look again."""
+    async def lease(self, wanted: TaskRequest, groups: Membership, opened: OpenRequest) -> dict[str, Any] | None:
+        """For a worker without anything else to do: slices that are late at other workers."""
+        fitting = self._fitting(wanted, groups)
+        if not fitting:
+            return None
         async with self._core.database.snapshot() as tx:
-            known, found, look_at = await self._find_late(tx, wanted, groups, opened.peer)
+            known, found = await self._find_late(tx, wanted, fitting, opened.peer)
         if not found:
-            return None, look_at
+            return None
         grants: list[Grant] = []
         async with self._core.database.transaction() as tx:
             states = await jobs.states(tx, found, lock=True)
             if opened.abandoned:
-                return None, math.inf
+                return None
             routes = await self._leasing.routes(tx, [known[key] for key in states], wanted, groups)
             for key, state in ((key, states[key]) for key in routes):
                 rows = await slices.load(tx, key, found[key])
@@ -63,51 +66,64 @@ class LateLeasing:
                     estimation = state.status is RunStatus.ESTIMATION
                     grants.append(Grant(known[key], state, numbers, estimation, routes[key], cotasks=1))
             if not grants:
-                return None, look_at
+                return None
             held = [(Portion(grant.job.key, len(grant.numbers)), grant.state) for grant in grants]
             commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
             lease = await self._leasing.open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
             for grant in grants:
                 await slices.lease_beside(tx, grant.job.key, grant.numbers, lease.id)
             data = await self._leasing.data(tx, grants)
-        self._core.leases.keep(lease)
+        self._leasing.took(lease)
         number = sum(len(grant.numbers) for grant in grants)
         telemetry.slices_leased.add(number)
         log.info("late_slices_leased", extra={"worker": wanted.profile.worker, "count": number})
-        return await self._answers.of(lease, grants, data), look_at
+        return await self._answers.of(lease, grants, data)
+
+    def _fitting(self, wanted: TaskRequest, membership: Membership) -> list[Entry]:
+        """Jobs of the worker's whose last slices are out, without those of which nothing can be late."""
+        now, found = self._core.clock(), []
+        for entry in self._core.listing.board.ending(wanted.profile, MOST_ENDING):
+            if not self._watchman.is_quiet(entry.key, now):
+                profile = profile_for(entry.profile, entry.state, membership) if membership.known else entry.profile
+                if why_not(profile, wanted.profile, entry.state.estimate) is None:
+                    found.append(entry)
+        return found
 
     async def _find_late(
-        self, tx: Transaction, wanted: TaskRequest, membership: Membership, peer: str
-    ) -> tuple[dict[int, Job], dict[int, list[int]], float]:
-        """Jobs, the numbers of their slices to lease, at most one per free core, and when to look again."""
-        now, worker = self._core.clock(), wanted.profile.worker
-        entries = self._core.listing.board.ending(wanted.profile, MOST_ENDING)
+        self, tx: Transaction, wanted: TaskRequest, entries: Sequence[Entry], peer: str
+    ) -> tuple[dict[int, Job], dict[int, list[int]]]:
+        """Jobs, and the numbers of their slices to lease, at most one per free core."""
+        who = Asked(wanted.profile.worker, peer, payee_of(wanted))
         left = max(1, math.floor(wanted.load))
         found: dict[int, list[int]] = {}
-        fitting = []
         for entry in entries:
-            key, state = entry.key, entry.state
-            profile = profile_for(entry.profile, state, membership) if membership.known else entry.profile
-            if why_not(profile, wanted.profile, state.estimate) is not None:
-                continue
-            fitting.append(key)
-            if left <= 0 or self.watchman.is_quiet(key, now):
-                continue
-            out = await self._out(tx, key, entry.profile.rule, Asked(worker, peer, payee_of(wanted)))
-            late, look_at = split(out, worker, now, self._restart)
+            if left <= 0:
+                break
+            late = await self._look(tx, entry, who)
             if late:
-                found[key] = [one.piece.number for one in late[: 1 if entry.profile.discrete else left]]
-                left -= len(found[key])
-            else:
-                self.watchman.look_again(key, look_at)
-        known = await self._core.catalog.by_keys(tx, found)
-        return known, found, self.watchman.next_look(fitting)
+                found[entry.key] = [one.piece.number for one in late[: 1 if entry.profile.discrete else left]]
+                left -= len(found[entry.key])
+        return await self._core.catalog.by_keys(tx, found), found
 
-    async def _out(self, tx: Transaction, job: int, rule: Rule | None, who: Asked) -> list[Late]:
+    async def _look(self, tx: Transaction, entry: Entry, who: Asked | None) -> list[Late]:
+        """Slices of a job that are late, and that this worker may have; without one, all that are late."""
+        now, rule = self._core.clock(), entry.profile.rule
+        worker = "" if who is None else who.worker
+        out = await self._out(tx, entry.key, rule, worker, who)
+        late, nothing_late, next_at = split(out, worker, now, self._restart)
+        if len(out) == MOST_LATE or self._core.database.is_shared:
+            # There are more, or other processes may lease some.
+            next_at = min(next_at, now + LOOK_AGAIN_S)
+        # Where workers must agree, only what this one may have was read.
+        nothing_late = nothing_late and (rule is None or who is None)
+        self._watchman.looked(entry.key, now, nothing_late=nothing_late, next_at=next_at)
+        return late
+
+    async def _out(self, tx: Transaction, job: int, rule: Rule | None, worker: str, who: Asked | None) -> list[Late]:
         """What is out of a job and may be for this worker."""
         if rule is None:
-            return await slices.longest_out(tx, job, MOST_LATE, not_failed_by=who.worker)
-        out = await slices.longest_out(tx, job, MOST_LATE, not_failed_by=who.worker, unheard_of=who)
+            return await slices.longest_out(tx, job, MOST_LATE, worker=worker)
+        out = await slices.longest_out(tx, job, MOST_LATE, worker=worker, unheard_of=who)
         if rule.trusting:
             return out
         # Others must compute these anyway: whoever has nothing else to do need not wait for the first of them.
@@ -115,3 +131,8 @@ class LateLeasing:
             dataclasses.replace(one, due_at=one.opened_at) if one.piece.opinions + 1 < rule.agree else one
             for one in out
         ]
+
+    async def find(self, entry: Entry) -> int:
+        """How many slices of a job are late for somebody; when the next will be is noted."""
+        async with self._core.database.snapshot() as tx:
+            return len(await self._look(tx, entry, None))

@@ -15,8 +15,9 @@ from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import escrow, lifecycle
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.group_commit import GroupCommit
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
-from orchestrator.scheduler.late import LateRules
+from orchestrator.scheduler.late import LateRules, Watchman
 from orchestrator.scheduler.lifecycle import Slice, SliceState
 from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import WhyNot
@@ -39,16 +40,49 @@ MOST_PLANS = 3
 """how often a request looks again when others took what it had chosen"""
 
 
+@dataclasses.dataclass(slots=True)
+class _Wish:
+    """What one request wants leased, and what came of it."""
+
+    wanted: TaskRequest
+    groups: Membership
+    opened: OpenRequest
+    plan: Sequence[Portion]
+    known: Mapping[int, Job]
+    held: bool = False
+    """others have left something of the plan"""
+    lease: Lease | None = None
+    grants: list[Grant] = dataclasses.field(default_factory=list)
+    data: dict[int, dict[int, str]] = dataclasses.field(default_factory=dict)
+    """listed inputs, by job and slice"""
+
+    def begin(self) -> None:
+        """The transaction begins, perhaps not for the first time."""
+        self.held, self.lease, self.grants, self.data = False, None, [], {}
+
+
 class Leasing:
+    """`run()` must be running while requests are answered."""
+
     def __init__(
-        self, core: Core, roster: Roster, presence: Presence, rules: PackingRules, answers: TaskAnswers
+        self,
+        core: Core,
+        roster: Roster,
+        presence: Presence,
+        watchman: Watchman,
+        *,
+        rules: PackingRules,
+        answers: TaskAnswers,
     ) -> None:
         self._core = core
         self._roster = roster
         self._presence = presence
+        self._watchman = watchman
         self._offers = Offers(core, roster)
         self._rules = rules
         self._answers = answers
+        # A lease that was made twice would keep its slices from everybody: nothing is tried again here.
+        self._commits = GroupCommit(self._lease_together, patience=0.0)
         settings = core.settings
         self._late_rules = LateRules(settings.late_factor, settings.late_bias_s, settings.late_unknown_s)
 
@@ -70,17 +104,17 @@ class Leasing:
                 long_slices=wanted.long_slices, gpu_load=wanted.gpu_load, alone=alone,
             )  # fmt: skip
             known = {job.key: job for job, _, _ in candidates}
-            held, lease, grants, data = await self._lease_planned(wanted, groups, opened, plan, known)
+            wish = _Wish(wanted, groups, opened, plan, known)
+            if plan:
+                await self._commits.submit([wish])
+            lease, grants = wish.lease, wish.grants
             if lease is not None and grants:
-                self._core.leases.keep(lease)
-                self._presence.took(lease.id, opened.session)
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
-                self._core.publish(Outcome(states={grant.job.key: grant.state for grant in grants}))
-                return await self._answers.of(lease, grants, data)
+                return await self._answers.of(lease, grants, wish.data)
             if not plan:
                 break
             planned = {portion.key for portion in plan}
-            if held:  # not taken by others meanwhile: nothing in it is for this worker
+            if wish.held:  # not taken by others meanwhile: nothing in it is for this worker
                 passed_over |= {key: WhyNot.HEARD if known[key].rule else WhyNot.FAILED_HERE for key in planned}
             else:
                 self._core.listing.changed(planned)
@@ -90,52 +124,59 @@ class Leasing:
             reasons[why] = max(reasons[why], number)
         return None
 
-    async def _lease_planned(
-        self,
-        wanted: TaskRequest,
-        groups: Membership,
-        opened: OpenRequest,
-        plan: Sequence[Portion],
-        known: Mapping[int, Job],
-    ) -> tuple[bool, Lease | None, list[Grant], dict[int, dict[int, str]]]:
-        """Lease what others have left of a plan; whether they left anything comes first in the answer."""
-        grants: list[Grant] = []
-        lease: Lease | None = None
-        if not plan:
-            return False, None, grants, {}
-        async with self._core.database.transaction() as tx:
-            if opened.abandoned:  # whoever abandons it ends its leases in a transaction before or after this one
-                return True, None, grants, {}
-            held = await self._locked(tx, plan, known, wanted.load)
-            routes = await self.routes(tx, [known[portion.key] for portion, _ in held], wanted, groups)
-            held = [(portion, state) for portion, state in held if portion.key in routes]
-            if held:
-                commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
-                lease = await self.open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
-                for portion, state in held:
-                    job = known[portion.key]
-                    grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
-                    grant.group = routes[portion.key]
-                    if grant.numbers:
-                        grants.append(grant)
-                await self._bind(tx, grants)
-            return bool(held), lease, grants, await self.data(tx, grants)
+    def took(self, lease: Lease) -> None:
+        """A lease is committed."""
+        self._core.leases.keep(lease)
+        for key in lease.jobs:
+            self._watchman.leased(key, self._core.clock() if lease.due_at is None else lease.due_at)
 
-    async def _locked(
-        self, tx: Transaction, plan: Sequence[Portion], known: Mapping[int, Job], load: float
-    ) -> list[tuple[Portion, JobState]]:
-        """What is left of a plan once its jobs are locked: others lease and settle at the same time."""
-        states = await jobs.states(tx, [portion.key for portion in plan], lock=True) if plan else {}
-        held = []
-        for portion in plan:
-            state = states.get(portion.key)
-            if state is None or state.status not in lifecycle.DISTRIBUTABLE:
-                continue
-            left = estimation_left(state, load)
-            left = escrow.may_lease(state.funded, state.counts) if left is None else left
-            if left > 0:
-                held.append((dataclasses.replace(portion, slices=min(portion.slices, left)), state))
-        return held
+    async def run(self) -> None:
+        await self._commits.run()
+
+    async def _lease_together(self, wishes: Sequence[_Wish]) -> None:
+        """One transaction for all requests that came while the last one ran: they lease one after the other."""
+        for wish in wishes:
+            wish.begin()
+        async with self._core.database.transaction() as tx:
+            planned = {portion.key for wish in wishes for portion in wish.plan}
+            states = await jobs.states(tx, planned, lock=True)
+            in_groups = await jobs.groups(tx, planned)
+            changed: dict[int, JobState] = {}
+            for wish in wishes:
+                await self._lease_planned(tx, wish, states, in_groups)
+                for grant in wish.grants:
+                    states[grant.job.key] = changed[grant.job.key] = grant.state
+            await jobs.save(tx, list(changed.values()))
+        for wish in wishes:
+            if wish.lease is not None and wish.grants:
+                self.took(wish.lease)
+                self._presence.took(wish.lease.id, wish.opened.session)
+        self._core.publish(Outcome(states=changed))
+
+    async def _lease_planned(
+        self, tx: Transaction, wish: _Wish, states: Mapping[int, JobState], in_groups: Mapping[int, frozenset[str]]
+    ) -> None:
+        """Lease what others have left of a plan."""
+        wanted, known = wish.wanted, wish.known
+        if wish.opened.abandoned:  # whoever abandons it ends its leases in a transaction before or after this one
+            wish.held = True
+            return
+        held = _left_of(wish.plan, states, wanted.load)
+        routes = _routes([known[portion.key] for portion, _ in held], in_groups, wanted, wish.groups)
+        held = [(portion, state) for portion, state in held if portion.key in routes]
+        wish.held = bool(held)
+        if not held:
+            return
+        commissions = {key: taken for key, one in routes.items() if (taken := wish.groups.commission(one))}
+        wish.lease = lease = await self.open_lease(tx, wanted, wish.opened.peer, held, known, commissions=commissions)
+        for portion, state in held:
+            job = known[portion.key]
+            grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
+            grant.group = routes[portion.key]
+            if grant.numbers:
+                wish.grants.append(grant)
+        await self._bind(tx, wish.grants)
+        wish.data = await self.data(tx, wish.grants)
 
     async def _grant(
         self, tx: Transaction, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease
@@ -185,21 +226,13 @@ class Leasing:
         for grant in grants:
             grant.state = states[grant.job.key]
             escrow.validate(grant.state.funded, grant.state.counts)
-        await jobs.save(tx, list(states.values()))
 
     async def routes(
         self, tx: Transaction, asked: Sequence[Job], wanted: TaskRequest, groups: Membership
     ) -> dict[int, str]:
         """Through which compute group the worker gets each of these jobs; without those that are in none of its groups
         any more."""
-        found = await jobs.groups(tx, [job.key for job in asked])
-        mine = wanted.profile.groups
-        routes = {}
-        for job in asked:
-            group = route(found.get(job.key, frozenset()), mine, groups.known)
-            if group is not None or job.record.local_exec:
-                routes[job.key] = group or PUBLIC_GROUP_ID
-        return routes
+        return _routes(asked, await jobs.groups(tx, [job.key for job in asked]), wanted, groups)
 
     async def open_lease(
         self,
@@ -256,3 +289,28 @@ async def _take_ready(
     left = min(wanted - len(rows), counts.ready - counts.doubted)
     covered = escrow.leasable(state.funded, counts)
     return rows + await take(left if covered is None else min(left, covered), heard=False)
+
+
+def _routes(
+    asked: Sequence[Job], in_groups: Mapping[int, frozenset[str]], wanted: TaskRequest, groups: Membership
+) -> dict[int, str]:
+    routes = {}
+    for job in asked:
+        group = route(in_groups.get(job.key, frozenset()), wanted.profile.groups, groups.known)
+        if group is not None or job.record.local_exec:
+            routes[job.key] = group or PUBLIC_GROUP_ID
+    return routes
+
+
+def _left_of(plan: Sequence[Portion], states: Mapping[int, JobState], load: float) -> list[tuple[Portion, JobState]]:
+    """What is left of a plan once its jobs are locked: others lease and settle at the same time."""
+    held = []
+    for portion in plan:
+        state = states.get(portion.key)
+        if state is None or state.status not in lifecycle.DISTRIBUTABLE:
+            continue
+        left = estimation_left(state, load)
+        left = escrow.may_lease(state.funded, state.counts) if left is None else left
+        if left > 0:
+            held.append((dataclasses.replace(portion, slices=min(portion.slices, left)), state))
+    return held

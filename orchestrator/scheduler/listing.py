@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from orchestrator.database import Database, Transaction
 from orchestrator.jobs.words import Isolation
@@ -32,6 +32,8 @@ class Listing:
         self.board = Board(BoardRules(settings.longest_wait_portions, credit_s=settings.target_task_s))
         self.market = Market(MarketRules(settings.market_slice_value, settings.market_half_life_s))
         self.bans = Bans(BanRules(lasts_s=settings.ban_s))
+        self.posted: Callable[[Iterable[int]], None] = lambda _keys: None
+        """is told which jobs were brought in"""
         self._database = database
         self._catalog = catalog
         self._unposted: dict[int, None] = {}
@@ -76,6 +78,15 @@ class Listing:
         joined other groups."""
         self._unposted.update(dict.fromkeys(keys))
 
+    def is_stale(self, key: int) -> bool:
+        """It is to be read again."""
+        return key in self._unposted
+
+    @property
+    def is_behind(self) -> bool:
+        """Jobs are to be read again."""
+        return bool(self._unposted)
+
     def reload(self) -> None:
         """Read all live jobs again."""
         self._loaded = False
@@ -89,8 +100,12 @@ class Listing:
             keys = list(self._unposted)[:PAGE]
             for key in keys:
                 del self._unposted[key]
-            async with self._database.snapshot() as tx:
-                await self._post(tx, list((await jobs.states(tx, keys)).values()))
+            try:
+                async with self._database.snapshot() as tx:
+                    await self._post(tx, list((await jobs.states(tx, keys)).values()))
+            except BaseException:
+                self.changed(keys)
+                raise
         if now >= self._refresh_at:
             self._refresh_at = now + REFRESH_S
             await self._turn_page()
@@ -119,10 +134,13 @@ class Listing:
         keys = [state.key for state in states]
         known = await self._catalog.by_keys(tx, keys)
         groups = await jobs.groups(tx, keys)
+        posted = []
         for state in states:
             entry, mine = self.board.get(state.key), groups.get(state.key, frozenset())
             if entry is not None and unless_after is not None and entry.changed > unless_after:
                 continue  # it has changed here since it was read
+            if unless_after is None or entry is None or entry.state != state or entry.profile.groups != mine:
+                posted.append(state.key)
             weight = self._weight(known[state.key].slice_price, state)
             if entry is not None and entry.profile.groups == mine:
                 self.board.update(state, weight)
@@ -132,6 +150,7 @@ class Listing:
                     job.key, job.owner, job_profile(job, mine), state,
                     weight=weight, since=job.record.created_at, market_multiple=_multiple(job),
                 )  # fmt: skip
+        self.posted(posted)
 
     async def write_market(self, tx: Transaction, now: float) -> None:
         """Keep what was paid, and take in what other processes saw."""

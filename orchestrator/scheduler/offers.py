@@ -55,8 +55,7 @@ class Offers:
         reasons.update({str(code): count for code, count in refused.items()})
         if not choices:
             return []
-        async with self._core.database.snapshot() as tx:
-            known = await self._core.catalog.by_keys(tx, [choice.entry.key for choice in choices])
+        known = await self._core.catalog.known(self._core.database, [choice.entry.key for choice in choices])
         ratio = wanted.profile.speed.ratio({one.entry.profile.job_id: one.entry.state.estimate for one in choices})
         return [
             (known[one.entry.key], one.entry.state, candidate_for(one, known[one.entry.key], wanted, ratio))

@@ -63,7 +63,7 @@ class TaskAnswers:
             "computeGroupOrigins": {},
             "pendingNotifications": False,
             "schedulerConfig": {
-                "targetTaskDuration": settings.target_task_s,
+                "targetTaskDuration": messages.whole(settings.target_task_s),
                 "shared": {
                     "frequencyMs": round(settings.beacon_s * 1000),
                     "debuggingFactor": 1,

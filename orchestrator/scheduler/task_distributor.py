@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import math
 from typing import Any
 
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler.core import Core, Operations, fields
+from orchestrator.scheduler.dispatcher import Dispatcher
 from orchestrator.scheduler.held_leases import HeldLeases
-from orchestrator.scheduler.late import SOONEST_S
+from orchestrator.scheduler.late import Watchman
 from orchestrator.scheduler.late_leasing import LateLeasing
 from orchestrator.scheduler.leasing import Leasing
 from orchestrator.scheduler.matching import WhyNot
@@ -27,6 +27,8 @@ RESOLVING_S = 0.1
 
 
 class TaskDistributor:
+    """`run()` must be running while requests are handled."""
+
     def __init__(self, core: Core, roster: Roster) -> None:
         self._core = core
         self._roster = roster
@@ -39,9 +41,16 @@ class TaskDistributor:
         self._open = OpenRequests()
         self._presence = roster.absent = Presence(roster.hung_up)
         self._answers = TaskAnswers(core, rules)
-        self._leasing = Leasing(core, roster, self._presence, rules, self._answers)
-        self._late = LateLeasing(core, self._leasing, self._answers)
-        self._held = HeldLeases(core, roster, self._presence, self._open, self._late.watchman)
+        watchman = Watchman()
+        self._leasing = Leasing(core, roster, self._presence, watchman, rules=rules, answers=self._answers)
+        self._late = LateLeasing(core, self._leasing, self._answers, watchman)
+        self._dispatcher = Dispatcher(core, roster, rules, self._late, watchman)
+        self._held = HeldLeases(core, roster, self._presence, self._open, watchman)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._dispatcher.run())
+            group.create_task(self._leasing.run())
 
     async def handle(self, request: Request) -> Any:
         return await self._operations.handle(request)
@@ -64,32 +73,25 @@ class TaskDistributor:
         wanted, groups = await self._memberships.resolve(wanted, request)
         deadline = self._core.clock() + patience_s
         reasons: collections.Counter[str] = collections.Counter()
-        # A worker that has left must not be entered among those that are there once more.
-        while not (opened.abandoned or request.connection.closed.is_set()):
-            ticket = self._core.work.ticket()
-            now = self._core.clock()
-            self._roster.saw(wanted.profile, wanted.load, now, wanted.size)
-            reasons.clear()
-            # Nothing is leased to somebody who may never hear of it.
-            reachable = request.connection.is_connected
-            answer, look_at = None, math.inf
-            if reachable:
-                answer = await self._leasing.lease(wanted, groups, opened, reasons)
-                if answer is None:
-                    answer, look_at = await self._late.lease(wanted, groups, opened)
-            if answer is not None:
-                return answer
-            patience = deadline - self._core.clock()
-            if patience <= 0:
-                self._roster.heard(wanted.profile.worker, self._core.clock())
-                reasons.update(self._elsewhere(wanted, groups))
-                return self._answers.nothing(reasons)
-            try:
-                async with asyncio.timeout(min(patience, max(look_at - self._core.clock(), SOONEST_S))):
-                    await ticket.wait()
-            except TimeoutError:
-                if look_at >= deadline:
-                    deadline = 0
+        with self._dispatcher.waiting(wanted) as visit:
+            # A worker that has left must not be entered among those that are there once more.
+            while not (opened.abandoned or request.connection.closed.is_set()):
+                visit.look()
+                self._roster.saw(wanted.profile, wanted.load, self._core.clock(), wanted.size)
+                answer = None
+                # Nothing is leased to somebody who may never hear of it.
+                if request.connection.is_connected:
+                    reasons.clear()
+                    answer = await self._leasing.lease(wanted, groups, opened, reasons)
+                    answer = answer or await self._late.lease(wanted, groups, opened)
+                if answer is not None:
+                    visit.found({job: len(given) for job, given in answer["body"]["task"].items()})
+                    return answer
+                patience = deadline - self._core.clock()
+                if patience <= 0 or not await visit.rest(patience):
+                    self._roster.heard(wanted.profile.worker, self._core.clock())
+                    reasons.update(self._elsewhere(wanted, groups))
+                    break
         return self._answers.nothing(reasons)
 
     def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
@@ -99,3 +101,6 @@ class TaskDistributor:
         full = board.waiting_elsewhere(mine, within=groups.full) if groups.full else 0
         counts = {WhyNot.GROUP: others - full, WhyNot.GROUP_FULL: full}
         return {str(code): count for code, count in counts.items() if count > 0}
+
+    def statistics(self) -> dict[str, int]:
+        return self._dispatcher.statistics()

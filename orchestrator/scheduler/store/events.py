@@ -17,6 +17,7 @@ from orchestrator.scheduler.store.schema import events, slice_results
 from orchestrator.scheduler.watermark import Moment
 
 CHUNK = 2000
+_INSERT = sa.insert(events)
 _QUEUES = 0x0DC9_E7E7
 """the class of the advisory locks of queues; the migration that made the sequence names it, too"""
 _ORDER = sa.text(
@@ -53,7 +54,7 @@ async def append(tx: AsyncConnection, fresh: Sequence[Event]) -> list[Event]:
     rows = [
         {"id": one.id, "job": one.job, "label": one.label, "number": one.number, "body": one.body} for one in numbered
     ]
-    await tx.execute(sa.insert(events), rows)
+    await tx.execute(_INSERT, rows)
     return numbered
 
 

@@ -77,6 +77,11 @@ _RECORD_COLUMNS = [
 # Made once: so many columns take longer to put together than the database takes to find them.
 _SELECT_STATE = sa.select(*_STATE_COLUMNS)
 _SELECT_RECORD = sa.select(*_RECORD_COLUMNS)
+_SELECT_STATES = _SELECT_STATE.where(jobs.c.key.in_(sa.bindparam("keys", expanding=True))).order_by(jobs.c.key)
+_LOCK_STATES = _SELECT_STATES.with_for_update()
+_SELECT_GROUPS = sa.select(job_groups.c.job, job_groups.c.group_id).where(
+    job_groups.c.job.in_(sa.bindparam("keys", expanding=True))
+)
 _SAVE = (
     sa.update(jobs)
     .where(jobs.c.key == sa.bindparam("job_key"))
@@ -113,8 +118,7 @@ async def records(tx: AsyncConnection, keys: Iterable[int]) -> list[JobRecord]:
 
 async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False) -> dict[int, JobState]:
     """Current states by key; with `lock` no other transaction changes them before this one ends."""
-    query = _SELECT_STATE.where(jobs.c.key.in_(sorted(keys))).order_by(jobs.c.key)
-    rows = await tx.execute(query.with_for_update() if lock else query)
+    rows = await tx.execute(_LOCK_STATES if lock else _SELECT_STATES, {"keys": sorted(keys)})
     return {state.key: state for state in map(_state, rows.mappings())}
 
 
@@ -151,8 +155,7 @@ async def join_groups(tx: AsyncConnection, key: int, group_ids: Iterable[str]) -
 
 async def groups(tx: AsyncConnection, keys: Iterable[int]) -> dict[int, frozenset[str]]:
     found: dict[int, set[str]] = {}
-    query = sa.select(job_groups.c.job, job_groups.c.group_id).where(job_groups.c.job.in_(list(keys)))
-    for key, group in await tx.execute(query):
+    for key, group in await tx.execute(_SELECT_GROUPS, {"keys": list(keys)}):
         found.setdefault(key, set()).add(group)
     return {key: frozenset(names) for key, names in found.items()}
 

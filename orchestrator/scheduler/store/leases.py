@@ -36,6 +36,9 @@ class Lease:
     """the worker's own name for the request that was answered with it"""
 
 
+_INSERT = sa.insert(leases)
+
+
 async def insert(
     tx: AsyncConnection,
     *,
@@ -61,7 +64,7 @@ async def insert(
         "jobs": " ".join(map(str, sorted(jobs))),
         "commissions": json.dumps(taken) if taken else None,
     }
-    await tx.execute(sa.insert(leases).values(values))
+    await tx.execute(_INSERT, values)
     return lease
 
 

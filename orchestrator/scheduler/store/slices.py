@@ -25,6 +25,12 @@ _IS_OUT = slices.c.state == sa.literal_column("'leased'")
 _HAS_RIVAL = slices.c.rival > sa.literal_column("0")
 """spelt so that databases see that the partial indexes serve"""
 _SELECT_SLICE = sa.select(*_SLICE)
+_INSERT = sa.insert(slices)
+_INSERT_RESULT = sa.insert(slice_results)
+_OF_JOB = (slices.c.job == sa.bindparam("of_job"), slices.c.number.in_(sa.bindparam("numbers", expanding=True)))
+_LOAD = _SELECT_SLICE.where(*_OF_JOB)
+_LOCK = _LOAD.with_for_update()
+_ACCEPT = sa.update(slices).where(*_OF_JOB).values(state=SliceState.ACCEPTED.value, ready_at=None)
 _SAVE = (
     sa.update(slices)
     .where(slices.c.job == sa.bindparam("of_job"), slices.c.number == sa.bindparam("of_number"))
@@ -66,8 +72,7 @@ async def inputs(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> dict[
 async def load(tx: AsyncConnection, job: int, numbers: Iterable[int], *, lock: bool = True) -> dict[int, Slice]:
     found: dict[int, Slice] = {}
     for chunk in _chunks(numbers):
-        query = _SELECT_SLICE.where(slices.c.job == job, slices.c.number.in_(chunk))
-        found.update(_read(await tx.execute(query.with_for_update() if lock else query)))
+        found.update(_read(await tx.execute(_LOCK if lock else _LOAD, {"of_job": job, "numbers": chunk})))
     return found
 
 
@@ -80,8 +85,7 @@ def _read(rows: Iterable[Any]) -> dict[int, Slice]:
 
 async def mark_accepted(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> None:
     for chunk in _chunks(numbers):
-        where = (slices.c.job == job, slices.c.number.in_(chunk))
-        await tx.execute(sa.update(slices).where(*where).values(state=SliceState.ACCEPTED.value, ready_at=None))
+        await tx.execute(_ACCEPT, {"of_job": job, "numbers": chunk})
 
 
 async def save(tx: AsyncConnection, job: int, changed: Iterable[Slice], now: float) -> None:
@@ -107,7 +111,7 @@ async def lease_fresh(tx: AsyncConnection, job: int, first: int, count: int, lea
     """Rows for slices that are leased for the first time."""
     state = SliceState.LEASED.value
     rows = [{"job": job, "number": number, "state": state, "lease": lease} for number in range(first, first + count)]
-    await tx.execute(sa.insert(slices), rows)
+    await tx.execute(_INSERT, rows)
 
 
 async def failed_here(tx: AsyncConnection, job: int, limit: int, *, worker: str) -> dict[int, set[str]]:
@@ -192,23 +196,24 @@ class Late:
     worker: str
     due_at: float
     opened_at: float
+    failed_here: bool
+    """the worker that was asked about has failed it before"""
 
 
 async def longest_out(
-    tx: AsyncConnection, job: int, limit: int, *, not_failed_by: str, unheard_of: Asked | None = None
+    tx: AsyncConnection, job: int, limit: int, *, worker: str, unheard_of: Asked | None = None
 ) -> list[Late]:
-    """Slices of a job that are out under one lease, the oldest leases first. Those that a worker has failed before
-    are left out, and those whose leases are not due at any time. `unheard_of`: and those on which this worker is or was
-    asked, or somebody in the same hands."""
+    """Slices of a job that are out under one lease, the oldest leases first, without those whose leases are not due at
+    any time. `worker`: of whom it is told which of them it has failed before. `unheard_of`: without those on which this
+    worker is or was asked, or somebody in the same hands."""
     query = (
-        sa.select(*_SLICE, leases.c.worker, leases.c.due_at, leases.c.opened_at)
+        sa.select(*_SLICE, leases.c.worker, leases.c.due_at, leases.c.opened_at, _failed_by(worker))
         .join(leases, leases.c.id == slices.c.lease)
         .where(
             slices.c.job == job,
             _IS_OUT,
             slices.c.rival == 0,
             leases.c.due_at.is_not(None),
-            ~_failed_by(not_failed_by),
         )
         .order_by(slices.c.lease, slices.c.number)
         .limit(limit)
@@ -263,7 +268,7 @@ async def add_results(tx: AsyncConnection, job: int, results: Sequence[Result], 
             {"job": job, "number": one.number, "uri": one.uri, "lease": one.lease, "accepted_at": now}
             for one in results
         ]
-        await tx.execute(sa.insert(slice_results), rows)
+        await tx.execute(_INSERT_RESULT, rows)
 
 
 async def results(

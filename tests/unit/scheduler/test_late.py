@@ -6,6 +6,8 @@ import dataclasses
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.scheduler.estimates import Estimate, Measured
 from orchestrator.scheduler.late import LOOK_AGAIN_S, LateRules, Restart, Watchman, split
@@ -22,6 +24,7 @@ class Held:
     worker: str
     due_at: float
     opened_at: float = 1.0
+    failed_here: bool = False
 
 
 LONG_AGO = Restart(0.0, 45.0)
@@ -42,12 +45,13 @@ def test_nothing_is_hurried_before_it_was_measured() -> None:
 
 
 def test_late_slices_are_those_of_others_that_are_due() -> None:
-    out = [Held("me", 1.0), Held("other", 9.0), Held("third", 10.4)]
-    late, look_at = split(out, "me", 10.0, LONG_AGO)
+    out = [Held("me", 1.0), Held("other", 9.0), Held("third", 10.4), Held("fourth", 2.0, failed_here=True)]
+    late, nothing_late, next_at = split(out, "me", 10.0, LONG_AGO)
     assert late == [out[1]]
-    assert look_at == 10.4
-    assert split([], "me", 10.0, LONG_AGO) == ([], 10.0 + LOOK_AGAIN_S)
-    assert split([Held("other", 500.0)], "me", 10.0, LONG_AGO) == ([], 10.0 + LOOK_AGAIN_S)
+    assert (nothing_late, next_at) == (False, 10.4)
+    assert split([], "me", 10.0, LONG_AGO) == ([], True, math.inf)
+    assert split([Held("me", 5.0)], "me", 10.0, LONG_AGO) == ([], False, math.inf), "late for others"
+    assert split([Held("other", 500.0)], "me", 10.0, LONG_AGO) == ([], True, 500.0)
 
 
 def test_workers_may_come_back_first_after_a_restart() -> None:
@@ -57,13 +61,78 @@ def test_workers_may_come_back_first_after_a_restart() -> None:
     assert split([before, after], "me", 55.0, restart)[0] == [before, after]
 
 
-def test_nobody_looks_in_vain() -> None:
+def test_nobody_looks_before_something_can_be_late() -> None:
     watchman = Watchman()
-    assert watchman.next_look([]) == math.inf
-    assert not watchman.is_quiet(1, 5.0)
-    watchman.look_again(1, 7.0)
-    assert watchman.is_quiet(1, 6.0)
-    assert not watchman.is_quiet(1, 7.0)
-    watchman.look_again(2, 6.5)
-    assert watchman.next_look([1, 2]) == 6.5
-    assert watchman.next_look([1, 3]) == 0.0
+    assert watchman.next_look() == math.inf
+    assert not watchman.is_quiet(1, 5.0), "nobody has looked yet"
+    watchman.looked(1, 5.0, nothing_late=True, next_at=7.0)
+    watchman.looked(2, 5.0, nothing_late=True, next_at=math.inf)
+    assert watchman.is_quiet(1, 6.9) and not watchman.is_quiet(1, 7.0)
+    assert watchman.is_quiet(2, 1e9)
+    assert watchman.next_look() == 7.0
+    assert watchman.due(6.9) == []
+    assert watchman.due(7.0) == [1]
+    assert watchman.due(7.0) == [], "each is told once"
+
+
+def test_what_goes_out_later_may_be_late_sooner() -> None:
+    watchman = Watchman()
+    watchman.looked(1, 0.0, nothing_late=True, next_at=50.0)
+    watchman.leased(1, 20.0)
+    watchman.leased(1, 30.0)
+    assert watchman.is_quiet(1, 19.0) and not watchman.is_quiet(1, 20.0)
+    assert watchman.due(20.0) == [1]
+    watchman.leased(2, 25.0)
+    assert not watchman.is_quiet(2, 1.0), "of what went out before nothing is known"
+
+
+def test_what_is_late_is_no_reason_to_look_all_the_time() -> None:
+    watchman = Watchman()
+    watchman.looked(1, 10.0, nothing_late=False, next_at=99.0)
+    assert not watchman.is_quiet(1, 10.0), "whoever comes may have it"
+    assert watchman.next_look() == 99.0
+    watchman.changed(1, 10.1)
+    watchman.changed(1, 10.2)
+    assert watchman.due(10.9) == []
+    assert watchman.due(10.0 + LOOK_AGAIN_S) == [1]
+    watchman.changed(3, 10.5)
+    assert watchman.due(10.5) == [3], "at once when nobody has looked yet"
+
+
+def test_what_comes_back_from_one_of_two_workers_is_late_at_the_other() -> None:
+    watchman = Watchman()
+    watchman.looked(1, 10.0, nothing_late=True, next_at=math.inf)  # both workers had leases of the one slice
+    assert watchman.is_quiet(1, 1e6)
+    watchman.changed(1, 20.0)
+    assert not watchman.is_quiet(1, 20.0)
+
+
+def test_a_job_that_has_ended_is_forgotten() -> None:
+    watchman = Watchman()
+    watchman.leased(1, 5.0)
+    watchman.forget(1)
+    assert watchman.due(9.0) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("lkcf"), st.integers(1, 4), st.floats(0, 100)), max_size=60))
+def test_every_planned_look_is_told_at_its_time(steps: list[tuple[str, int, float]]) -> None:
+    watchman = Watchman()
+    planned: dict[int, float] = {}
+    looked: dict[int, float] = {}
+    for kind, job, at in steps:
+        if kind == "l":
+            watchman.leased(job, at)
+            planned[job] = min(planned.get(job, math.inf), at)
+        elif kind == "k":
+            watchman.looked(job, at, nothing_late=True, next_at=at + 5)
+            planned[job], looked[job] = at + 5, at
+        elif kind == "c":
+            watchman.changed(job, at)
+            planned[job] = min(planned.get(job, math.inf), max(at, looked.get(job, -math.inf) + LOOK_AGAIN_S))
+        else:
+            watchman.forget(job)
+            planned.pop(job, None)
+            looked.pop(job, None)
+        watchman.validate()
+        assert watchman.next_look() == min(planned.values(), default=math.inf)
+    assert sorted(watchman.due(50.0)) == sorted(job for job, when in planned.items() if when <= 50.0)
