@@ -49,7 +49,7 @@ ifdef B
 	@$(PYTHON) -m benchmarks.$(B) $(ARGS)
 else
 	@set -e; for name in slice_overhead cold_start efficiency footprint worker_rate watching metering bank \
-	    versus_dcp_worker; do \
+	    core_scaling scheduler versus_dcp_worker; do \
 	    echo "== $$name"; $(PYTHON) -m benchmarks.$$name --quick $(ARGS); done
 	@echo "== end_to_end"; $(PYTHON) -m benchmarks.end_to_end --slices 1000 $(ARGS)
 endif

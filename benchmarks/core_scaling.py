@@ -40,7 +40,7 @@ PRICE = 10**13
 JOBS = 5
 """jobs that wait at the same time; all but one for a worker with other capabilities"""
 ALLOWED = 1.3
-SPEC = {"greedyEstimation": False, "discrete": False}
+SPEC = {"greedyEstimation": False, "discrete": False, "requirements": 64}
 BUDGET, LIMIT, RULES = Budget(), ErrorLimit(), PackingRules()
 MEASURED = Measured(cpu_ms=1000.0, wall_ms=1000.0, gpu_ms=0.0, in_bytes=10.0, out_bytes=10.0)
 

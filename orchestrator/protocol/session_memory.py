@@ -108,7 +108,8 @@ class SessionMemory:
         """Call before the ack leaves: an ack that the peer has and we do not know of would break the session."""
         if self._file is None:
             return
-        text = json.dumps([round(self._clock()), *dataclasses.astuple(session)]).encode()
+        fields = (session.dcpsid, session.service, session.peer, session.token, session.message_id, session.nonce)
+        text = json.dumps([round(self._clock()), *fields]).encode()
         slot = self._slots.get(session.dcpsid)
         if len(text) > _SLOT:
             # Tokens of such a length come from no known client; without a slot the session ends with the process.

@@ -15,7 +15,15 @@ from orchestrator.errors import InvalidInput
 from orchestrator.protocol import js_json
 from orchestrator.wallet import addresses, keys
 
-__all__ = ["Envelope", "MalformedMessage", "open_envelope", "recover_signer", "seal", "signature_text"]
+__all__ = [
+    "Envelope",
+    "MalformedMessage",
+    "open_envelope",
+    "recover_signer",
+    "seal",
+    "signature_object",
+    "signature_text",
+]
 
 _BODY_MARK = '"body":'
 # How every known sender writes the head; anything else takes the slow and complete way.
@@ -48,6 +56,12 @@ def signature_text(key: keys.PrivateKey, text: str) -> str:
     r_text = ",".join(map(str, r))
     s_text = ",".join(map(str, s))
     return f'{{"r":{{"type":"Buffer","data":[{r_text}]}},"s":{{"type":"Buffer","data":[{s_text}]}},"v":{v}}}'
+
+
+def signature_object(key: keys.PrivateKey, text: str) -> dict[str, Any]:
+    """`signature_text` as the value that it reads as."""
+    r, s, v = key.sign_digest(keys.message_digest(text.encode()))
+    return {"r": {"type": "Buffer", "data": list(r)}, "s": {"type": "Buffer", "data": list(s)}, "v": v}
 
 
 def open_envelope(frame: str) -> Envelope:

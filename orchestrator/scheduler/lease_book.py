@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from orchestrator.bank.amounts import format_amount
 from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotPermitted
 from orchestrator.protocol import js_json
-from orchestrator.protocol.signing import signature_text
+from orchestrator.protocol.signing import signature_object
 from orchestrator.scheduler.groups import Commission
 from orchestrator.scheduler.store import leases
 from orchestrator.scheduler.store.leases import Lease
@@ -138,5 +137,5 @@ def auth_body(
 
 def authorization(identity: PrivateKey, auth: Mapping[str, Any]) -> dict[str, Any]:
     """The authorizationMessage: what a worker shows when it reports on these slices."""
-    signature = json.loads(signature_text(identity, js_json.dumps(auth)))
+    signature = signature_object(identity, js_json.dumps(auth))
     return {"owner": identity.address, "signature": signature, "auth": auth}
