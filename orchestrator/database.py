@@ -115,9 +115,7 @@ class Database:
             pool_pre_ping=not parsed.drivername.startswith("sqlite"),
             connect_args=arguments,
         )
-        if engine.dialect.name == "sqlite":
-            sqlalchemy.event.listen(engine.sync_engine, "connect", _configure_sqlite)
-            sqlalchemy.event.listen(engine.sync_engine, "begin", _begin_immediate)
+        prepare(engine)
         return cls(engine)
 
     @contextlib.asynccontextmanager
@@ -352,6 +350,20 @@ async def retried(work: Callable[[], Awaitable[_Result]], *, patience: float = 0
 async def persistently(work: Callable[[], Awaitable[_Result]]) -> _Result:
     """`retried` for as long as the database is away: for side tasks, which must outlive that."""
     return await retried(work, patience=math.inf)
+
+
+def prepare(engine: AsyncEngine, *, foreign_keys: bool = True) -> None:
+    """Let transactions on SQLite begin where ours do. A connection with the option `read_only` may only read. Without
+    `foreign_keys` they are not looked at, as it must be while tables are made anew."""
+    if engine.dialect.name == "sqlite":
+        sqlalchemy.event.listen(engine.sync_engine, "connect", _configure_sqlite)
+        sqlalchemy.event.listen(engine.sync_engine, "begin", _begin_immediate)
+        if not foreign_keys:
+            sqlalchemy.event.listen(engine.sync_engine, "connect", _ignore_foreign_keys)
+
+
+def _ignore_foreign_keys(connection: Any, _record: Any) -> None:
+    connection.cursor().execute("PRAGMA foreign_keys=OFF")
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -19,7 +19,7 @@ import sqlalchemy
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from orchestrator.database import DatabaseAway, is_away
+from orchestrator.database import DatabaseAway, is_away, prepare
 
 _LOCK = 0x0DC9_5C4E
 """the advisory lock of whoever migrates"""
@@ -62,14 +62,18 @@ def upgrade(url: sqlalchemy.URL, to: str = "head") -> Schema:
 
 def look(url: sqlalchemy.URL) -> Schema:
     """Blocks, as `upgrade`. Raises `DatabaseAway`."""
-    return asyncio.run(_on(url, _schema))
+    return asyncio.run(_on(url, _schema, read_only=True))
 
 
-async def _on(url: sqlalchemy.URL, work: Callable[[sqlalchemy.Connection], _Result]) -> _Result:
+async def _on(
+    url: sqlalchemy.URL, work: Callable[[sqlalchemy.Connection], _Result], *, read_only: bool = False
+) -> _Result:
     # Without a pool the session ends here, and with it the advisory lock.
     engine = create_async_engine(url, poolclass=sqlalchemy.NullPool)
+    prepare(engine, foreign_keys=False)
     try:
         async with engine.connect() as connection:
+            await connection.execution_options(read_only=read_only)
             return await connection.run_sync(work)
     except Exception as error:
         if is_away(error):
