@@ -13,6 +13,10 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.wallet import files
+from orchestrator.wallet.keys import PrivateKey
+from orchestrator.wallet.keystores import Keystore
+
 HERE = pathlib.Path(__file__).parent
 COMMAND = pathlib.Path(sys.executable).parent / "dcp-orchestrator"
 
@@ -197,18 +201,16 @@ class Client:
 
 @dataclasses.dataclass(frozen=True)
 class Wallet:
-    """A resource directory of the official client, with an identity and a bank account made by our own command."""
+    """A resource directory of the official client, with an identity and a bank account."""
 
     folder: pathlib.Path
 
     @classmethod
     async def create(cls, folder: pathlib.Path) -> Wallet:
         for label in ("id", "default"):
-            process = await asyncio.create_subprocess_exec(
-                str(COMMAND), "keystore", "new", str(folder / f"{label}.keystore"), "--empty-passphrase",
-                stdout=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
-            assert await process.wait() == 0
+            # As `keystore new --empty-passphrase` does it, which takes a second to start.
+            keystore = Keystore.encrypt(PrivateKey.generate(), "", label)
+            await asyncio.to_thread(files.save, folder / f"{label}.keystore", keystore)
         return cls(folder)
 
 

@@ -96,6 +96,7 @@ async def test_a_drained_worker_has_delivered_all_that_it_held(
             async with harness.running(
                 tmp_path, "worker", "run", "--scheduler", url, "--state", str(tmp_path / "worker")
             ) as second:
+                # Before it is ready, a signal just ends it: the first may have left nothing for it to do.
                 await second.wait_for_line("ready ")
                 await client.wait_for("results")
                 assert await second.stop() == 0
