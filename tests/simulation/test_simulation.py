@@ -30,6 +30,10 @@ GROUP = 20
 FOUND_WITHIN = 40
 """seeds after which a broken rule must have been found"""
 LIMITS = Limits()
+SMALL = Limits(workers=8, slices=30, fault_minutes=0.7)
+"""for three of four seeds"""
+TELLING = (4, 0, 1, 16, 17, 18)
+"""seeds in which much goes wrong: most broken rules show in them"""
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +44,9 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("first", range(0, SEEDS, GROUP))
 def test_all_rules_hold(first: int) -> None:
     for seed in range(first, first + GROUP):
-        report = simulate(plan_of(seed, LIMITS))
-        assert report.violation is None, f"{report.violation}\nagain: {command(seed, LIMITS)}"
+        limits = SMALL if seed % 4 else LIMITS
+        report = simulate(plan_of(seed, limits))
+        assert report.violation is None, f"{report.violation}\nagain: {command(seed, limits)}"
 
 
 def test_the_seeds_cover_what_they_should() -> None:
@@ -192,7 +197,7 @@ def mutant(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_a_broken_rule_is_found(mutant: str) -> None:
-    for seed in range(FOUND_WITHIN):
+    for seed in dict.fromkeys([*TELLING, *range(FOUND_WITHIN)]):
         if simulate(plan_of(seed, LIMITS)).violation is not None:
             return
     pytest.fail(f"{FOUND_WITHIN} seeds did not find that {mutant}")
