@@ -64,6 +64,23 @@ async def test_events_of_one_process_reach_the_clients_of_another(app: Scheduler
         assert await client.results.request("fetchResult", {"job": job, "range": [1, 2]})
 
 
+async def test_workers_at_two_processes_agree(app: SchedulerApp, second: SchedulerApp) -> None:
+    async with (
+        deployer(app.url) as client,
+        serving(app.url, lambda x, _: -x) as one,
+        serving(second.url, lambda x, _: -x) as other,
+    ):
+        await client.deploy(dataRange={"start": 1, "end": 20, "step": 1}, redundancy=True)
+        await client.wait_for("stop")
+        assert client.decoded() == {n: -n for n in range(1, 21)}
+        assert len(client.of("result")) == 20
+        async with app.core.database.snapshot() as tx:
+            bank = Bank()
+            for worker in (one, other):
+                assert await bank.balance(tx, worker.payment.address) == 20 * app.settings.market_slice_value
+            assert (await bank.audit(tx)).problems == ()
+
+
 async def test_a_waiting_worker_hears_of_work_at_another_process(settings: SchedulerSettings, another: Another) -> None:
     settings = settings.model_copy(update={"long_poll_s": 60.0})
     async with SchedulerApp(settings) as app, SchedulerApp(another()) as second:

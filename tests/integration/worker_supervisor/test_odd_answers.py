@@ -177,3 +177,24 @@ async def test_the_same_slices_under_a_newer_lease_after_their_results_are_new_w
             await toy.until(lambda: len(toy.told) == 8)
     assert not toy.returns
     assert set(toy.told.values()) == {1}
+
+
+class Outvoting(ToyScheduler):
+    """Others agree on another result."""
+
+    async def on_resultSubmitter(self, request: Request) -> Any:
+        answer = await super().on_resultSubmitter(request)
+        refused = {"accepted": False, "verdict": "wrong", "slicePaymentAmount": "0", "reason": "EWRONG: others agree"}
+        return answer | refused if request.operation == "result" else answer
+
+
+async def test_a_result_that_was_outvoted_is_refused_and_nothing_goes_back(worker):
+    async with Outvoting().serving() as scheduler:
+        scheduler.add(JOB, CODE, data(2))
+        async with worker(scheduler) as w:
+            await scheduler.done(2)
+            async with asyncio.timeout(10):
+                while w.supervisor.statistics().counts["results refused EWRONG"] < 2:  # noqa: ASYNC110 — answers are on their way
+                    await asyncio.sleep(0.01)
+    assert not scheduler.returns
+    assert scheduler.result_messages == 2
