@@ -15,6 +15,7 @@ from orchestrator.bank.sweep import Sweep
 from orchestrator.bank.teller import Teller
 from orchestrator.database import Database
 from orchestrator.errors import InvalidInput
+from orchestrator.scheduler.account_keeper import AccountKeeper
 from orchestrator.scheduler.blobs import Blobs
 from orchestrator.scheduler.cluster import Cluster
 from orchestrator.scheduler.compute_groups import ComputeGroups
@@ -68,13 +69,14 @@ async def assemble(
     key."""
     core = Core(settings=settings, database=database, bank=bank, identity=identity, clock=clock)
     if blobs is not None:
-        core.blobs = blobs
+        core.keep_values_in(blobs)
     roster = Roster(settings.alive_s)
     company = 0
     if database.is_shared:
         core.cluster = Cluster(database, roster, clock, place)
         company = await core.cluster.join(identity.address)
         core.cluster.hear("work", core.work_elsewhere)
+        core.cluster.hear("bans", core.changed_elsewhere)
         core.cluster.on_missed(core.look_again)
     core.audience = router = EventRouter(core)
     results, keeper = ResultSubmitter(core, roster), JobKeeper(core)
@@ -103,6 +105,7 @@ async def assemble(
         router,
         reconciler,
         keeper,
+        AccountKeeper(core),
         Retention(core),
         Sweep(bank, database, clock),
     ]

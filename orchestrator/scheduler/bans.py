@@ -1,14 +1,18 @@
 """Pure: pairs of worker and job that do not get on: the worker fails slices of the job again and again.
 
-Such a worker gets the job again only after a while, or when nobody else could have it. Kept in memory: a worker that is
-not banned any more after a restart costs a few attempts.
+Such a worker gets the job again only after a while, or when nobody else could have it. The records are rows; `Bans` is
+this process's copy of those that matter to jobs on its board.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 MOST = 100_000
+
+Pair = tuple[int, str]
+"""job, worker"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,41 +22,76 @@ class BanRules:
     lasts_s: float = 600.0
 
 
-@dataclasses.dataclass(slots=True)
-class _Record:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """Of one pair: since its trouble began. `until`: they are kept apart; 0 when they never were."""
+
     since: float
     failures: int = 0
     successes: int = 0
     until: float = 0.0
 
 
+def failed(record: Record | None, now: float, rules: BanRules) -> Record:
+    """A slice came back as failed, or with a trouble of the worker's."""
+    if record is None or now - record.since > rules.lasts_s:
+        record = Record(now)
+    record = dataclasses.replace(record, failures=record.failures + 1)
+    if record.failures >= rules.failures and record.failures > record.successes:
+        record = dataclasses.replace(record, until=now + rules.lasts_s)
+    return record
+
+
+def succeeded(record: Record) -> Record | None:
+    """None when the trouble is over."""
+    record = dataclasses.replace(record, successes=record.successes + 1)
+    return None if record.successes >= record.failures else record
+
+
+def judged(
+    known: Mapping[Pair, Record], troubles: Sequence[Pair], successes: Sequence[Pair], now: float, rules: BanRules
+) -> dict[Pair, Record | None]:
+    """The records that change with what came of slices."""
+    changed: dict[Pair, Record | None] = {}
+    for pair in troubles:
+        changed[pair] = failed(changed.get(pair, known.get(pair)), now, rules)
+    for pair in successes:
+        record = changed.get(pair, known.get(pair))
+        if record is not None:
+            changed[pair] = succeeded(record)
+    return changed
+
+
 class Bans:
+    """What this process knows, bounded: the jobs that had trouble last."""
+
     def __init__(self, rules: BanRules) -> None:
-        self._rules = rules
-        self._records: dict[int, dict[str, _Record]] = {}
+        self.rules = rules
+        self._records: dict[int, dict[str, Record]] = {}
         """by job and worker"""
 
-    def failed(self, job: int, worker: str, now: float) -> None:
-        """A slice came back as failed, or with a trouble of the worker's."""
-        if job not in self._records and len(self._records) >= MOST:
+    def change(self, changed: Mapping[Pair, Record | None]) -> None:
+        """Records that were just written."""
+        for (job, worker), record in changed.items():
+            workers = self._records.setdefault(job, {})
+            workers.pop(worker, None)
+            if record is not None:
+                workers[worker] = record
+                if len(workers) > MOST:
+                    del workers[next(iter(workers))]
+            if not workers:
+                del self._records[job]
+        while len(self._records) > MOST:
             del self._records[next(iter(self._records))]
-        workers = self._records.setdefault(job, {})
-        record = workers.get(worker)
-        if record is None or now - record.since > self._rules.lasts_s:
-            record = workers[worker] = _Record(now)
-        record.failures += 1
-        if record.failures >= self._rules.failures and record.failures > record.successes:
-            record.until = now + self._rules.lasts_s
-        if len(workers) > MOST:
-            del workers[next(iter(workers))]
 
-    def succeeded(self, job: int, worker: str) -> None:
-        workers = self._records.get(job, {})
-        record = workers.get(worker)
-        if record is not None:
-            record.successes += 1
-            if record.successes >= record.failures:
-                del workers[worker]
+    def load(self, jobs: Iterable[int], known: Mapping[Pair, Record]) -> None:
+        """All records of these jobs, as they are now."""
+        for job in jobs:
+            self._records.pop(job, None)
+        self.change(known)
+
+    def record(self, pair: Pair) -> Record | None:
+        return self._records.get(pair[0], {}).get(pair[1])
 
     def watches(self, job: int) -> bool:
         """Whether it matters who computes slices of the job: always a quick no where nothing fails."""

@@ -1,4 +1,5 @@
-"""Big values outside the rows: inputs and results beyond a size lie in a folder or an S3-compatible store.
+"""Big values outside the rows: code, arguments, inputs and results beyond a size lie in a folder or an S3-compatible
+store.
 
 A value is named by its job and the hash of its content. The row holds a mark with that hash instead of the value, which
 can only be read for the same job: whatever somebody sends as a value, nobody reads another job's values with it. When
@@ -22,6 +23,7 @@ from orchestrator.errors import OrchestratorError
 log = logging.getLogger(__name__)
 
 MARK = "dcp-blob:"
+"""what stands in a row: the mark, the SHA-256 and the length of the value"""
 AT_ONCE = 16
 """values on their way to or from the store, per request"""
 
@@ -112,7 +114,7 @@ class Blobs:
         if self._store is None or not self.is_big(uri):
             return uri
         data = uri.encode()
-        name = hashlib.sha256(data).hexdigest()
+        name = await asyncio.to_thread(_name, data)
         try:
             async with self._turns:
                 await self._store.put(job, name, data)
@@ -121,19 +123,27 @@ class Blobs:
             raise BlobAway("a value cannot be stored at the moment; send it again in a while") from error
         return f"{MARK}{name}:{len(uri)}"
 
-    async def resolve(self, job: str, uri: str) -> str:
-        """The value itself. Raises `BlobAway`."""
+    def is_mark(self, uri: str) -> bool:
+        """Whether the row holds a mark instead of the value."""
+        return self._store is not None and uri.startswith(MARK)
+
+    async def resolve(self, job: str, uri: str, what: str = "a value") -> str:
+        """The value itself; `what` says in errors which. Raises `BlobAway`."""
         if self._store is None or not uri.startswith(MARK):
             return uri
+        name = uri.removeprefix(MARK).partition(":")[0]
         try:
             async with self._turns:
-                data = await self._store.get(job, uri.removeprefix(MARK).partition(":")[0])
+                data = await self._store.get(job, name)
         except OSError as error:
-            log.warning("a value cannot be fetched: %s", error, extra={"action": "blob-away"})
-            raise BlobAway("a value cannot be fetched at the moment; try again in a while") from error
-        if data is None:
-            log.error("a value of job %s is missing: %s", job, uri, extra={"action": "blob-missing"})
-            raise BlobAway(f"a value of job {job} is not in the store any more", retryable=False)
+            log.warning("%s of job %s cannot be fetched: %s", what, job, error, extra={"action": "blob-away"})
+            raise BlobAway(
+                f"{what} of job {job} (SHA-256 {name}) cannot be fetched at the moment; try again in a while"
+            ) from error
+        if data is None or await asyncio.to_thread(_name, data) != name:
+            problem = "is not in the store any more" if data is None else "was changed in the store"
+            log.error("%s of job %s %s: %s", what, job, problem, name, extra={"action": "blob-missing"})
+            raise BlobAway(f"{what} of job {job} (SHA-256 {name}) {problem}", retryable=False)
         return data.decode()
 
     async def drop(self, job: str) -> None:
@@ -144,3 +154,7 @@ class Blobs:
     async def close(self) -> None:
         if self._store is not None:
             await self._store.close()
+
+
+def _name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -10,6 +10,9 @@ an account begins where the one served last stands.
 Price cannot starve anybody: among jobs with the same requirements, of every `patience` portions that their group
 hands out one goes to the job that has waited longest.
 
+Accounts only grow, and every process that hears of all work comes to the same: what several keep, or one has kept
+before it ended, is brought together by taking the higher value (`grown`, `load`).
+
 Jobs are kept in heaps as they change, and a request looks at a bounded number of them: its cost grows neither with the
 number of jobs nor with that of slices.
 """
@@ -20,7 +23,7 @@ import collections
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler.escrow import may_lease
@@ -38,6 +41,9 @@ MOST_ACCOUNTS = 20_000
 MOST_LANES = 64
 """kinds of requirements that one request looks at, per group"""
 _FIRST_OWNERS, _FIRST_JOBS = 8, 4
+
+AccountName = tuple[str, str]
+"""compute group, owner"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,6 +176,8 @@ class Board:
         self._owner_stands_at: dict[str, float] = {}
         self._waiting: collections.Counter[frozenset[str]] = collections.Counter()
         """jobs that wait, by the groups that they are in"""
+        self._written: dict[AccountName, float] = {}
+        """accounts as they were given to `load`"""
         self.changes = 0
         """how often a job was put on it or changed"""
         self._jobs_of: collections.Counter[str] = collections.Counter()
@@ -235,6 +243,34 @@ class Board:
         entry = self._entries.get(key)
         if entry is not None:
             self._drop(entry)
+
+    def grown(self) -> dict[AccountName, float]:
+        """Accounts above what `load` was given, and where groups stand (under no owner)."""
+        fresh = {}
+        for group, pool in self._pools.items():
+            if pool.stands_at > self._written.get((group, ""), 0.0):
+                fresh[group, ""] = pool.stands_at
+            for owner, account in pool.accounts.items():
+                if account.done > self._written.get((group, owner), 0.0):
+                    fresh[group, owner] = account.done
+        return fresh
+
+    def load(self, known: Mapping[AccountName, float]) -> None:
+        """What other processes, or earlier ones, have counted; and what was written."""
+        if len(self._written) > 4 * MOST_ACCOUNTS:
+            self._written.clear()  # some is written once more
+        for (group, owner), done in known.items():
+            pool = self._pools.setdefault(group, _Pool())
+            if not owner:
+                pool.stands_at = max(pool.stands_at, done)
+        for (group, owner), done in known.items():
+            pool = self._pools[group]
+            if owner and (owner in pool.accounts or (done > pool.stands_at and len(pool.accounts) < MOST_ACCOUNTS)):
+                account = pool.accounts.setdefault(owner, _Account())
+                account.done = max(account.done, done)
+                for lane in account.lanes:
+                    lane.owners.put(owner, account.total)
+            self._written[group, owner] = max(done, self._written.get((group, owner), 0.0))
 
     def window(
         self, worker: WorkerProfile, look: Callable[[Entry], WhyNot | None], most: int = 32

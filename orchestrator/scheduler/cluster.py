@@ -19,7 +19,7 @@ from typing import Any
 import pydantic
 
 from orchestrator import __version__
-from orchestrator.database import Database, DatabaseAway, persistently, retried
+from orchestrator.database import Database, DatabaseAway, Transaction, persistently, retried
 from orchestrator.errors import InvalidInput
 from orchestrator.scheduler.roster import Roster, Seen
 from orchestrator.scheduler.store import cluster as store
@@ -35,6 +35,10 @@ ALIVE_S = 15.0
 ROSTER_S = 1.0
 """how often processes tell each other of workers"""
 SESSIONS_KEPT_S = 7300.0
+PROGRAMS_ASIDE = 1
+"""level of processes that know code and arguments outside the rows"""
+LEVEL = PROGRAMS_ASIDE
+"""what this version knows; what an older one would misread is not written while one is alive"""
 _LARGEST = 7000
 """bytes of one notification; PostgreSQL takes less than 8000"""
 
@@ -71,6 +75,7 @@ class Cluster:
         self._left: set[str] = set()
         """those of whose leaving was heard while the rows of others are being read"""
         roster.on_gone = self._worker_left_here
+        self._lowest_level = 0
         self.hear("worker-gone", self._workers_left)
 
     # --- telling and hearing
@@ -127,8 +132,18 @@ class Cluster:
             agreed = await store.agree(tx, "identity", identity)
             if agreed != identity:
                 return agreed, 0
-            await store.register(tx, self._row())
-            return agreed, len(await store.others(tx, self.process, self._clock() - ALIVE_S))
+            return agreed, await self._register(tx)
+
+    async def _register(self, tx: Transaction) -> int:
+        """Say that this process is alive; how many others are."""
+        await store.register(tx, self._row())
+        others = await store.others(tx, self.process, self._clock() - ALIVE_S)
+        self._lowest_level = min([one["level"] or 0 for one in others], default=LEVEL)
+        return len(others)
+
+    def all_are_at(self, level: int) -> bool:
+        """Every process that is alive knows what belongs to this level."""
+        return self._lowest_level >= level
 
     def _row(self) -> dict[str, Any]:
         return {
@@ -137,6 +152,7 @@ class Cluster:
             "version": __version__,
             "started_at": self._started_at,
             "seen_at": self._clock(),
+            "level": LEVEL,
         }
 
     async def run(self) -> None:
@@ -166,7 +182,7 @@ class Cluster:
         """Say that this process is alive, and look which others are."""
         now = self._clock()
         async with self._database.transaction() as tx:
-            await store.register(tx, self._row())
+            await self._register(tx)
             await store.forget(
                 tx,
                 processes_before=now - 4 * ALIVE_S,

@@ -14,11 +14,12 @@ from orchestrator.errors import InvalidInput, NotPermitted, OrchestratorError
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler.blobs import Blobs
 from orchestrator.scheduler.catalog import Catalog, Job
-from orchestrator.scheduler.cluster import Cluster
+from orchestrator.scheduler.cluster import PROGRAMS_ASIDE, Cluster
 from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, ErrorLimit
 from orchestrator.scheduler.listing import Listing
 from orchestrator.scheduler.money import Money
+from orchestrator.scheduler.programs import Programs
 from orchestrator.scheduler.redundancy import SpotChecks
 from orchestrator.scheduler.refusals import RefusalBook
 from orchestrator.scheduler.settlement import Outcome, Settlement
@@ -99,14 +100,23 @@ class Core:
         )  # fmt: skip
         self.refusals = RefusalBook()
         self.listing = Listing(settings, database, self.catalog)
-        self.settlement.watches = self.listing.bans.watches
+        self.settlement.bans = self.listing.bans
         self.money_came = Signal()
         self.dispatcher: Calls | None = None
         self.audience: Audience | None = None
-        self.blobs = Blobs(None, 0)
-        """where big values are"""
+        self.keep_values_in(Blobs(None, 0))
         self.cluster: Cluster | None = None
         """the other processes; None when the database is ours alone"""
+
+    def keep_values_in(self, blobs: Blobs) -> None:
+        self.blobs = blobs
+        """where big values are"""
+        self.programs = Programs(blobs)
+
+    @property
+    def may_set_programs_aside(self) -> bool:
+        """Every process that is alive knows code that is not in its row."""
+        return self.cluster is None or self.cluster.all_are_at(PROGRAMS_ASIDE)
 
     def publish(self, outcome: Outcome) -> None:
         """Call after the commit."""
@@ -119,6 +129,9 @@ class Core:
             for state in outcome.states.values():
                 if state.counts.waiting > 0:
                     self.cluster.tell("work", state.key)
+        if self.cluster is not None:
+            for key in {key for key, _ in outcome.bans}:
+                self.cluster.tell("bans", key)
         if self.audience is not None:
             self.audience.publish(outcome)
         for job, lease in outcome.overtaken:
@@ -126,10 +139,13 @@ class Core:
 
     def work_elsewhere(self, items: Iterable[Sequence[int | str]]) -> None:
         """Another process has made slices of these jobs ready."""
-        keys = [key for item in items for key in item if isinstance(key, int)]
-        self.listing.changed(keys)
+        self.changed_elsewhere(items)
         if self.dispatcher is not None:
             self.dispatcher.read_again()
+
+    def changed_elsewhere(self, items: Iterable[Sequence[int | str]]) -> None:
+        """Another process has changed these jobs."""
+        self.listing.changed(key for item in items for key in item if isinstance(key, int))
 
     def look_again(self) -> None:
         """What other processes told was missed."""

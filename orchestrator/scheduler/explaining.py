@@ -206,6 +206,10 @@ _PASSING: Final[Mapping[WhyNot, tuple[str, str]]] = {
     WhyNot.DISCRETE: ("kept from it, having had a slice of this discrete job", "start more workers"),
     WhyNot.GPU: ("without a free GPU", "start a worker with a GPU, or wait"),
     WhyNot.UNRESOLVED: ("fetching its code", WAIT),
+    WhyNot.UNREADABLE: (
+        "kept from it: its code cannot be read at the moment",
+        "see that the store of big values answers (--blob-store); the Scheduler's log tells more",
+    ),
 }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.bank.amounts import parse_amount
@@ -26,7 +27,7 @@ from orchestrator.scheduler.lifecycle import Counts
 from orchestrator.scheduler.money import not_enough
 from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.settling import cancelled
-from orchestrator.scheduler.store import jobs, opinions, slices
+from orchestrator.scheduler.store import blob_intents, jobs, opinions, slices
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
 from orchestrator.scheduler.submission import Submission, parse_submission
 from orchestrator.wallet.addresses import checksum
@@ -73,14 +74,16 @@ class JobSubmit:
                 f"the submit carries no valid signature of payment account {submission.payment_account} for scheduler "
                 f"{self._core.identity.address} and client {request.peer}"
             )
-        async with self._core.database.transaction() as tx:
+        async with self._set_aside(submission, request.peer) as spec, self._core.database.transaction() as tx:
             job = await self._core.catalog.find(tx, submission.job_id)
             if job is None:
                 size = len(json.dumps([submission.spec, submission.input_set]))
                 await self._check_quota(tx, request.peer)
                 await self._check_size(tx, request.peer, size)
-                job, state = await self._create(tx, submission, request.peer)
+                job, state = await self._create(tx, dataclasses.replace(submission, spec=spec), request.peer)
                 await jobs.add_input_characters(tx, job.key, size)
+                if spec is not submission.spec:
+                    await blob_intents.end(tx, job.id)
             elif job.owner != request.peer:
                 raise NotPermitted(f"job id {job.id} is taken by another owner; make a new one")
             else:
@@ -104,6 +107,37 @@ class JobSubmit:
         known = await opinions.all_trust(tx, job.owner, _WORKERS_KNOWN)
         price = confidence.price_of(job.rule, confidence.experience(known.values(), self._core.trust))
         return {"redundancy": confidence.told(job.rule, price, job.slice_price, state.counts.total)}
+
+    @contextlib.asynccontextmanager
+    async def _set_aside(self, submission: Submission, owner: str) -> AsyncIterator[Mapping[str, Any]]:
+        """The spec with marks instead of big code and arguments, which are put aside. They are dropped again unless the
+        block gives the job a row; those of a process that dies meanwhile, by `Retention`."""
+        core, job_id, token = self._core, submission.job_id, secrets.token_hex(8)
+        spec = submission.spec
+        if not core.programs.is_big(spec) or not core.may_set_programs_aside:
+            yield spec
+            return
+        async with core.database.snapshot() as tx:
+            is_known = await core.catalog.find(tx, job_id) is not None
+            if not is_known:
+                await self._check_quota(tx, owner)
+        if is_known:
+            yield spec
+            return
+        async with core.database.transaction() as tx:
+            await blob_intents.begin(tx, job_id, token, core.clock())
+        try:
+            yield await core.programs.stash(job_id, spec)
+        except OrchestratorError:
+            await self._drop_refused(job_id, token)
+            raise
+
+    async def _drop_refused(self, job_id: str, token: str) -> None:
+        with contextlib.suppress(OSError):  # later, then
+            async with self._core.database.transaction() as tx:
+                if await blob_intents.take(tx, job_id, token=token):
+                    await self._core.blobs.drop(job_id)
+                    await blob_intents.end(tx, job_id)
 
     async def _check_quota(self, tx: Transaction, owner: str) -> None:
         most = self._core.settings.max_jobs_per_owner

@@ -17,6 +17,7 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.late import COME_BACK_S, LOOK_AGAIN_S, Restart, Watchman, split
 from orchestrator.scheduler.leasing import Leasing, payee_of
+from orchestrator.scheduler.lost_values import LostValues, Unreadable
 from orchestrator.scheduler.matching import why_not
 from orchestrator.scheduler.memberships import Membership
 from orchestrator.scheduler.offers import profile_for
@@ -42,6 +43,7 @@ class LateLeasing:
         self._leasing = leasing
         self._answers = answers
         self._watchman = watchman
+        self._lost = LostValues(core)
         self._restart = Restart(core.clock(), min(COME_BACK_S, core.settings.lease_s))
 
     async def lease(self, wanted: TaskRequest, groups: Membership, opened: OpenRequest) -> dict[str, Any] | None:
@@ -51,6 +53,8 @@ class LateLeasing:
             return None
         async with self._core.database.snapshot() as tx:
             known, found = await self._find_late(tx, wanted, fitting, opened.peer)
+        unreadable = await self._lost.without_program(known.values())
+        found = {key: numbers for key, numbers in found.items() if key not in unreadable}
         if not found:
             return None
         grants: list[Grant] = []
@@ -77,7 +81,11 @@ class LateLeasing:
         number = sum(len(grant.numbers) for grant in grants)
         telemetry.slices_leased.add(number)
         log.info("late_slices_leased", extra={"worker": wanted.profile.worker, "count": number})
-        return await self._answers.of(lease, grants, data)
+        try:
+            return await self._answers.of(lease, grants, data)
+        except Unreadable as error:
+            await self._lost.give_back(lease.id, error)
+            return None
 
     def _fitting(self, wanted: TaskRequest, membership: Membership) -> list[Entry]:
         """Jobs of the worker's whose last slices are out, without those of which nothing can be late."""

@@ -20,6 +20,7 @@ from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Commission, route
 from orchestrator.scheduler.late import LateRules, Watchman
 from orchestrator.scheduler.lifecycle import Slice, SliceState
 from orchestrator.scheduler.listing import job_profile
+from orchestrator.scheduler.lost_values import LostValues, Unreadable
 from orchestrator.scheduler.matching import WhyNot
 from orchestrator.scheduler.memberships import Membership
 from orchestrator.scheduler.offers import Offers, estimation_left
@@ -83,6 +84,7 @@ class Leasing:
         self._answers = answers
         # A lease that was made twice would keep its slices from everybody: nothing is tried again here.
         self._commits = GroupCommit(self._lease_together, patience=0.0)
+        self._lost = LostValues(core)
         settings = core.settings
         self._late_rules = LateRules(settings.late_factor, settings.late_bias_s, settings.late_unknown_s)
 
@@ -104,13 +106,22 @@ class Leasing:
                 long_slices=wanted.long_slices, gpu_load=wanted.gpu_load, alone=alone,
             )  # fmt: skip
             known = {job.key: job for job, _, _ in candidates}
+            unreadable = await self._lost.without_program([known[portion.key] for portion in plan])
+            if unreadable:
+                passed_over |= dict.fromkeys(unreadable, WhyNot.UNREADABLE)
+                continue
             wish = _Wish(wanted, groups, opened, plan, known)
             if plan:
                 await self._commits.submit([wish])
             lease, grants = wish.lease, wish.grants
             if lease is not None and grants:
                 telemetry.slices_leased.add(sum(len(grant.numbers) for grant in grants))
-                return await self._answers.of(lease, grants, wish.data)
+                try:
+                    return await self._answers.of(lease, grants, wish.data)
+                except Unreadable as error:
+                    await self._lost.give_back(lease.id, error)
+                    passed_over |= dict.fromkeys(error.found, WhyNot.UNREADABLE)
+                    continue
             if not plan:
                 break
             planned = {portion.key for portion in plan}

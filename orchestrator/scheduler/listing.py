@@ -14,13 +14,16 @@ from orchestrator.scheduler.market import Market, MarketRules
 from orchestrator.scheduler.matching import JobProfile
 from orchestrator.scheduler.pricing import parse_offer
 from orchestrator.scheduler.settlement import Outcome
-from orchestrator.scheduler.store import jobs
+from orchestrator.scheduler.store import bans as ban_rows
+from orchestrator.scheduler.store import jobs, owner_accounts
 from orchestrator.scheduler.store import market as market_rows
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.settings import SchedulerSettings
 
 PAGE = 500
 """jobs read at once"""
+ACCOUNTS_KEPT_S = 30 * 86_400.0
+"""an owner who got nothing for so long begins anew"""
 REFRESH_S = 5.0
 """a page of jobs is read again so often: other processes change them, too"""
 
@@ -44,10 +47,7 @@ class Listing:
 
     def note(self, outcome: Outcome, now: float) -> None:
         """What a transaction has changed."""
-        for key, worker in outcome.troubles:
-            self.bans.failed(key, worker, now)
-        for key, worker in outcome.successes:
-            self.bans.succeeded(key, worker)
+        self.bans.change(outcome.bans)
         for state in outcome.states.values():
             self._note_state(state, now)
 
@@ -115,6 +115,7 @@ class Listing:
             return
         async with self._database.snapshot() as tx:
             self.market.load(await market_rows.load(tx, now, self.market.rules.half_life_s), now)
+            self.board.load(await owner_accounts.load(tx))
         while True:
             await self._turn_page()
             if self._page_after == 0:
@@ -135,12 +136,14 @@ class Listing:
         known = await self._catalog.by_keys(tx, keys)
         groups = await jobs.groups(tx, keys)
         posted = []
+        banned = await ban_rows.load(tx, keys)
         for state in states:
             entry, mine = self.board.get(state.key), groups.get(state.key, frozenset())
             if entry is not None and unless_after is not None and entry.changed > unless_after:
                 continue  # it has changed here since it was read
             if unless_after is None or entry is None or entry.state != state or entry.profile.groups != mine:
                 posted.append(state.key)
+            self.bans.load([state.key], {pair: record for pair, record in banned.items() if pair[0] == state.key})
             weight = self._weight(known[state.key].slice_price, state)
             if entry is not None and entry.profile.groups == mine:
                 self.board.update(state, weight)
@@ -157,6 +160,22 @@ class Listing:
         half_life_s = self.market.rules.half_life_s
         await market_rows.add(tx, self.market.take_fresh(), now, half_life_s)
         self.market.load(await market_rows.load(tx, now, half_life_s), now)
+
+    async def share_accounts(self, now: float) -> None:
+        """Write what owners got, and take in what other processes have counted."""
+        grown = self.board.grown()
+        if not grown and not self._database.is_shared:
+            return
+        async with self._database.transaction() as tx:
+            await owner_accounts.grow(tx, grown, now)
+            known = await owner_accounts.load(tx, now - 3 * REFRESH_S) if self._database.is_shared else {}
+        self.board.load(known | {name: max(done, known.get(name, 0.0)) for name, done in grown.items()})
+
+    async def forget(self, now: float) -> None:
+        """Drop rows that mean nothing any more."""
+        async with self._database.transaction() as tx:
+            await owner_accounts.forget(tx, now - ACCOUNTS_KEPT_S)
+            await ban_rows.forget(tx, now - self.bans.rules.lasts_s, now)
 
 
 def job_profile(job: Job, groups: frozenset[str]) -> JobProfile:

@@ -102,6 +102,8 @@ class WhyNot(enum.StrEnum):
     """what is left has failed at this worker, and waits for another one"""
     HEARD = "EOPINION"
     """what is left waits for somebody else's opinion: this worker, or one in the same hands, has given its own"""
+    UNREADABLE = "EBLOB"
+    """its code cannot be fetched from where big values are kept"""
 
 
 def refusal(job: JobProfile, worker: WorkerProfile) -> str | None:

@@ -10,6 +10,7 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
 from orchestrator.scheduler.pricing import hold_for, to_dcc
+from orchestrator.scheduler.programs import Program
 from orchestrator.scheduler.store.jobs import JobState
 
 DEV_NULL = "https://dcp/dev/null"
@@ -21,15 +22,15 @@ def whole(number: float) -> float:
     return int(number) if number.is_integer() else number
 
 
-def job_message(job: Job, state: JobState, group: str) -> dict[str, Any]:
+def job_message(job: Job, program: Program, state: JobState, group: str) -> dict[str, Any]:
     """How a worker learns of a job (`body.newJobs[jobId]`) that it gets through a compute group."""
     spec = job.spec
     return {
         "jobId": job.id,
         "jobCgId": f"{job.id}-{group}",
         "public": spec["public"],
-        "codeLocation": spec["codeLocation"],
-        "argumentsLocation": [{"argIndex": index, "value": uri} for index, uri in enumerate(spec["argumentUris"])],
+        "codeLocation": program.code,
+        "argumentsLocation": [{"argIndex": index, "value": uri} for index, uri in enumerate(program.arguments)],
         **({"MROLocation": job.range_location} if job.range_location is not None else {}),
         "dependencies": spec["dependencies"],
         "requirePath": spec["requirePath"],

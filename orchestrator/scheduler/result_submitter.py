@@ -230,7 +230,9 @@ class ResultSubmitter:
             data = fields(request)
             async with self._core.database.snapshot() as tx:
                 job, found = await self._fetch(tx, request, data)
-            values = await asyncio.gather(*(self._core.blobs.resolve(job, uri) for _, uri in found))
+            values = await asyncio.gather(
+                *(self._core.blobs.resolve(job, uri, f"the result of slice {number}") for number, uri in found)
+            )
             return [
                 {"slice": number, "value": quote(uri, safe=_URI_COMPONENT)}
                 for (number, _), uri in zip(found, values, strict=True)

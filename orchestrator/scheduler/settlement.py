@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from orchestrator.database import Transaction
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import escrow, lifecycle, settling
+from orchestrator.scheduler.bans import BanRules, Bans, Pair, Record, judged
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.court import Court
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.redundancy import Rule, SpotChecks
 from orchestrator.scheduler.settling import Report, Settled, next_state
+from orchestrator.scheduler.store import bans as ban_rows
 from orchestrator.scheduler.store import events, jobs, opinions, slices
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.trust import USUAL_RULES, TrustRules
@@ -36,6 +38,8 @@ class Outcome:
     """(job, worker) of slices that came back as failed or with a trouble of the worker's"""
     successes: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     """the same of results, for jobs that somebody had trouble with"""
+    bans: dict[Pair, Record | None] = dataclasses.field(default_factory=dict)
+    """what these change about who is kept from which job"""
     overtaken: list[tuple[Job, int]] = dataclasses.field(default_factory=list)
     """leases under which a slice was still out when another worker's result came"""
 
@@ -55,8 +59,8 @@ class Settlement:
         self._limit = limit
         self._rules = rules
         self._checks = checks or SpotChecks(secrets.token_bytes(32))
-        self.watches: Callable[[int], bool] = lambda _job: False
-        """whether it is asked who computed the slices of a job"""
+        self.bans = Bans(BanRules())
+        """who had trouble with what"""
 
     async def settle(self, tx: Transaction, reports: Sequence[Report], now: float) -> Outcome:
         """Judge every report and write what follows. Reports of one slice are judged in the given order."""
@@ -82,7 +86,7 @@ class Settlement:
                 outcome.states[key] = batch.state
             outcome.waiting |= batch.slices_wait
             outcome.troubles += batch.troubles
-            if self.watches(key):
+            if self.bans.watches(key):
                 outcome.successes += [(key, one.worker) for one in batch.accepted.values()]
             outcome.overtaken += [(batch.job, lease) for lease in batch.overtaken]
         ended = await self.advance(tx, [(grouped[key][0].job, state) for key, state in outcome.states.items()], now)
@@ -95,12 +99,21 @@ class Settlement:
         outcome.waiting |= any(settling.may_give_more(states[key], after) for key, after in outcome.states.items())
         for report in reports:
             report.state = outcome.states.get(report.job.key) or states.get(report.job.key)
+        await self._ban(tx, outcome, now)
         await jobs.save(tx, list(outcome.states.values()))
         # Late and in one order: jobs of one owner share these rows.
         for owner, verdicts in sorted(learnt, key=lambda one: one[0]):
             await opinions.judge(tx, owner, verdicts, now)
         outcome.events = await events.append(tx, fresh)
         return outcome
+
+    async def _ban(self, tx: Transaction, outcome: Outcome, now: float) -> None:
+        """Note who had trouble with which job; the jobs are locked."""
+        concerned = [*outcome.troubles, *outcome.successes]
+        if concerned:
+            known = await ban_rows.load(tx, {job for job, _ in concerned})
+            outcome.bans = judged(known, outcome.troubles, outcome.successes, now, self.bans.rules)
+            await ban_rows.save(tx, outcome.bans)
 
     async def advance(
         self, tx: Transaction, changed: Iterable[tuple[Job, JobState]], now: float

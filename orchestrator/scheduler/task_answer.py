@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.scheduler import messages
+from orchestrator.scheduler.blobs import BlobAway
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.lease_book import auth_body, authorization
+from orchestrator.scheduler.lost_values import Unreadable
 from orchestrator.scheduler.packing import PackingRules, is_long
+from orchestrator.scheduler.programs import Program
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.store.leases import Lease
 
@@ -45,15 +48,19 @@ class TaskAnswers:
         return {**authorization(self._core.identity, auth), "body": body}
 
     async def of(self, lease: Lease, grants: Sequence[Grant], data: Mapping[int, Mapping[int, str]]) -> dict[str, Any]:
-        """`data` are the listed inputs of the slices, by job and number."""
+        """`data` are the listed inputs of the slices, by job and number. Raises `Unreadable`."""
         data = await self._resolved(grants, data)
+        programs = {grant.job.id: await self._program(grant.job) for grant in grants}
         taken = {
             grant.job.id: lease.commissions[grant.job.key] for grant in grants if grant.job.key in lease.commissions
         }
         numbers = {grant.job.id: grant.numbers for grant in grants}
         auth = auth_body(lease, numbers, taken, self._core.identity.address)
         body = self._body()
-        body["newJobs"] = {grant.job.id: messages.job_message(grant.job, grant.state, grant.group) for grant in grants}
+        body["newJobs"] = {
+            grant.job.id: messages.job_message(grant.job, programs[grant.job.id], grant.state, grant.group)
+            for grant in grants
+        }
         body["task"] = {grant.job.id: self._slices(grant, data.get(grant.job.key, {})) for grant in grants}
         return {**authorization(self._core.identity, auth), "body": body}
 
@@ -78,13 +85,29 @@ class TaskAnswers:
         self, grants: Sequence[Grant], data: Mapping[int, Mapping[int, str]]
     ) -> Mapping[int, Mapping[int, str]]:
         """Listed inputs themselves, wherever they are kept."""
-        blobs = self._core.blobs
-        found = {}
+        found: dict[int, dict[int, str]] = {}
+        failed: dict[int, dict[int, BlobAway]] = {}
+
+        async def resolve(job: Job, number: int, uri: str) -> None:
+            try:
+                found[job.key][number] = await self._core.blobs.resolve(job.id, uri, f"the input of slice {number}")
+            except BlobAway as error:
+                failed.setdefault(job.key, {})[number] = error
+
+        wanted = []
         for grant in grants:
-            listed = data.get(grant.job.key, {})
-            values = await asyncio.gather(*(blobs.resolve(grant.job.id, uri) for uri in listed.values()))
-            found[grant.job.key] = dict(zip(listed, values, strict=True))
+            found[grant.job.key] = {}
+            wanted += [resolve(grant.job, *listed) for listed in data.get(grant.job.key, {}).items()]
+        await asyncio.gather(*wanted)
+        if failed:
+            raise Unreadable(failed, next(iter(next(iter(failed.values())).values())))
         return found
+
+    async def _program(self, job: Job) -> Program:
+        try:
+            return await self._core.programs.of(job)
+        except BlobAway as error:
+            raise Unreadable({job.key: {}}, error) from error
 
     def _slices(self, grant: Grant, listed: Mapping[int, str]) -> list[dict[str, Any]]:
         long = is_long(slice_seconds(grant.state), self._rules)

@@ -20,7 +20,9 @@ import sqlalchemy
 from orchestrator.database import Database, sqlite_url
 from tests.simulation.world import World
 
-_BESIDE = frozenset({"processes", "sessions", "present_workers", "facts", "events", "counters"})
+_BESIDE = frozenset(
+    {"processes", "sessions", "present_workers", "facts", "events", "counters", "owner_accounts", "bans"}
+)
 """tables of which no rule speaks"""
 
 

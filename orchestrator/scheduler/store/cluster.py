@@ -22,6 +22,8 @@ processes = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("seen_at", sa.Float, nullable=False),
+    # what its version knows; null: nothing that has a level
+    sa.Column("level", sa.Integer),
 )
 
 # The last ack of each session. On PostgreSQL unlogged: it outlives every process of ours, and a database that crashed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -144,6 +144,12 @@ async def save(tx: AsyncConnection, changed: Sequence[JobState]) -> None:
 async def note_error(tx: AsyncConnection, key: int, text: str) -> None:
     """Remember the newest error of a job's code, to tell it with the job's end."""
     await tx.execute(sa.update(jobs).where(jobs.c.key == key).values(last_error=text))
+
+
+async def change_spec(tx: AsyncConnection, key: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """For jobs that have ended; the caller has locked it."""
+    spec = (await tx.execute(sa.select(jobs.c.spec).where(jobs.c.key == key))).scalar_one()
+    await tx.execute(sa.update(jobs).where(jobs.c.key == key).values(spec=json.dumps(change(json.loads(spec)))))
 
 
 async def join_groups(tx: AsyncConnection, key: int, group_ids: Iterable[str]) -> None:

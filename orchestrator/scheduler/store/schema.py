@@ -227,6 +227,41 @@ leases = sa.Table(
     sa.Column("request", sa.Text),
 )
 
+# Values that were put aside for jobs which have no row yet. When the job comes its intent goes; what is left of those
+# that were refused is dropped.
+blob_intents = sa.Table(
+    "blob_intents",
+    metadata,
+    sa.Column("job", sa.Text, primary_key=True),
+    # whose it is: the last one that began
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("begun_at", sa.Float, nullable=False),
+)
+
+# What owners got in each compute group (see `board`), and, under no owner, where the group stands.
+owner_accounts = sa.Table(
+    "owner_accounts",
+    metadata,
+    sa.Column("group_id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),
+    # weighted core-seconds
+    sa.Column("done", sa.Float, nullable=False),
+    sa.Column("grown_at", sa.Float, nullable=False, index=True),
+)
+
+# Workers that have trouble with a job.
+bans = sa.Table(
+    "bans",
+    metadata,
+    sa.Column("job", Key, primary_key=True),
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("since", sa.Float, nullable=False, index=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("successes", sa.Integer, nullable=False),
+    # 0: it may still have the job
+    sa.Column("until", sa.Float, nullable=False),
+)
+
 # Work that was recently paid, by steps of price.
 market = sa.Table(
     "market",

@@ -1,4 +1,4 @@
-"""What work is worth, and who is kept from a job."""
+"""What work is worth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.scheduler.bans import BanRules, Bans
 from orchestrator.scheduler.market import FARTHEST, HEAVIEST, LIGHTEST, STEP, Market, MarketRules
 
 REFERENCE = 10**13
@@ -84,28 +83,3 @@ def test_any_payments_leave_a_price(payments: list[tuple[float, float, float]]) 
         now += later
         market.paid(rate, work_s, now)
         assert REFERENCE * STEP**-FARTHEST * 0.999 <= market.rate(now) <= REFERENCE * STEP**FARTHEST * 1.001
-
-
-def test_a_worker_that_fails_again_and_again_is_kept_from_the_job_for_a_while() -> None:
-    bans = Bans(BanRules(failures=3, lasts_s=600))
-    for now in (1.0, 2.0):
-        bans.failed(1, "w", now)
-    assert bans.of(1, 3.0) == frozenset()
-    bans.failed(1, "w", 3.0)
-    assert bans.of(1, 4.0) == {"w"}
-    assert bans.of(2, 4.0) == frozenset()
-    assert bans.of(1, 604.0) == frozenset()
-
-
-def test_whoever_computes_more_than_it_fails_is_not_banned() -> None:
-    bans = Bans(BanRules(failures=3))
-    bans.failed(1, "w", 0.0)
-    assert bans.watches(1)
-    bans.succeeded(1, "w")
-    for now in (1.0, 2.0):
-        bans.failed(1, "w", now)
-        assert bans.of(1, now) == frozenset()
-    bans.failed(1, "w", 3.0)
-    assert bans.of(1, 4.0) == {"w"}
-    bans.forget(1)
-    assert not bans.watches(1)
