@@ -66,7 +66,7 @@ class Picture:
         self._rows = [bytearray(plan.width) for _ in range(plan.height)]
 
     def fill(self, tile: int, shades: bytes) -> None:
-        """Put the `side * side` pixels of one tile in place."""
+        """Put the `side * side` pixels of one tile in place. Raises `ValueError` when there are more or fewer."""
         side = self.plan.side
         if len(shades) != side * side:
             raise ValueError(f"tile {tile} has {len(shades)} pixels instead of {side * side}")

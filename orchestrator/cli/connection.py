@@ -59,7 +59,7 @@ def unlock_file(path: pathlib.Path) -> PrivateKey:
 
 
 def address_of(text: str) -> str:
-    """An address, or the one of a keystore."""
+    """An address, or the one of a keystore. Raises `InvalidInput` for what is neither."""
     if text.startswith("0x") or addresses.is_address(text):
         return addresses.checksum(text)
     address = files.load(files.find(text)).address

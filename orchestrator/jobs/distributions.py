@@ -32,7 +32,7 @@ class Distribution:
     seed: bytes
 
     def value(self, index: int) -> Any:
-        """The value at `index`; NaN where the parameters make no sense, as in the reference."""
+        """The value at `index`; NaN where the parameters make no sense, as in the reference. Raises `IndexError`."""
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside a distribution of {self.length} values")
         if self.values is not None:

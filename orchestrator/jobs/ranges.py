@@ -76,6 +76,7 @@ class RangeObject(InputSet):
         return self.count if self.group is None else -(-self.count // self.group)
 
     def value(self, index: int) -> Any:
+        """The value at `index`, from 0 on. Raises `IndexError`."""
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside a range of {self.length}")
         # in the order of operations of the reference, in which floats round
@@ -108,6 +109,7 @@ class Concatenation(InputSet):
         return self.ends[-1]
 
     def value(self, index: int) -> Any:
+        """The value at `index`, from 0 on. Raises `IndexError`."""
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside a sparse range of {self.length}")
         part = bisect.bisect_right(self.ends, index)
@@ -125,6 +127,7 @@ class Product(InputSet):
         return math.prod(member.length for member in self.members)
 
     def value(self, index: int) -> Any:
+        """The value at `index`, from 0 on. Raises `IndexError`."""
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside a product of {self.length}")
         combination = []

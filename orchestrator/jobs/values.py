@@ -187,7 +187,10 @@ def _uris_of_linked_pile(data_values: Any, field: str, max_slices: int) -> list[
 
 
 def uris_of_arguments(marshalled: Any, *, field: str = "marshaledArguments", allow_files: bool = False) -> list[str]:
-    """One URI per work-function argument of `submit@5`. `allow_files`: for jobs that run on the deployer's machine."""
+    """One URI per work-function argument of `submit@5`. `allow_files`: for jobs that run on the deployer's machine.
+
+    Raises `InvalidInput` naming `field`.
+    """
     if marshalled is None:
         return []
     elements = kvin.unmarshal(marshalled)

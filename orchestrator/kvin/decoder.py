@@ -48,6 +48,7 @@ class Decoder:
         self._seen: list[Any] = []
 
     def unmarshal(self, marshalled: Any, depth: int = 0) -> Any:
+        """The value of a marshalled one, `depth` levels down. Raises `KvinError`."""
         if not isinstance(marshalled, dict) or "_serializeVerId" not in marshalled:
             raise KvinError("not KVIN: no _serializeVerId")
         version = marshalled["_serializeVerId"]

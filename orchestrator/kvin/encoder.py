@@ -95,7 +95,7 @@ class Encoder:
         }
 
     def prepare(self, value: Any, depth: int = 0) -> Any:
-        """The prepared form of a value at the top or inside an array."""
+        """The prepared form of a value at the top or inside an array. Raises `KvinError` for what KVIN cannot say."""
         if value is None or isinstance(value, (str, bool)):
             return {"raw": value}
         if isinstance(value, js.BigInt):

@@ -20,7 +20,7 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def load_json(text: str, max_characters: int) -> Any:
-    """`JSON.parse` with a limit; KvinError for everything that it refuses."""
+    """`JSON.parse` with a limit. Raises `KvinError` for everything that it refuses."""
     if len(text) > max_characters:
         raise KvinError(f"text of {len(text)} characters is longer than {max_characters}")
     try:
@@ -72,6 +72,7 @@ def check_url(href: str) -> None:
 
 
 def constructor_name(ctr: Any) -> str:
+    """The class that `ctr` stands for, a name or a number. Raises `KvinError`."""
     if isinstance(ctr, str) and _CLASS_NAME.fullmatch(ctr):
         if not re.fullmatch(r"[1-9][0-9]*", ctr):
             return ctr
@@ -89,6 +90,7 @@ def parse_float(text: Any) -> float:
 
 
 def parse_bigint(text: Any) -> js.BigInt:
+    """Raises `KvinError`."""
     if not isinstance(text, str) or len(text) > _MAX_BIGINT_DIGITS or _DECIMAL.fullmatch(text) is None:
         raise KvinError(f"bigint {text!r:.40} is not a decimal number of at most {_MAX_BIGINT_DIGITS} digits")
     # int() refuses more than 4,300 digits; Decimal does not
@@ -102,6 +104,7 @@ def array_index(value: Any, name: str) -> int:
 
 
 def latin1(text: Any) -> bytes:
+    """A byte per character. Raises `KvinError`."""
     if not isinstance(text, str):
         raise KvinError("binary data is not a string")
     try:
@@ -129,6 +132,7 @@ def place(buffer: bytearray, start: int, data: bytes) -> None:
 
 
 def regexp_of(po: dict[str, Any]) -> js.JsRegExp:
+    """Raises `KvinError`."""
     args = po.get("args", [po.get("arg", "")])
     if not isinstance(args, list) or not 1 <= len(args) <= 2 or not all(isinstance(arg, str) for arg in args):
         raise KvinError("a RegExp needs a source and flags")
@@ -147,6 +151,7 @@ def date_of(arg: Any) -> js.JsDate:
 
 
 def box_of(ctr: str, arg: Any) -> js.Boxed:
+    """`new ctr(arg)` of a Boolean, Number or String. Raises `KvinError`."""
     if not isinstance(arg, (str, int, float)):
         raise KvinError(f"{ctr} cannot be made from {arg!r:.40}")
     if ctr == "Boolean":

@@ -109,7 +109,10 @@ class TypedArray:
 
     @classmethod
     def of(cls, kind: str, numbers: Sequence[int | float]) -> TypedArray:
-        """Make an array as `new kind(numbers)` does: integers wrap, `Uint8ClampedArray` clamps."""
+        """Make an array as `new kind(numbers)` does: integers wrap, `Uint8ClampedArray` clamps.
+
+        Raises `KvinError` for a kind that there is not.
+        """
         letter = _ELEMENTS.get(kind)
         if letter is None:
             raise KvinError(f"{kind!r} is not a binary kind")

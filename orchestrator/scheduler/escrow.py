@@ -45,7 +45,10 @@ class Commission(Protocol):
 
 
 def split(price: int, rate: int) -> tuple[int, int]:
-    """(for the worker, for the group) of one slice's price, together all of it. The group's part is rounded down."""
+    """(for the worker, for the group) of one slice's price, together all of it. The group's part is rounded down.
+
+    Raises `ValueError` for a rate that is none.
+    """
     if not 0 <= rate <= RATE_UNITS:
         raise ValueError(f"a commission rate is between 0 and {RATE_UNITS}, not {rate}")
     fee = price * rate // RATE_UNITS

@@ -159,7 +159,7 @@ class Slice:
 
 
 def lease(piece: Slice, lease_id: int) -> Slice:
-    """Hand a ready slice out under a lease newer than any that it had."""
+    """Hand a ready slice out under a lease newer than any that it had. Raises `IllegalTransition`."""
     if piece.state is not SliceState.READY or lease_id <= piece.lease:
         raise IllegalTransition(f"slice {piece} cannot be leased as {lease_id}")
     return dataclasses.replace(piece, state=SliceState.LEASED, lease=lease_id)
@@ -171,7 +171,10 @@ def may_have_rival(piece: Slice) -> bool:
 
 
 def lease_beside(piece: Slice, lease_id: int) -> Slice:
-    """Hand a late slice out a second time, to another worker; the first lease becomes its rival."""
+    """Hand a late slice out a second time, to another worker; the first lease becomes its rival.
+
+    Raises `IllegalTransition`.
+    """
     if not may_have_rival(piece) or lease_id <= piece.lease:
         raise IllegalTransition(f"slice {piece} cannot be leased as {lease_id} beside its lease")
     return dataclasses.replace(piece, lease=lease_id, rival=piece.lease)

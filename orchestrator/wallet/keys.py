@@ -54,7 +54,8 @@ class PrivateKey:
 
     @classmethod
     def from_hex(cls, text: str) -> PrivateKey:
-        """A key from 64 hex digits, `0x` optional. The error does not repeat the text: it may be a secret."""
+        """A key from 64 hex digits, `0x` optional. Raises `InvalidInput`, which does not repeat the text: it may be a
+        secret."""
         match = _HEX.fullmatch(text)
         if match is None:
             raise InvalidInput("not a private key: expected 64 hex digits, 0x optional")

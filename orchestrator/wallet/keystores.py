@@ -71,7 +71,10 @@ class Keystore:
         return await asyncio.to_thread(self.unlock_blocking, passphrase)
 
     def unlock_blocking(self, passphrase: str) -> PrivateKey:
-        """`unlock` for callers without an event loop."""
+        """`unlock` for callers without an event loop; blocks while the key is derived.
+
+        Raises `WrongPassphrase`, `MalformedKeystore`.
+        """
         content = {"version": 3, "id": self.id, "crypto": self.crypto}
         try:
             secret = _account_class().decrypt(content, passphrase.encode("utf-8", "surrogatepass"))

@@ -277,6 +277,7 @@ class CgroupTree:
 
     @classmethod
     def of_this_machine(cls, worker: str) -> CgroupTree:
+        """Raises `CgroupFailure` when the machine does not tell its mounts."""
         try:
             text = pathlib.Path("/proc/self/mountinfo").read_text()
         except OSError as exc:
@@ -288,7 +289,7 @@ class CgroupTree:
         return self._hierarchies
 
     def prepare(self) -> None:
-        """Make the worker's own directory and, on v2, hand the controllers down to it."""
+        """Make the worker's own directory and, on v2, hand the controllers down to it. Raises `CgroupFailure`."""
         if self.version == 0:
             raise CgroupFailure("no cgroup tree with a memory controller is mounted")
         try:

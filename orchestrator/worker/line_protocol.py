@@ -98,6 +98,7 @@ class OutputReader:
         self.total_frames = 0
 
     def feed(self, chunk: bytes, frames: int, now: float) -> list[tuple[Message | None, int]]:
+        """`frames` is in how many writes the chunk came, `now` in seconds. Raises `Violation`."""
         limits = self._limits
         self.total_bytes += len(chunk)
         self.total_frames += frames

@@ -185,8 +185,8 @@ class OriginRules:
         return permission
 
     def check_file(self, url: str, purpose: Purpose) -> str:
-        """The path of a file: URL that the owner allowed, or `OriginForbidden`. Where the path leads on disk is for the
-        reader to check against `allows_path`."""
+        """The path of a file: URL that the owner allowed. Where it leads on disk is for the reader to check against
+        `allows_path`. Raises `OriginForbidden`."""
         try:
             path = file_path(url)
         except InvalidInput as error:

@@ -43,7 +43,10 @@ class Audit:
         self.cpu_ns = 0
 
     def take(self, place: str, line: bytes, *, complete: bool = True) -> dict[str, Any] | None:
-        """Judge a line; its receipt when it is valid. Not `complete`: it is a file's last, and has no line feed."""
+        """Judge a line; its receipt when it is valid. Not `complete`: it is a file's last, and has no line feed.
+
+        What is wrong with it is among the findings.
+        """
         try:
             if len(line) > _MOST_LINE:
                 raise InvalidInput(f"a line of {len(line)} bytes is no receipt")

@@ -18,7 +18,10 @@ _WARM_AT_REST: Final = 4
 
 
 def sandboxes(settings: WorkerSettings) -> tuple[int, int]:
-    """How many sandboxes may keep cores busy, and how many there may be at once."""
+    """How many sandboxes may keep cores busy, and how many there may be at once.
+
+    Raises `InvalidInput` for settings that contradict each other.
+    """
     memory = machine.memory()
     sandbox_bytes, reserve = settings.memory_mib * MIB, settings.memory_reserve_mib * MIB
     capacity, most = default_sizes(limit_settings.places(settings), memory, sandbox_bytes, reserve)
@@ -49,6 +52,7 @@ def recycling_limits(settings: WorkerSettings) -> recycling.Limits:
 
 
 def pool_settings(settings: WorkerSettings, capacity: int, most: int) -> PoolSettings:
+    """Raises `InvalidInput` for settings that contradict each other."""
     least = min(capacity, _WARM_AT_REST) if settings.warm_min is None else settings.warm_min
     warm_most = max(2 * capacity, _WARM_AT_REST, least) if settings.warm_max is None else settings.warm_max
     if settings.warm_min is None:

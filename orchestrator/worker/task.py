@@ -158,6 +158,7 @@ def _no_work(value: Any) -> dict[str, int]:
 
 
 def parse_job(job_id: Any, job: Any) -> JobOffer:
+    """Raises `MalformedTask`."""
     if not isinstance(job_id, str) or not 0 < len(job_id) <= _MAX_ID:
         raise MalformedTask(f"job id {job_id!r} is not a short text")
     if not isinstance(job, Mapping):
@@ -191,6 +192,7 @@ def parse_job(job_id: Any, job: Any) -> JobOffer:
 
 
 def parse_slice(entry: Any) -> SliceOffer:
+    """Raises `MalformedTask`."""
     index = entry.get("sliceNumber") if isinstance(entry, Mapping) else None
     if not isinstance(index, int) or isinstance(index, bool) or index < 1:
         raise MalformedTask(f"a slice has the number {index!r}")

@@ -44,7 +44,7 @@ class _Seen:
         return str((self.proc / "ns" / kind).readlink())
 
     def cgroup_file(self, v1: tuple[str, str], v2: str) -> tuple[str, int]:
-        """The text of a file of its cgroup, and the version. `v1` is (controller, file)."""
+        """The text of a file of its cgroup, and the version. `v1` is (controller, file). Raises `NotApplicable`."""
         try:
             tree = CgroupTree.of_this_machine("battery")
         except CgroupFailure as error:

@@ -105,7 +105,7 @@ class Engine:
 
     @property
     def api(self) -> Any:
-        """The SDK's client; its methods are for `call`."""
+        """The SDK's client; its methods are for `call`. Raises RuntimeUnavailable before `connect`."""
         if self._api is None:
             raise failures.gone("not connected yet")
         return self._api

@@ -44,7 +44,7 @@ class Registry:
         await self._http.close()
 
     async def manifest(self, tag: str) -> dict[str, Any] | None:
-        """None when there is none of that name."""
+        """None when there is none of that name. Raises `NetworkFailure`."""
         body = await self._get(f"manifests/{tag}")
         if body is None:
             return None
