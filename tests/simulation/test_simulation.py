@@ -157,10 +157,6 @@ def _one_fewer_agrees(self: Panel, *arguments: Any) -> Decision:
     return _decide(dataclasses.replace(self, rule=rule), *arguments)
 
 
-def _doubt_binds_nothing(funded: int | None, counts: Counts) -> int | None:
-    return None if funded is None else max(0, funded - escrow.used(counts) - counts.leased)
-
-
 def _wrong_ones_are_paid(self: Court, number: int) -> list[Opinion]:
     return list(self.panel(number).opinions)
 
@@ -184,7 +180,6 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "less is added to a hold than the job is told": (Money, "add", _adds_less_than_it_says),
     "one worker fewer must agree": (Panel, "decide", _one_fewer_agrees),
     "who is shown wrong is paid": (Court, "to_pay", _wrong_ones_are_paid),
-    "slices in doubt bind no money": (escrow, "leasable", _doubt_binds_nothing),
     "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
 }
 

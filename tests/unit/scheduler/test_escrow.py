@@ -72,6 +72,21 @@ def test_what_the_hold_covers() -> None:
         escrow.validate(3, counts)
 
 
+def test_what_the_hold_covers_where_workers_must_agree() -> None:
+    """Ten slices with at most three results each: seven were paid, two are out, two of three that wait are in doubt."""
+    counts = Counts(total=10, cursor=8, ready=3, leased=2, accepted=3, copies=3, paid=7, doubted=2)
+    counts.validate()
+    assert escrow.used(counts) == 3, "seven results take the money of three slices"
+    assert escrow.leasable(9, counts) == 2
+    assert escrow.may_lease(9, counts) == 4, "what is in doubt is paid for already"
+    assert escrow.may_lease(7, counts) == 2 and not escrow.is_starved(7, counts)
+    assert not escrow.covers_unleased(7, counts)
+    assert (escrow.missing(9, counts), escrow.surplus(11, counts)) == (1, 1)
+    escrow.validate(7, counts)
+    with pytest.raises(escrow.EscrowBroken):
+        escrow.validate(6, counts)
+
+
 def test_a_slice_that_is_given_up_is_not_paid_for() -> None:
     counts = Counts(total=3, cursor=3, ready=0, leased=1, accepted=1, failed=1)
     assert (escrow.missing(2, counts), escrow.surplus(3, counts)) == (0, 1)
