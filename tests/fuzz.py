@@ -336,10 +336,12 @@ _OPERATIONS: dict[str, list[str]] = {
     ],
     "bankTeller": [
         "transfer", "transfer@1", "transferCredits", "reserveTransfer", "postTransfer", "voidTransfer", "issueCredits",
-        "payOutFees", "viewPending", "viewStatement", "viewAccount", "viewAccounts",
+        "payOutFees", "withdrawToChain", "cancelWithdrawal", "viewWithdrawals",
+        "viewPending", "viewStatement", "viewAccount", "viewAccounts",
     ],
 }  # fmt: skip
 _WORDS = [
+    "toAddress",
     "fromAccount", "toAccount", "amount", "transferAll", "transferId", "expiresIn", "signingSource", "address",
     "addresses", "limit", "before", "statuses", "startDeployTime", "endDeployTime", "jobOwner", "from", "slice", "job",
     "reliableEvents", "optionalEvents", "schedmsgEvents", "options", "filter", "$or", "target", "label", "token",
@@ -349,7 +351,14 @@ _WORDS = [
 ]  # fmt: skip
 _DATA = st.dictionaries(st.sampled_from([*_WORDS, *_NAMES]), _SCALARS | JSON, max_size=6)
 _ABOUT_A_JOB = st.tuples(_DATA, st.sampled_from(JOBS)).map(lambda pair: {**pair[0], "job": pair[1]})
-_TRANSFER = {"fromAccount": _ADDRESS, "toAccount": _PEER.address, "amount": "1", "transferId": "t1", "limit": 3}
+_TRANSFER = {
+    "fromAccount": _ADDRESS,
+    "toAccount": _PEER.address,
+    "amount": "1",
+    "transferId": "t1",
+    "limit": 3,
+    "toAddress": _PEER.address,
+}
 _SUBSCRIPTION = {
     "reliableEvents": ["stop"], "optionalEvents": ["result"], "label": "result", "token": "x",
     "options": {"filter": {"job": JOBS[0], "eventName": "result"}},

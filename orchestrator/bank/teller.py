@@ -162,14 +162,14 @@ class Teller:
         return await self._transfer(request, data)
 
     async def _reserve(self, request: Request, data: dict[str, Any]) -> Any:
-        """`{fromAccount, toAccount, amount | transferAll: true, transferId?, expiresIn?}`: a transfer's first step.
+        """`{fromAccount, toAccount, amount | transferAll: true, transferId, expiresIn?}`: a transfer's first step.
 
         `expiresIn` (seconds) is when it becomes void by itself; without it waits for ever. The same again: how it
         stands.
         """
         source = _authorized(request, data.get("fromAccount"), "fromAccount")
         target = _address(data.get("toAccount"), "toAccount")
-        amount, transfer_id, seconds = _amount_or_all(data), _transfer_id(data), data.get("expiresIn")
+        amount, transfer_id, seconds = _amount_or_all(data), _own_id(data), data.get("expiresIn")
         if seconds is not None and (
             isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_EXPIRY_S
         ):
@@ -204,17 +204,17 @@ class Teller:
             )
 
     async def _issue(self, request: Request, data: dict[str, Any]) -> Any:
-        """`{toAccount, amount, transferId?}`: new money. By an operator."""
+        """`{toAccount, amount, transferId}`: new money. By an operator."""
         self._require_operator(request)
-        target, amount, issue_id = _address(data.get("toAccount"), "toAccount"), _amount(data), _transfer_id(data)
+        target, amount, issue_id = _address(data.get("toAccount"), "toAccount"), _amount(data), _own_id(data)
         async with self._database.transaction() as tx:
             is_new = await self._bank.issue(tx, issue_id=issue_id, account=target, amount=amount)
             return await self._given(tx, target, amount, issue_id, is_new)
 
     async def _pay_out(self, request: Request, data: dict[str, Any]) -> Any:
-        """`{toAccount, amount, transferId?}`: out of the fees. By an operator."""
+        """`{toAccount, amount, transferId}`: out of the fees. By an operator."""
         self._require_operator(request)
-        target, amount, payout_id = _address(data.get("toAccount"), "toAccount"), _amount(data), _transfer_id(data)
+        target, amount, payout_id = _address(data.get("toAccount"), "toAccount"), _amount(data), _own_id(data)
         async with self._database.transaction() as tx:
             is_new = await self._bank.pay_out(tx, payout_id=payout_id, account=target, amount=amount)
             return await self._given(tx, target, amount, payout_id, is_new)
@@ -240,10 +240,9 @@ class Teller:
 
         The answer says how it stands; the same id again, too. `transferId` must be there: nobody is to pay twice.
         """
-        withdrawals = self._chain()
         source = _authorized(request, data.get("fromAccount"), "fromAccount")
         destination = _address(data.get("toAddress"), "toAddress")
-        amount, transfer_id = _amount_or_all(data), _own_id(data)
+        amount, transfer_id, withdrawals = _amount_or_all(data), _own_id(data), self._chain()
         async with self._database.transaction() as tx:
             made = await withdrawals.request(
                 tx, transfer_id=transfer_id, source=source, destination=destination, amount=amount
@@ -254,14 +253,14 @@ class Teller:
 
     async def _cancel_withdrawal(self, request: Request, data: dict[str, Any]) -> Any:
         """`{fromAccount, transferId}`: take a withdrawal back that was not sent yet."""
-        withdrawals, transfer_id = self._chain(), _own_id(data)
         source = _authorized(request, data.get("fromAccount"), "fromAccount")
+        transfer_id, withdrawals = _own_id(data), self._chain()
         async with self._database.transaction() as tx:
             return flight_answer(await withdrawals.cancel(tx, source=source, transfer_id=transfer_id))
 
     async def _view_withdrawals(self, request: Request, data: dict[str, Any]) -> Any:
         """`{address}`: the account's withdrawals, the newest first."""
-        withdrawals, account = self._chain(), _authorized(request, data.get("address"), "address")
+        account, withdrawals = _authorized(request, data.get("address"), "address"), self._chain()
         async with self._database.snapshot() as tx:
             return {"withdrawals": [flight_answer(one) for one in await withdrawals.of(tx, account)]}
 

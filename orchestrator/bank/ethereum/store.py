@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.bank import store as bank_store
+from orchestrator.bank import tables
 from orchestrator.bank.ethereum.flights import STEPS, Attempt, Flight, Outcome, State
 from orchestrator.bank.ethereum.plan import Cursor
 from orchestrator.bank.ethereum.transactions import Fees
@@ -117,10 +117,10 @@ async def add(tx: AsyncConnection, place: str, made: Pending) -> None:
 
 async def promised(tx: AsyncConnection) -> int:
     """Units of all withdrawals that the reserve still has to give."""
-    pending = bank_store.pending
+    pending = tables.pending
     query = sa.select(pending.c.high, pending.c.low).join(withdrawals, withdrawals.c.id == pending.c.id)
     query = query.where(_is_open, pending.c.state == PendingState.PENDING.value)
-    return sum(row.high * bank_store.LIMB + row.low for row in await tx.execute(query))
+    return sum(row.high * tables.LIMB + row.low for row in await tx.execute(query))
 
 
 async def flight(tx: AsyncConnection, withdrawal: str, *, lock: bool = False) -> Flight | None:
@@ -144,9 +144,9 @@ async def twin(tx: AsyncConnection, place: str, destination: str, amount: int, n
         (withdrawals.c.state == State.SENT.value) & (withdrawals.c.nonce == nonce),
         withdrawals.c.state == State.WAITING.value,
     ):
-        high, low = bank_store.split(amount)
-        same = (bank_store.pending.c.high == high) & (bank_store.pending.c.low == low)
-        same &= (bank_store.pending.c.destination == destination) & (withdrawals.c.place == place) & _is_open
+        high, low = divmod(amount, tables.LIMB)
+        same = (tables.pending.c.high == high) & (tables.pending.c.low == low)
+        same &= (tables.pending.c.destination == destination) & (withdrawals.c.place == place) & _is_open
         found = await _flights(tx, condition & same, withdrawals.c.made_at, withdrawals.c.id, most=1)
         locked = await flight(tx, found[0].id, lock=True) if found else None
         if locked is not None and locked.state is found[0].state:
@@ -164,8 +164,8 @@ async def flights_of(tx: AsyncConnection, account: str | None, *, only_open: boo
     """The newest of an account, or of all, the newest first."""
     conditions: list[sa.ColumnElement[bool]] = [_is_open] if only_open else []
     if account is not None:
-        owner = sa.select(bank_store.accounts.c.id).where(bank_store.accounts.c.name == account).scalar_subquery()
-        conditions.append(bank_store.pending.c.source == owner)
+        owner = sa.select(tables.accounts.c.id).where(tables.accounts.c.name == account).scalar_subquery()
+        conditions.append(tables.pending.c.source == owner)
     order = (withdrawals.c.made_at.desc(), withdrawals.c.id)
     return await _flights(tx, sa.and_(sa.true(), *conditions), *order, most=most)
 
@@ -230,7 +230,7 @@ async def known_transactions(tx: AsyncConnection, hashes: Collection[str]) -> se
 
 async def unmatched(tx: AsyncConnection) -> list[tuple[str, str | None, str | None]]:
     """Withdrawals that are not as their pending transfers: (id, its state, the other's)."""
-    pending = bank_store.pending
+    pending = tables.pending
     right = sa.or_(
         (pending.c.state == PendingState.PENDING.value) & withdrawals.c.state.in_([State.WAITING, State.SENT]),
         # What was done, and is under way again or has failed after a deep reorganisation, stays posted.
@@ -250,7 +250,7 @@ async def _step(tx: AsyncConnection, one: Flight, state: State, **values: Any) -
 
 
 async def _flights(tx: AsyncConnection, condition: Any, *order: Any, most: int | None = None) -> list[Flight]:
-    pending, source = bank_store.pending, bank_store.accounts
+    pending, source = tables.pending, tables.accounts
     query = (
         sa.select(withdrawals, source.c.name.label("source"), pending.c.destination, pending.c.high, pending.c.low)
         .join(pending, pending.c.id == withdrawals.c.id)
@@ -263,7 +263,7 @@ async def _flights(tx: AsyncConnection, condition: Any, *order: Any, most: int |
     made = await _attempts(tx, [row.id for row in rows])
     return [
         Flight(
-            row.id, row.source, row.destination, row.high * bank_store.LIMB + row.low, State(row.state), row.made_at,
+            row.id, row.source, row.destination, row.high * tables.LIMB + row.low, State(row.state), row.made_at,
             row.nonce, tuple(made.get(row.id, ())), row.block, row.txhash, row.reason,
         )
         for row in rows

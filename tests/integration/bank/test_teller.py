@@ -127,6 +127,7 @@ async def test_views(teller: Teller) -> None:
     }
 
 
+RESERVE = {"fromAccount": A, "toAccount": B, "amount": 1, "transferId": "r"}
 REFUSED: list[tuple[str, Any, type[OrchestratorError], str]] = [
     ("transfer@1", {"fromAccount": B, "toAccount": A, "amount": "1"}, NotPermitted, f"fromAccount {B}"),
     ("viewAccounts", {"address": [A, B]}, NotPermitted, f"not signed by the key of address {B}"),
@@ -145,9 +146,10 @@ REFUSED: list[tuple[str, Any, type[OrchestratorError], str]] = [
         InvalidInput,
         "Bad checksum",
     ),
-    ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 1, "expiresIn": 0}, InvalidInput, "seconds"),
-    ("reserveTransfer", {"fromAccount": A, "toAccount": A, "amount": 1}, InvalidInput, "not possible"),
-    ("reserveTransfer", {"fromAccount": A, "toAccount": B, "amount": 9}, NotEnoughFunds, "has 8.5 DCC"),
+    ("reserveTransfer", {**RESERVE, "expiresIn": 0}, InvalidInput, "seconds"),
+    ("reserveTransfer", {**RESERVE, "toAccount": A}, InvalidInput, "not possible"),
+    ("reserveTransfer", {**RESERVE, "amount": 9}, NotEnoughFunds, "has 8.5 DCC"),
+    ("reserveTransfer", {**RESERVE, "transferId": None}, InvalidInput, "transferId is missing: give one of your own"),
     ("postTransfer", {"fromAccount": A}, InvalidInput, "transferId must be a string"),
     ("issueCredits", {"toAccount": A, "amount": 1}, NotPermitted, "of whom this Bank has none"),
     ("viewStatement", {"address": A, "limit": 0}, InvalidInput, "limit must be"),
@@ -195,13 +197,15 @@ async def test_only_an_operator_makes_money(database: Database) -> None:
     issue = Asked("issueCredits", {"toAccount": A, "amount": "3", "transferId": "i"}, frozenset({B}))
     assert [(await teller.handle(issue))["isNew"] for _ in range(2)] == [True, False]
     for operation in ("issueCredits", "payOutFees"):
+        with pytest.raises(InvalidInput, match="transferId is missing"):
+            await teller.handle(Asked(operation, {"toAccount": A, "amount": 1}, frozenset({B})))
         with pytest.raises(NotPermitted, match=f"sign with the keystore of {B}"):
             await teller.handle(Asked(operation, {"toAccount": A, "amount": 1}))
     async with database.transaction() as tx:
         await Bank().charge(tx, fee_id="f", account=A, amount=UNITS)
     with pytest.raises(NotEnoughFunds):
-        await teller.handle(Asked("payOutFees", {"toAccount": A, "amount": 2}, frozenset({B})))
-    answer = await teller.handle(Asked("payOutFees", {"toAccount": A, "amount": 1}, frozenset({B})))
+        await teller.handle(Asked("payOutFees", {"toAccount": A, "amount": 2, "transferId": "p"}, frozenset({B})))
+    answer = await teller.handle(Asked("payOutFees", {"toAccount": A, "amount": 1, "transferId": "p"}, frozenset({B})))
     assert answer["balance"] == "11.5"
 
 
