@@ -77,6 +77,10 @@ class DatabaseAway(OrchestratorError):
     retryable = True
 
 
+class Unreached(DatabaseAway):
+    """No connection could be had: the transaction has not begun."""
+
+
 class Database:
     """Connections to one database whose schema is at the newest migration.
 
@@ -125,23 +129,34 @@ class Database:
             stack.enter_context(_values_checked())
             if self._is_sqlite:
                 await stack.enter_async_context(self._writer)
-            yield await stack.enter_async_context(self._engine.begin())
+            connection = await self._connected(stack)
+            async with connection.begin():
+                yield connection
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading one consistent state; changes made on it are rolled back."""
-        with _values_checked():
-            async with self._reading() as connection:
-                yield connection
-
-    @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(_values_checked())
+            connection = await self._connected(stack)
             if self._is_sqlite:
                 await connection.execution_options(read_only=True)
             else:
                 await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
+
+    async def _connected(self, stack: contextlib.AsyncExitStack) -> AsyncConnection:
+        try:
+            return await stack.enter_async_context(self._engine.connect())
+        except Exception as error:
+            if is_away(error):
+                raise Unreached(f"the database does not answer: {reason(error)}") from error
+            raise
+
+    async def ping(self) -> None:
+        """Raises `DatabaseAway`."""
+        async with self.snapshot() as tx:
+            await tx.execute(sqlalchemy.select(1))
 
     async def notify(self, channel: str, payloads: Iterable[str]) -> None:
         """Tell every process that listens, this one included. A payload has less than 8000 bytes."""
@@ -320,13 +335,19 @@ def is_away(error: BaseException) -> bool:
     return state in _AWAY or state.startswith("08")
 
 
-async def retried(work: Callable[[], Awaitable[_Result]], *, patience: float = 0.0) -> _Result:
+def reason(error: BaseException) -> str:
+    """What the driver says, in one line."""
+    return str(getattr(error, "orig", error)).strip().partition("\n")[0]
+
+
+async def retried(work: Callable[[], Awaitable[_Result]], *, patience: float = 0.0, connecting: float = 0.0) -> _Result:
     """Do `work`, which is one transaction, and do it again after a conflict.
 
     While the database is away it is tried again for `patience` seconds: for work only that may be done twice, because a
-    commit whose answer was lost is done again. Raises `DatabaseAway` then, and whatever else `work` raises.
+    commit whose answer was lost is done again. For `connecting` seconds it is tried again when no connection could be
+    had, which has changed nothing. Raises `DatabaseAway` then, and whatever else `work` raises.
     """
-    until = time.monotonic() + patience
+    begun = time.monotonic()
     conflicts = 0
     pause = 0.05
     while True:
@@ -340,7 +361,7 @@ async def retried(work: Callable[[], Awaitable[_Result]], *, patience: float = 0
                 continue
             if not is_away(error):
                 raise
-            if time.monotonic() >= until:
+            if time.monotonic() >= begun + (max(patience, connecting) if isinstance(error, Unreached) else patience):
                 raise DatabaseAway("the database does not answer; try again in a while") from error
             log.warning("the database does not answer: %s", error, extra={"action": "database-away"})
         await asyncio.sleep(pause)

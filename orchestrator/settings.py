@@ -63,6 +63,12 @@ class SchedulerSettings(ComponentSettings):
         description="async SQLAlchemy URL of the database; SQLite in the state folder when not given",
         json_schema_extra=flag("--database", metavar="URL", secret=True),
     )
+    database_wait_s: float = Field(
+        300.0,
+        ge=0,
+        description="seconds for which a Scheduler that starts waits for PostgreSQL to answer",
+        json_schema_extra=flag("--database-wait"),
+    )
     migrate: bool = Field(
         True, description="whether to bring the database's schema up to date at the start (see db migrate)"
     )

@@ -140,6 +140,22 @@ class PostgresServer:
         """Immediate shutdown, as a crash: the next start recovers from the log."""
         self._end(signal.SIGQUIT)
 
+    def destroy(self) -> None:
+        """SIGKILL, as from the kernel's out-of-memory killer; what it had started ends by itself."""
+        assert self._process is not None
+        place = pathlib.Path("/proc", str(self._process.pid), "task", str(self._process.pid), "children")
+        children = place.read_text().split()
+        self._end(signal.SIGKILL)
+        until = time.monotonic() + _START_S
+        while any(pathlib.Path("/proc", child).exists() for child in children) and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def cut(self, database: str) -> None:
+        """End every connection to this database but ours."""
+        self.execute(
+            "postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name_of(database)}'"
+        )
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
@@ -169,8 +185,7 @@ class PostgresServer:
         return self.url(name)
 
     def drop(self, url: str) -> None:
-        name = url.partition("@/")[2].partition("?")[0]
-        self.execute("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self.execute("postgres", f"DROP DATABASE IF EXISTS {name_of(url)} WITH (FORCE)")
 
     def _make_template(self) -> None:
         if not self._has_template:
@@ -181,6 +196,11 @@ class PostgresServer:
             self._has_template = True
 
     _has_template: bool = False
+
+
+def name_of(url: str) -> str:
+    """The database that a URL of `PostgresServer.url` names."""
+    return url.partition("@/")[2].partition("?")[0]
 
 
 _numbers = itertools.count(1)

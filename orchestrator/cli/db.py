@@ -68,7 +68,7 @@ def check(*, output: str, config: pathlib.Path | None, show_config: bool, **flag
     """Whether the database answers, its schema is the newest, and the ledger adds up. Changes nothing.
 
     Exit status: 0 all is well, 1 the database does not answer, 3 steps of the schema are pending, 4 the ledger has
-    problems (see `bank audit`).
+    problems (see `bank audit`), or numbers would be given twice.
     """
     loaded = load(SchedulerSettings, given(flags), config)
     if show_config:
@@ -83,7 +83,7 @@ def check(*, output: str, config: pathlib.Path | None, show_config: bool, **flag
         _print(report)
     if report["schema"]["pending"]:
         sys.exit(PENDING)
-    if report["ledger"] is not None and report["ledger"]["problems"]:
+    if report["numbers"] or (report["ledger"] is not None and report["ledger"]["problems"]):
         sys.exit(DAMAGED)
 
 
@@ -155,6 +155,9 @@ def _print(report: dict[str, Any]) -> None:
     if ledger is None:
         click.echo("ledger     not looked at: the schema is not the newest")
         return
+    click.echo("rows       " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in report["rows"].items()))
+    for problem in report["numbers"]:
+        click.echo(f"numbers    {problem}")
     said = "adds up" if not ledger["problems"] else f"has {len(ledger['problems'])} problems"
     click.echo(f"ledger     {said}: {ledger['accounts']} accounts, {ledger['postings']} postings")
     for problem in ledger["problems"]:

@@ -19,7 +19,7 @@ import sqlalchemy
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from orchestrator.database import DatabaseAway, is_away, prepare
+from orchestrator.database import DatabaseAway, is_away, prepare, reason
 
 _LOCK = 0x0DC9_5C4E
 """the advisory lock of whoever migrates"""
@@ -78,14 +78,10 @@ async def _on(
     except Exception as error:
         if is_away(error):
             where = f"{url.host or url.query.get('host', 'this machine')}, database {url.database}"
-            raise DatabaseAway(f"PostgreSQL does not answer at {where}: {_reason(error)}") from error
+            raise DatabaseAway(f"PostgreSQL does not answer at {where}: {reason(error)}") from error
         raise
     finally:
         await engine.dispose()
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "orig", error)).strip().splitlines()[0]
 
 
 def _schema(connection: sqlalchemy.Connection) -> Schema:

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError
 
-__all__ = ["Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "TooMany", "TrustedProxies", "place_of"]
+__all__ = [
+    "Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "Spent", "TooMany", "TrustedProxies", "place_of",
+]  # fmt: skip
 
 _MOST_BUCKETS = 50_000
 _LONGEST_PAUSE = 10.0
+_NOTICED = 0.02
 
 
 class TooMany(OrchestratorError):
@@ -58,6 +61,18 @@ class GuardLimits:
     identity_held: int = 512 * 1024 * 1024
     address_held: int = 1024 * 1024 * 1024
     all_held: int = 2 * 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an identity used at one server."""
+
+    messages: int
+    requests: int
+    characters: int
+
+    def plus(self, more: Spent) -> Spent:
+        return Spent(self.messages + more.messages, self.requests + more.requests, self.characters + more.characters)
 
 
 class Bucket:
@@ -181,6 +196,9 @@ class Guard:
         self.refused = 0
         self.bans = 0
         self.paused = 0
+        self.is_shared = False
+        """other servers are told what identities use here: see `take_spent`"""
+        self._spent: dict[str, Spent] = {}
 
     def connections(self, place: str) -> int:
         return self._open.get(place, 0)
@@ -276,6 +294,8 @@ class Guard:
         if identity is not None:
             rate, burst = limits.identity_messages, limits.identity_messages_burst
             pause = max(pause, self._bucket(self._messages, identity, rate, burst, now).spend(1, now))
+            if self.is_shared:
+                self._note(identity, Spent(1, 0, characters))
         if pause > 0:
             self.paused += 1
         return min(pause, _LONGEST_PAUSE)
@@ -286,6 +306,37 @@ class Guard:
         if not self._bucket(self._requests, identity, rate, burst, now).take(count, now):
             self.refused += count
             raise TooMany(f"{identity} sends more than {rate:g} requests a second; send them again, more slowly")
+        if self.is_shared:
+            self._note(identity, Spent(0, count, 0))
+
+    def _note(self, identity: str, spent: Spent) -> None:
+        before = self._spent.get(identity)
+        if before is None and len(self._spent) >= _MOST_BUCKETS:
+            return
+        self._spent[identity] = spent if before is None else before.plus(spent)
+
+    def take_spent(self) -> dict[str, Spent]:
+        """What identities used since this was asked last: those only that used a noticeable part of what they may in a
+        second."""
+        limits = self.limits
+        spent, self._spent = self._spent, {}
+        return {
+            identity: one
+            for identity, one in spent.items()
+            if one.messages >= _NOTICED * limits.identity_messages
+            or one.requests >= _NOTICED * limits.identity_requests
+            or one.characters >= _NOTICED * limits.identity_characters
+        }
+
+    def charge(self, identity: str, spent: Spent, now: float) -> None:
+        """An identity has used that at another server, which counts here, too."""
+        limits = self.limits
+        rate, burst = limits.identity_messages, limits.identity_messages_burst
+        self._bucket(self._messages, identity, rate, burst, now).spend(spent.messages, now)
+        rate, burst = limits.identity_requests, limits.identity_requests_burst
+        self._bucket(self._requests, identity, rate, burst, now).spend(spent.requests, now)
+        rate, burst = limits.identity_characters, limits.identity_characters_burst
+        self._bucket(self._characters, identity, rate, burst, now).spend(spent.characters, now)
 
     def sweep(self, now: float) -> None:
         """Forget who has been quiet."""

@@ -33,7 +33,7 @@ from orchestrator.protocol.session_memory import Memory, Remembered, SessionMemo
 from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
 from orchestrator.protocol.sockets import ServerSocket
 from orchestrator.protocol.tokens import random_token
-from orchestrator.protocol.validity import Stamps
+from orchestrator.protocol.validity import Stamps, used_before
 from orchestrator.protocol.vocabulary import Breach, Event, IncomingRequest, Role, SessionLimits, State
 from orchestrator.wallet import keys
 
@@ -192,7 +192,9 @@ class DcpServer:
         self._by_peer: Counter[str] = Counter()
         # Those without a transport, the longest first: strangers, and sessions that may be resumed.
         self._absent: tuple[dict[_ServerLink, None], dict[_ServerLink, None]] = ({}, {})
-        self._guard = Guard(self.limits.guard, time.monotonic())
+        self.guard = self._guard = Guard(self.limits.guard, time.monotonic())
+        self.sessions_elsewhere: Callable[[str], int] = lambda _identity: 0
+        """how many sessions an identity has at other processes"""
         self._proxies = proxies or TrustedProxies()
         self._sockets = sockets.SocketServer(
             list(services),
@@ -256,6 +258,9 @@ class DcpServer:
     def connections(self) -> list[ServerConnection]:
         """The sessions that live, with or without a transport."""
         return [link.connection for link in self._links.values()]
+
+    def sessions_by_identity(self) -> Mapping[str, int]:
+        return self._by_peer
 
     def statistics(self) -> dict[str, Any]:
         return {
@@ -395,7 +400,8 @@ class DcpServer:
                 socket.drop()
                 return None
             refusal = None
-            if self._by_peer[envelope.owner] >= self.limits.guard.identity_sessions:
+            open_sessions = self._by_peer[envelope.owner] + self.sessions_elsewhere(envelope.owner)
+            if open_sessions >= self.limits.guard.identity_sessions:
                 self._refused += 1
                 refusal = TooMany(
                     f"{envelope.owner} has {self.limits.guard.identity_sessions} sessions, as many as one identity may "
@@ -445,6 +451,29 @@ class DcpServer:
         if isinstance(transport, ServerSocket) and len(incoming) > 1:
             # Only now it is known how much work the message brought.
             self._sockets.turns.charge(transport.place, connection.peer, len(incoming) - 1)
+        if self.memory.is_shared:
+            self._scope.spawn(self._start_unused(connection, link, incoming))
+        else:
+            self._start(connection, link, incoming)
+
+    async def _start_unused(
+        self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]
+    ) -> None:
+        """Start those whose stamps no other process has seen either."""
+        try:
+            used = await self.memory.claim(connection.dcpsid, incoming)
+        except OrchestratorError as error:
+            for one in incoming:
+                self._answer(link, one.id, error)
+            return
+        for one in incoming:
+            if one.id in used:
+                self._answer(link, one.id, used_before())
+        fresh = [one for one in incoming if one.id not in used]
+        if fresh:
+            self._start(connection, link, fresh)
+
+    def _start(self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]) -> None:
         service = self._services[connection.service]
         requests = [Request(r.operation, r.data, connection.peer, r.authorized, connection) for r in incoming]
         handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]] | None

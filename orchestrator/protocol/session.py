@@ -25,7 +25,7 @@ from orchestrator.protocol.errors import ClosedByPeer, Congested, ConnectionClos
 from orchestrator.protocol.messages import OutgoingRequest, OutgoingResponse
 from orchestrator.protocol.speaker import Speaker
 from orchestrator.protocol.tokens import is_session_id, is_token
-from orchestrator.protocol.validity import InvalidRequestTime
+from orchestrator.protocol.validity import InvalidRequestTime, stale_at
 from orchestrator.protocol.vocabulary import (
     Action,
     Answer,
@@ -320,7 +320,8 @@ class Session(Speaker):
         except (InvalidRequestTime, InvalidInput, Congested) as error:
             return self._queue_error(message_id, error)
         self._in_progress[message_id] = stamp
-        into.append(IncomingRequest(message_id, operation, data, authorized))
+        stale = stale_at(payload["validity"])
+        into.append(IncomingRequest(message_id, operation, data, authorized, stamp, stale))
         return []
 
     def _check_validity(self, message_id: str, validity: Any, now: float) -> str:

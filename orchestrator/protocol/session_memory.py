@@ -13,8 +13,10 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from orchestrator.protocol.vocabulary import IncomingRequest
 
 __all__ = ["Memory", "Remembered", "SessionMemory"]
 
@@ -54,6 +56,10 @@ class Memory(Protocol):
     def is_settled(self) -> bool: ...
 
     async def settle(self) -> None: ...
+
+    async def claim(self, dcpsid: str, requests: Sequence[IncomingRequest]) -> frozenset[str]:
+        """Ids of those requests whose stamp another request has used, here or at another process. Raises
+        `OrchestratorError` when that cannot be known at the moment."""
 
 
 class SessionMemory:
@@ -100,6 +106,10 @@ class SessionMemory:
 
     async def settle(self) -> None:
         """Nothing: `remember` has written it."""
+
+    async def claim(self, dcpsid: str, requests: Sequence[IncomingRequest]) -> frozenset[str]:
+        """None: sessions have looked for themselves."""
+        return frozenset()
 
     def recall(self, dcpsid: str) -> Remembered | None:
         return self._left.get(dcpsid)

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from orchestrator.errors import Fault, OrchestratorError
 
-__all__ = ["DEFAULT_TTL", "InvalidRequestTime", "Stamps"]
+__all__ = ["DEFAULT_TTL", "InvalidRequestTime", "Stamps", "stale_at", "used_before"]
 
 DEFAULT_TTL = 120
 _MIN_TTL = 15
@@ -53,7 +53,7 @@ class Stamps:
             raise InvalidRequestTime("payload.validity.stamp must be a string of 1 to 64 characters")
         if not _is_number(time):
             raise InvalidRequestTime("payload.validity.time must be a number of seconds")
-        ttl = min(max(ttl, _MIN_TTL), _MAX_TTL) if _is_number(ttl) else DEFAULT_TTL
+        ttl = _ttl(ttl)
         if time > now + _SLOP:
             raise InvalidRequestTime("the request comes from the future: set the clock", code="ETIMETRAVEL")
         if time + ttl < now - _SLOP:
@@ -63,7 +63,7 @@ class Stamps:
                 info={"timestamp": now, "offset": time - now},
             )
         if stamp in self._young or stamp in self._old:
-            raise InvalidRequestTime("payload.validity.stamp was used before", code="EDUP")
+            raise used_before()
         self._remember(stamp, now)
 
     def _remember(self, stamp: str, now: float) -> None:
@@ -71,6 +71,19 @@ class Stamps:
         if len(self._young) >= self._capacity or now - self._since > 2 * _SLOP + _MAX_TTL:
             self._old, self._young, self._since = self._young, set(), now
         self._young.add(stamp)
+
+
+def used_before() -> InvalidRequestTime:
+    return InvalidRequestTime("payload.validity.stamp was used before", code="EDUP")
+
+
+def stale_at(validity: Any) -> float:
+    """From when on a request that `Stamps.check` has passed is refused by its time alone."""
+    return float(validity["time"]) + _ttl(validity.get("ttl")) + _SLOP
+
+
+def _ttl(said: Any) -> float:
+    return min(max(said, _MIN_TTL), _MAX_TTL) if _is_number(said) else DEFAULT_TTL
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,9 @@ class IncomingRequest:
     operation: str
     data: Any
     authorized: frozenset[str]
+    stamp: str = ""
+    stale_at: float = math.inf
+    """from when on its time alone would have it refused, if it came again"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,15 @@ from orchestrator.exporting import data, text
 from orchestrator.exporting.metrics_server import MetricsServer
 from orchestrator.protocol.server import DcpServer
 from orchestrator.protocol.session_memory import Memory, SessionMemory
-from orchestrator.scheduler.assembly import assemble
+from orchestrator.scheduler.assembly import Side, assemble
 from orchestrator.scheduler.blobs import Blobs, BlobStore, DiskBlobs
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
 from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.exposure import server_limits, tls_context, trusted_proxies
+from orchestrator.scheduler.opening import opened
 from orchestrator.scheduler.s3 import Bucket, S3Blobs
+from orchestrator.scheduler.shared_limits import SharedLimits
 from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
@@ -72,7 +74,7 @@ class SchedulerApp:
         database = self._given_database
         if database is None:
             url = settings.database_url or sqlite_url(settings.state_dir / DATABASE)
-            database = await Database.open(url, migrate=settings.migrate)
+            database = await opened(url, migrate=settings.migrate, wait_s=settings.database_wait_s)
             stack.push_async_callback(database.close)
         bank = Bank(self._clock)
         blobs = Blobs(_blob_store(settings, database), settings.blob_threshold)
@@ -83,8 +85,9 @@ class SchedulerApp:
         self.core, self.roster, self.router, self.results = parts.core, parts.roster, parts.router, parts.results
         self.distributor, self.reconciler, self.keeper = parts.distributor, parts.reconciler, parts.keeper
         memory: Memory
+        shared: SharedSessions | None = None
         if self.core.cluster is not None:
-            memory = SharedSessions(database, self.core.cluster, self._clock)
+            memory = shared = SharedSessions(database, self.core.cluster, self._clock)
             self.core.cluster.hear("session", self._sessions_moved)
         else:
             memory = SessionMemory(settings.state_dir / SESSIONS, clock=self._clock)
@@ -107,7 +110,10 @@ class SchedulerApp:
             server = MetricsServer(settings.metrics_listen, page=page, live=Health, ready=Health)
             self.metrics = await stack.enter_async_context(server)
             self._tasks.start(Measuring(bank, database).run())
-        for side in parts.sides:
+        sides: list[Side] = list(parts.sides)
+        if self.core.cluster is not None and shared is not None:
+            sides += [shared, SharedLimits(self.server, self.core.cluster)]
+        for side in sides:
             self._tasks.start(side.run())
         await stack.enter_async_context(self.server)
         try:

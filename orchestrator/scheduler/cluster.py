@@ -32,6 +32,8 @@ RESYNC_S = 5.0
 HEARTBEAT_S = 3.0
 ALIVE_S = 15.0
 """a process that was not heard of for so long has died"""
+ASK_S = 1.0
+"""how long other processes are waited for that were asked something"""
 ROSTER_S = 1.0
 """how often processes tell each other of workers"""
 SESSIONS_KEPT_S = 7300.0
@@ -45,6 +47,9 @@ _LARGEST = 7000
 Item = tuple[int | str, ...]
 Hear = Callable[[Sequence[Any]], None]
 """Takes the items of one kind, in the order in which they were told; each is a list."""
+
+Answer = Callable[[Sequence[Any]], Any]
+"""What a process says to a question: JSON of less than a notification."""
 
 _SEEN = pydantic.TypeAdapter(Seen)
 
@@ -76,7 +81,13 @@ class Cluster:
         """those of whose leaving was heard while the rows of others are being read"""
         roster.on_gone = self._worker_left_here
         self._lowest_level = 0
+        self._others: frozenset[str] = frozenset()
+        """processes that were alive at the last beat"""
+        self._answers: dict[str, Answer] = {}
+        self._questions: dict[str, _Question] = {}
         self.hear("worker-gone", self._workers_left)
+        self.hear("ask", self._asked)
+        self.hear("answer", self._answered)
 
     # --- telling and hearing
 
@@ -90,6 +101,38 @@ class Cluster:
         """The other processes hear of it soon; what is told several times meanwhile, once."""
         self._told.setdefault(kind, {})[item] = None
         self._something.set()
+
+    def answer(self, kind: str, answer: Answer) -> None:
+        """How this process answers questions of a kind."""
+        self._answers[kind] = answer
+
+    async def ask(self, kind: str, *item: int | str) -> list[Any]:
+        """What the other processes answer that are alive; those that are silent for `ASK_S` are left out."""
+        if not self._others:
+            return []
+        number, question = secrets.token_hex(8), _Question(set(self._others))
+        self._questions[number] = question
+        self.tell("ask", number, kind, json.dumps(item))
+        try:
+            async with asyncio.timeout(ASK_S):
+                await question.complete.wait()
+        except TimeoutError:
+            log.info("a process does not answer", extra={"action": "process-silent", "count": len(question.awaited)})
+        finally:
+            del self._questions[number]
+        return question.answers
+
+    def _asked(self, items: Sequence[Any]) -> None:
+        for number, kind, text in items:
+            answer = self._answers.get(kind)
+            said = None if answer is None else answer(json.loads(text))
+            self.tell("answer", number, self.process, json.dumps(said))
+
+    def _answered(self, items: Sequence[Any]) -> None:
+        for number, process, text in items:
+            question = self._questions.get(number)
+            if question is not None and process in question.awaited:
+                question.take(process, json.loads(text))
 
     async def _send(self) -> None:
         while True:
@@ -138,6 +181,7 @@ class Cluster:
         """Say that this process is alive; how many others are."""
         await store.register(tx, self._row())
         others = await store.others(tx, self.process, self._clock() - ALIVE_S)
+        self._others = frozenset(one["id"] for one in others)
         self._lowest_level = min([one["level"] or 0 for one in others], default=LEVEL)
         return len(others)
 
@@ -271,6 +315,20 @@ class Cluster:
 
     def statistics(self) -> dict[str, Any]:
         return {"process": self.process, "workers": len(self._mine), "workers_elsewhere": len(self._foreign)}
+
+
+class _Question:
+    def __init__(self, awaited: set[str]) -> None:
+        self.awaited = awaited
+        self.answers: list[Any] = []
+        self.complete = asyncio.Event()
+
+    def take(self, process: str, answer: Any) -> None:
+        self.awaited.discard(process)
+        if answer is not None:  # a version that does not know such questions
+            self.answers.append(answer)
+        if not self.awaited:
+            self.complete.set()
 
 
 def _is_news(before: Seen | None, now: Seen) -> bool:

@@ -28,6 +28,9 @@ from orchestrator.scheduler.trust import TrustRules
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
 
+CONNECTING_S = 10.0
+"""how long a request waits for a database that is away"""
+
 Clock = Callable[[], float]
 """Seconds since 1970: deadlines are kept in the database."""
 
@@ -188,7 +191,7 @@ class Operations:
                 code="ENOSYS",
             )
         # Every operation is one that may arrive twice, and what met a conflict has not happened at all.
-        return await retried(lambda: operation(request))
+        return await retried(lambda: operation(request), connecting=CONNECTING_S)
 
 
 def fields(request: Request) -> Mapping[str, Any]:

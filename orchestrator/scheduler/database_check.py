@@ -12,6 +12,7 @@ from orchestrator.database import Database, check_url
 from orchestrator.errors import NotFound
 from orchestrator.migrations import running
 from orchestrator.scheduler.cluster import ALIVE_S
+from orchestrator.scheduler.store import bans, blob_intents, counters, owner_accounts, stamps
 from orchestrator.scheduler.store import cluster as store
 
 
@@ -39,6 +40,8 @@ async def examine(url: str) -> dict[str, Any]:
             },
             "scheduler": None,
             "processes": [],
+            "rows": {},
+            "numbers": [],
             "ledger": None,
         }
         if not schema.pending:
@@ -56,6 +59,13 @@ async def _look_inside(database: Database, report: dict[str, Any]) -> None:
             {"place": one["place"], "version": one["version"], "silent_s": max(now - one["seen_at"], 0.0)}
             for one in await store.others(tx, "", now - ALIVE_S)
         ]
+        report["rows"] = {
+            "owner_accounts": await owner_accounts.count(tx),
+            "bans": await bans.count(tx),
+            "stamps": await stamps.count(tx),
+            "values_of_no_job_yet": await blob_intents.count(tx),
+        }
+        report["numbers"] = await counters.behind(tx)
         audit = await Bank().audit(tx)
     report["ledger"] = {
         "accounts": audit.accounts,

@@ -1,9 +1,8 @@
-"""Gathers why a job waits: from its rows, its account, and what workers said last to this process."""
+"""Gathers why a job waits: from its rows, its account, and what workers said last, to this process or another."""
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.database import Transaction
@@ -17,6 +16,7 @@ from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
 from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, census
 from orchestrator.scheduler.pricing import hold_for, to_dcc
+from orchestrator.scheduler.refusals import together
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import facts_of
 from orchestrator.scheduler.store import groups, jobs, opinions, slices
@@ -32,11 +32,14 @@ class Explainer:
     def __init__(self, core: Core, roster: Roster) -> None:
         self._core = core
         self._roster = roster
+        if core.cluster is not None:
+            core.cluster.answer("refused", self._refused)
 
     async def explain(self, job: Job) -> dict[str, Any]:
         """The answer of `explainJob`: findings, and the facts behind them."""
+        lately = await self._lately(job.key)
         async with self._core.database.snapshot() as tx:
-            facts = await self._facts(tx, job)
+            facts = await self._facts(tx, job, lately)
         return {
             "job": job.id,
             "status": str(facts.status),
@@ -70,7 +73,7 @@ class Explainer:
             }
         )
 
-    async def _facts(self, tx: Transaction, job: Job) -> Facts:
+    async def _facts(self, tx: Transaction, job: Job, lately: Mapping[WhyNot, int]) -> Facts:
         now = self._core.clock()
         state = (await jobs.states(tx, [job.key]))[job.key]
         ids = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
@@ -100,7 +103,7 @@ class Explainer:
             present=len(present),
             able=able,
             reasons=reasons,
-            lately=self._lately(job.key, now),
+            lately=lately,
             lacking=_lacking(profile, present),
             worktime=f"{worktime['name']} {worktime['version']}",
             isolation=None if profile.isolation is None else str(profile.isolation),
@@ -140,11 +143,15 @@ class Explainer:
                 usable.add(one)
         return found, frozenset(usable)
 
-    def _lately(self, key: int, now: float) -> dict[WhyNot, int]:
-        counts: collections.Counter[WhyNot] = collections.Counter()
-        for refusal in self._core.refusals.of(key):
-            counts[refusal.code] += refusal.since(now - LATELY_S)
-        return {code: count for code, count in counts.items() if count}
+    async def _lately(self, key: int) -> dict[WhyNot, int]:
+        """Whichever process has refused the job to workers."""
+        told = [self._refused([key])]
+        if self._core.cluster is not None:
+            told += await self._core.cluster.ask("refused", key)
+        return together(told)
+
+    def _refused(self, item: Sequence[Any]) -> dict[str, tuple[int, list[str]]]:
+        return self._core.refusals.since(item[0], self._core.clock() - LATELY_S)
 
 
 def _left_to_measure(state: JobState) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.database import Transaction
@@ -15,7 +15,7 @@ from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.late import Watchman
 from orchestrator.scheduler.lifecycle import Ending, SliceState
 from orchestrator.scheduler.open_requests import OpenRequests
-from orchestrator.scheduler.presence import Presence, lives_elsewhere
+from orchestrator.scheduler.presence import Presence, is_there, lives_elsewhere
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
 from orchestrator.scheduler.settling import Report
@@ -23,6 +23,9 @@ from orchestrator.scheduler.store import leases, slices
 from orchestrator.scheduler.task_request import TaskRequest
 
 log = logging.getLogger(__name__)
+
+MOST_ASKED = 300
+"""leases of one worker that other processes are asked about"""
 
 
 class HeldLeases:
@@ -34,6 +37,9 @@ class HeldLeases:
         self._presence = presence
         self._open = open_requests
         self._watchman = watchman
+        if core.cluster is not None:
+            core.cluster.hear("abandoned", self._abandoned_elsewhere)
+            core.cluster.answer("held", lambda item: sorted(presence.held_by_the_living(map(int, item))))
 
     async def heard(self, wanted: TaskRequest, request: Request) -> None:
         """Do what a request says of leases, before any slices are leased in answer to it. Raises `NotPermitted`."""
@@ -52,19 +58,42 @@ class HeldLeases:
         session = request.connection
         self._roster.gone(worker)
         self._open.abandon(worker, request.peer, unless=lambda one: lives_elsewhere(one.session, session))
+        if self._core.cluster is not None:
+            self._core.cluster.tell("abandoned", worker, request.peer)
+        at_others = await self._held_at_others(worker, request.peer)
         async with self._core.database.transaction() as tx:
             held = await leases.held_by(tx, worker, request.peer)
-            elsewhere = self._presence.held_elsewhere(held, session)
+            elsewhere = self._presence.held_elsewhere(held, session) | at_others
             held = {lease: of for lease, of in held.items() if lease not in elsewhere}
             if not held:
                 return
             outcome = await self._end_leases(tx, held, worker, "returnAllSlices")
         self._core.publish(outcome)
 
+    async def _held_at_others(self, worker: str, peer: str) -> set[int]:
+        """Leases that a living session of this worker has at another process: it may be there twice under one name."""
+        if self._core.cluster is None:
+            return set()
+        async with self._core.database.snapshot() as tx:
+            unknown = self._presence.unknown(await leases.held_by(tx, worker, peer))
+        if not unknown:
+            return set()
+        answers = await self._core.cluster.ask("held", *sorted(unknown)[:MOST_ASKED])
+        return {int(lease) for answer in answers for lease in answer}
+
+    def _abandoned_elsewhere(self, items: Sequence[Any]) -> None:
+        for worker, peer, *ids in items:
+            if ids:
+                self._open.abandon(worker, peer, ids)
+            else:
+                self._open.abandon(worker, peer, unless=lambda one: is_there(one.session))
+
     async def _take_back_lost(self, wanted: TaskRequest, peer: str) -> None:
         """Slices that were leased in answers which their worker could not read are ready for others at once."""
         worker = wanted.profile.worker
         self._open.abandon(worker, peer, wanted.lost)
+        if self._core.cluster is not None:
+            self._core.cluster.tell("abandoned", worker, peer, *wanted.lost)
         async with self._core.database.snapshot() as tx:
             if not await leases.answering(tx, worker, peer, wanted.lost):
                 return

@@ -59,6 +59,15 @@ class Presence(Container[str]):
         while len(self._leases) > LEASES_KEPT:
             self._leases.popitem(last=False)
 
+    def unknown(self, leases: Iterable[int]) -> set[int]:
+        """Those of the leases that did not go out here."""
+        return {lease for lease in leases if lease not in self._leases}
+
+    def held_by_the_living(self, leases: Iterable[int]) -> set[int]:
+        """Those that went to a session here which lives."""
+        takers = {lease: reference() for lease in leases if (reference := self._leases.get(lease)) is not None}
+        return {lease for lease, taker in takers.items() if taker is not None and is_there(taker)}
+
     def held_elsewhere(self, leases: Iterable[int], session: ServerConnection) -> set[int]:
         """Those of the leases that went to another session, which lives."""
         found = set()
@@ -70,6 +79,10 @@ class Presence(Container[str]):
         return found
 
 
+def is_there(session: ServerConnection) -> bool:
+    return not session.closed.is_set() and session.is_connected
+
+
 def lives_elsewhere(other: ServerConnection, session: ServerConnection) -> bool:
     """`other` is another session than this one, and its peer is there."""
-    return other is not session and not other.closed.is_set() and other.is_connected
+    return other is not session and is_there(other)

@@ -2,6 +2,8 @@
 
 The process that it comes to takes the session over, lets the client finish what it has to say, closes it in order, and
 the client opens a new one there (`protocol.session_memory` says why that matters).
+
+Stamps of requests are rows, too, until their time is over: none is good at a second process.
 """
 
 from __future__ import annotations
@@ -9,15 +11,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from orchestrator.database import Database, DatabaseAway, retried
+from orchestrator.database import Database, DatabaseAway, persistently, retried
 from orchestrator.protocol.session_memory import Remembered
+from orchestrator.protocol.vocabulary import IncomingRequest
 from orchestrator.scheduler.cluster import Cluster
+from orchestrator.scheduler.group_commit import GroupCommit
 from orchestrator.scheduler.store import cluster as store
+from orchestrator.scheduler.store import stamps
+from orchestrator.scheduler.store.stamps import Claim
 
 log = logging.getLogger(__name__)
 
+_FORGET_S = 30.0
 _PATIENCE_S = 2.0
 """how long acks wait for a database that is away; then they leave without having been written"""
 
@@ -36,6 +43,7 @@ class SharedSessions:
         self._fresh: dict[str, Remembered] = {}
         self._over: set[str] = set()
         self._written: set[str] = set()
+        self._claims = GroupCommit(self._write_claims)
 
     def recall(self, dcpsid: str) -> Remembered | None:
         return self._left.get(dcpsid)
@@ -87,6 +95,34 @@ class SharedSessions:
             log.warning("the last acks are not written: %s", error, extra={"action": "database-away"})
         self._written |= fresh.keys()
         self._written -= over
+
+    # --- stamps
+
+    async def run(self) -> None:
+        """Must be running while anything is claimed."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._claims.run())
+            group.create_task(self._forget())
+
+    async def claim(self, dcpsid: str, requests: Sequence[IncomingRequest]) -> frozenset[str]:
+        claims = [Claim(one.stamp, f"{dcpsid} {one.id}", one.stale_at) for one in requests]
+        await self._claims.submit(claims)
+        return frozenset(one.id for one, claim in zip(requests, claims, strict=True) if claim.is_used)
+
+    async def _write_claims(self, claims: Sequence[Claim]) -> None:
+        async with self._database.transaction() as tx:
+            used = await stamps.claim(tx, claims)
+        for one in claims:
+            one.is_used = one.stamp in used
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.sleep(_FORGET_S)
+            await persistently(self._forget_stale)
+
+    async def _forget_stale(self) -> None:
+        async with self._database.transaction() as tx:
+            await stamps.forget(tx, self._clock())
 
     def close(self) -> None:
         pass

@@ -59,17 +59,20 @@ facts = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
-_insert_session = insert(sessions)
-_SAVE_SESSION = _insert_session.on_conflict_do_update(
-    index_elements=[sessions.c.dcpsid],
-    set_={name: _insert_session.excluded[name] for name in ("token", "message_id", "nonce", "at")},
-    where=sessions.c.process == _insert_session.excluded.process,
-)
-_insert_worker = insert(present_workers)
-_SAVE_WORKER = _insert_worker.on_conflict_do_update(
-    index_elements=[present_workers.c.worker],
-    set_={name: _insert_worker.excluded[name] for name in ("process", "seen", "at")},
-)
+
+def _saving(table: sa.Table, *changed: str, of_same: str | None = None) -> sa.Insert:
+    """Add a row, or change these columns of the one that is there; with `of_same` only if that column is the same."""
+    statement = insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={name: statement.excluded[name] for name in changed},
+        where=None if of_same is None else table.c[of_same] == statement.excluded[of_same],
+    )
+
+
+_SAVE_PROCESS = _saving(processes, "seen_at")
+_SAVE_SESSION = _saving(sessions, "token", "message_id", "nonce", "at", of_same="process")
+_SAVE_WORKER = _saving(present_workers, "process", "seen", "at")
 
 _DROP_DEPARTED = sa.delete(present_workers).where(
     present_workers.c.worker == sa.bindparam("named"), present_workers.c.at <= sa.bindparam("left_at")
@@ -92,11 +95,7 @@ async def fact(tx: AsyncConnection, name: str) -> str | None:
 
 async def register(tx: AsyncConnection, row: Mapping[str, Any]) -> None:
     """Add a process, or say that it is alive."""
-    statement = insert(processes).values(row)
-    statement = statement.on_conflict_do_update(
-        index_elements=[processes.c.id], set_={"seen_at": statement.excluded.seen_at}
-    )
-    await tx.execute(statement)
+    await tx.execute(_SAVE_PROCESS, dict(row))
 
 
 async def others(tx: AsyncConnection, process: str, since: float) -> list[dict[str, Any]]:
@@ -112,9 +111,12 @@ async def leave(tx: AsyncConnection, process: str) -> None:
 async def forget(
     tx: AsyncConnection, *, processes_before: float, workers_before: float, sessions_before: float
 ) -> None:
-    await tx.execute(sa.delete(processes).where(processes.c.seen_at < processes_before))
-    await tx.execute(sa.delete(present_workers).where(present_workers.c.at < workers_before))
-    await tx.execute(sa.delete(sessions).where(sessions.c.at < sessions_before))
+    for last, before in (
+        (processes.c.seen_at, processes_before),
+        (present_workers.c.at, workers_before),
+        (sessions.c.at, sessions_before),
+    ):
+        await tx.execute(sa.delete(last.table).where(last < before))
 
 
 # --- workers

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.scheduler.store.schema import counters
+from orchestrator.scheduler.store.schema import counters, events, leases
 from orchestrator.scheduler.watermark import Moment
 
 
@@ -60,6 +60,18 @@ async def newest(tx: AsyncConnection, name: Name) -> int:
         _LAST[name] if tx.dialect.name == "postgresql" else sa.select(counters.c.value).where(counters.c.name == name)
     )
     return int((await tx.execute(query)).scalar() or 0)
+
+
+async def behind(tx: AsyncConnection) -> list[str]:
+    """What would be given numbers that rows have already: a copy was put back in parts."""
+    found = []
+    for name, column in ((Name.EVENT, events.c.id), (Name.LEASE, leases.c.id)):
+        highest = (await tx.execute(sa.select(sa.func.max(column)))).scalar()
+        if highest is not None and highest > await newest(tx, name):
+            found.append(
+                f"{name} {highest} is there, and the next one to be made would be {await newest(tx, name) + 1}"
+            )
+    return found
 
 
 async def moment(tx: AsyncConnection) -> Moment:
