@@ -30,10 +30,18 @@ def database_url(request: pytest.FixtureRequest, own_server: PostgresServer) -> 
     return own_server.create()
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
+@pytest.fixture(scope="module")
+def _server() -> Iterator[PostgresServer]:
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture
+def own_server(_server: PostgresServer) -> PostgresServer:
+    """Nobody else's; a test may leave it down."""
+    _server.stop()
+    _server.start()
+    return _server
 
 
 async def _persist(call: Callable[[], Awaitable[Any]]) -> Any:
