@@ -37,7 +37,8 @@ class SessionLimits:
     reconnect_timeout: float = 7200
     linger_timeout: float = 7300
     close_timeout: float = 7
-    batch_messages: int = 100
+    # A round trip each: on a machine that is busy they, not the work, limit how many results arrive.
+    batch_messages: int = 500
     batch_characters: int = 1_000_000
     queue_messages: int = 20_000
     queue_characters: int = 64 * 1024 * 1024

@@ -24,7 +24,7 @@ PROGRAM = """
     const named = compute.for(1, 5, work);
     named.public.name = 'Secret plans';
     const gpu = compute.for(1, 2, work);
-    gpu.requirements.environment.webgpu = true;
+    gpu.requirements.environment = { webgpu: true };
     gpu.on('accepted', () => say('gpu', gpu.id));
     const [first, second] = [discrete.exec(1), named.exec(100)];
     const never = gpu.exec(1);
@@ -77,4 +77,4 @@ async def test_discrete_jobs_filters_and_gpus(tools: Tools, tmp_path: pathlib.Pa
     assert two >= 501
     finding = explained["findings"][0]
     assert finding["code"] == "ECAPABILITY"
-    assert "WEBGPU" in finding["what"]
+    assert "webgpu" in finding["what"]

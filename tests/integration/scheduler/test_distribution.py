@@ -86,6 +86,14 @@ async def test_jobs_for_a_gpu_go_to_workers_that_have_one_free(app: SchedulerApp
         assert len(numbers(two_gpus, job)) == 2 * len(numbers(one_gpu, job)) > 0
 
 
+async def test_a_job_that_wants_stronger_walls_waits_for_a_worker_that_has_them(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1}, isolation="gvisor")
+        assert await refused(worker) == {"EISOLATION": 1}  # official workers name no level
+        assert await refused(worker, isolation={"level": "userns"}) == {"EISOLATION": 1}
+        assert numbers(await worker.take(isolation={"level": "gvisor"}), job) == [1]
+
+
 async def test_a_worker_that_is_bound_to_jobs_gets_those_only(app: SchedulerApp) -> None:
     async with deployer(app.url) as client, fake_worker(app.url) as worker:
         wanted = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
@@ -110,6 +118,16 @@ async def test_the_proof_of_a_group_is_worth_nothing_in_another_session(app: Sch
         assert await refused(thief, workerComputeGroups=[proof]) == {"ECOMPUTEGROUP": 1}
         assert await refused(member, workerComputeGroups=[mine]) == {"ECOMPUTEGROUP": 1}
         assert numbers(await member.take(workerComputeGroups=[proof]), job) == [1]
+
+
+async def test_no_job_is_called_almost_done(app: SchedulerApp) -> None:
+    """An official worker that hears it of several mixes them up."""
+    async with deployer(app.url) as client, fake_worker(app.url) as worker:
+        job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
+        for left in (2, 1):
+            task = await worker.take()
+            assert (len(numbers(task, job)), task["body"]["newJobs"][job]["almostDone"]) == (1, False), left
+            await compute(worker, task, cpu_ms=20_000)
 
 
 async def test_long_slices_are_told_apart_once_they_are_measured(app: SchedulerApp) -> None:

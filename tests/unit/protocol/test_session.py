@@ -183,7 +183,7 @@ def test_a_request_alone_and_its_answer() -> None:
 
 
 def test_what_waits_leaves_as_one_batch_and_its_answers_too() -> None:
-    pair = Pair().up()
+    pair = Pair(SessionLimits(batch_messages=100)).up()
     pair.ask(pair.client, 0)
     pair.ask(pair.client, *range(1, 60))
     pair.ask(pair.client, *range(60, 150))
