@@ -32,7 +32,7 @@ FOUND_WITHIN = 40
 LIMITS = Limits()
 SMALL = Limits(workers=8, slices=30, fault_minutes=0.7)
 """for three of four seeds"""
-TELLING = (4, 0, 1, 16, 17, 18)
+TELLING = (4, 0, 30, 7, 18, 1, 16)
 """seeds in which much goes wrong: most broken rules show in them"""
 
 
