@@ -24,6 +24,7 @@ LONGEST_REST_S = 600.0
 """once the faults are over, every job must have ended after this much virtual time, and thrice the time that its slices
 take on the workers that stay"""
 CREDIT = 8 * 10**18
+"""what an account has at first, where jobs have fifty slices at most: enough for most of them"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Plan:
     savers: int
     schedulers: int
     lease_s: float
+    credit: int
 
     @property
     def deadline_s(self) -> float:
@@ -123,6 +125,7 @@ def plan_of(seed: int, limits: Limits = Limits()) -> Plan:
         savers=chance.randint(0, 2),
         schedulers=chance.choice([1, 1, 1, 2, 3]),
         lease_s=chance.choice([20.0, 60.0]),
+        credit=CREDIT * max(1, limits.slices // 50),
     )
 
 
@@ -198,7 +201,7 @@ class _Simulation:
 
     async def _start_schedulers(self) -> None:
         settings = SchedulerSettings(
-            initial_credit=CREDIT,
+            initial_credit=self._plan.credit,
             lease_s=self._plan.lease_s,
             alive_s=30.0,
             long_poll_s=8.0,
