@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.scheduler.redundancy import Offer
 from orchestrator.settings import SchedulerSettings
 from tests.simulation import virtual_loop
 from tests.simulation.audit import Audit
@@ -131,7 +132,8 @@ def plan_of(seed: int, limits: Limits = Limits()) -> Plan:
 
 def _compared(seed: int, jobs: Sequence[JobPlan], workers: Sequence[Traits]) -> tuple[JobPlan, ...]:
     """Most jobs let workers agree if there are more honest workers that stay than may be asked, and fewer liars
-    than must agree. A chance of its own: the rest of a plan does not depend on it."""
+    than must agree, and a Scheduler lets them ask for so many. A chance of its own: the rest of a plan does not depend
+    on it."""
     chance = random.Random(f"compared {seed}")
     agree = max(2, sum(one.liar for one in workers) + 1)
     honest = sum(not one.liar and not one.leaves for one in workers)
@@ -139,7 +141,8 @@ def _compared(seed: int, jobs: Sequence[JobPlan], workers: Sequence[Traits]) -> 
     for job in jobs:
         of = agree + chance.randrange(3)
         rule = {"agree": agree, "of": of, "trusting": chance.random() < 0.3}
-        found.append(dataclasses.replace(job, redundancy=rule) if honest >= of and chance.random() < 0.8 else job)
+        may = min(honest, Offer().most) >= of
+        found.append(dataclasses.replace(job, redundancy=rule) if may and chance.random() < 0.8 else job)
     return tuple(found)
 
 
