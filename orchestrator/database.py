@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from orchestrator import pg_tools, sqlite_driver
 from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.fair_queue import FairSemaphore
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ Transaction = AsyncConnection
 """What stores are handed to write their statements on. Others pass it along without looking inside."""
 
 _POOL = {"sqlite": 4, "postgresql": 10}
+_OVERFLOW = 10
+_SPARE = 5
+"""connections for what takes no turns: notifications"""
 _CONNECT_TIMEOUT_S = 10
 _QUIET_S = 15.0
 """a listener that has heard nothing for so long asks whether its connection still lives"""
@@ -91,7 +95,9 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._writer = asyncio.Lock()
+        # Whoever asks for much waits behind those that ask for little; and nobody in the pool's own queue.
+        self._writer = FairSemaphore(1)
+        self._connections = FairSemaphore(_POOL[engine.dialect.name] + _OVERFLOW)
         self._is_sqlite = engine.dialect.name == "sqlite"
 
     @property
@@ -116,6 +122,7 @@ class Database:
         engine = create_async_engine(
             parsed,
             pool_size=_POOL[parsed.get_backend_name()],
+            max_overflow=_OVERFLOW + _SPARE,
             pool_pre_ping=not parsed.drivername.startswith("sqlite"),
             connect_args=arguments,
         )
@@ -129,6 +136,7 @@ class Database:
             stack.enter_context(_values_checked())
             if self._is_sqlite:
                 await stack.enter_async_context(self._writer)
+            await stack.enter_async_context(self._connections)
             connection = await self._connected(stack)
             async with connection.begin():
                 yield connection
@@ -138,6 +146,7 @@ class Database:
         """A connection for reading one consistent state; changes made on it are rolled back."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_values_checked())
+            await stack.enter_async_context(self._connections)
             connection = await self._connected(stack)
             if self._is_sqlite:
                 await connection.execution_options(read_only=True)

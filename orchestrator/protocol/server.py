@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 from aiohttp import web
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.fair_queue import acting_for
 from orchestrator.protocol import messages, sockets
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.protocol.farewell import farewell
@@ -448,16 +449,14 @@ class DcpServer:
                 self._answer(link, one.id, error)
             return
         transport = link.transport
-        if isinstance(transport, ServerSocket) and len(incoming) > 1:
-            # Only now it is known how much work the message brought.
-            self._sockets.turns.charge(transport.place, connection.peer, len(incoming) - 1)
+        actor = (transport.place if isinstance(transport, ServerSocket) else "", connection.peer)
         if self.memory.is_shared:
-            self._scope.spawn(self._start_unused(connection, link, incoming))
+            self._scope.spawn(self._start_unused(connection, link, incoming, actor))
         else:
-            self._start(connection, link, incoming)
+            self._start(connection, link, incoming, actor)
 
     async def _start_unused(
-        self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]
+        self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest], actor: tuple[str, str]
     ) -> None:
         """Start those whose stamps no other process has seen either."""
         try:
@@ -471,20 +470,30 @@ class DcpServer:
                 self._answer(link, one.id, used_before())
         fresh = [one for one in incoming if one.id not in used]
         if fresh:
-            self._start(connection, link, fresh)
+            self._start(connection, link, fresh, actor)
 
-    def _start(self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]) -> None:
+    def _start(
+        self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest], actor: tuple[str, str]
+    ) -> None:
         service = self._services[connection.service]
         requests = [Request(r.operation, r.data, connection.peer, r.authorized, connection) for r in incoming]
         handle_batch: Callable[[Sequence[Request]], Awaitable[Sequence[Any]]] | None
         handle_batch = getattr(service, "handle_batch", None)
         if handle_batch is not None:
-            self._scope.spawn(self._run_batch(handle_batch, requests, link, [r.id for r in incoming]))
+            # Only now it is known how much work the message brought.
+            self._sockets.turns.charge(*actor, len(incoming) - 1)
+            self._scope.spawn(self._run_batch(handle_batch, requests, link, [r.id for r in incoming], actor))
             return
-        for request, item in zip(requests, incoming, strict=True):
-            self._scope.spawn(self._run(service, request, link, item.id))
+        for number, (request, item) in enumerate(zip(requests, incoming, strict=True)):
+            self._scope.spawn(self._run(service, request, link, item.id, actor, is_first=number == 0))
 
-    async def _run(self, service: Service, request: Request, link: Link, message_id: str) -> None:
+    async def _run(
+        self, service: Service, request: Request, link: Link, message_id: str, actor: tuple[str, str], *, is_first: bool
+    ) -> None:
+        acting_for.set(actor)
+        if not is_first:
+            # The message had a turn for one; its other requests do not all come at once.
+            await self._sockets.turns.take(*actor)
         try:
             outcome = await service.handle(request)
         except Exception as error:  # a handler's bug must not end the other sessions
@@ -497,7 +506,9 @@ class DcpServer:
         requests: Sequence[Request],
         link: Link,
         ids: Sequence[str],
+        actor: tuple[str, str],
     ) -> None:
+        acting_for.set(actor)
         try:
             outcomes = await handle_batch(requests)
             if len(outcomes) != len(requests):

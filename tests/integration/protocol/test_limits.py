@@ -28,8 +28,10 @@ class Service:
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.waiting = 0
+        self.handled = 0
 
     async def handle(self, request: Request) -> Any:
+        self.handled += 1
         if request.operation == "wait":
             self.waiting += 1
             await self.go.wait()
@@ -402,6 +404,17 @@ async def test_a_crowd_does_not_keep_another_address_waiting(setup: Setup) -> No
             group.create_task(ask(one, "one"))
     assert len(order) == 151
     assert order.index("one") < 75
+
+
+async def test_a_giant_batch_does_not_keep_another_waiting(setup: Setup) -> None:
+    async with bound_session(OTHER) as http, setup.peer() as greedy, setup.peer(http=http) as one:
+        await greedy.establish()
+        await one.establish()
+        await greedy.send(greedy.requests("op", count=3000))
+        await until(lambda: setup.service.handled > 0)
+        assert await one.ask("op") == [(True, {})]
+        assert setup.service.handled < 2500
+        await until(lambda: setup.service.handled == 3001)
 
 
 async def test_behind_a_trusted_proxy_addresses_are_the_clients(setup: Setup) -> None:

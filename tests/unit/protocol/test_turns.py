@@ -8,7 +8,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.protocol.turns import FairQueue, Turns
+from orchestrator.fair_queue import FairQueue, FairSemaphore, acting_for
+from orchestrator.protocol.turns import Turns
 
 _NAMES = st.sampled_from("abc")
 
@@ -120,3 +121,60 @@ async def test_a_turn_that_nobody_waits_for_any_more_is_passed_on() -> None:
     async with asyncio.timeout(5):
         await waiting[9]
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_crowd_before_a_semaphore_does_not_keep_another_waiting() -> None:
+    semaphore, order, inside = FairSemaphore(2), [], 0
+
+    async def work(place: str, who: str) -> None:
+        nonlocal inside
+        acting_for.set((place, who))
+        async with semaphore:
+            inside += 1
+            assert inside <= 2
+            await asyncio.sleep(0)
+            inside -= 1
+        order.append(place)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(100):
+            group.create_task(work("crowd", f"bot{number}"))
+        group.create_task(work("one", "me"))
+    assert len(order) == 101
+    assert order.index("one") < 8
+
+
+@given(st.lists(st.sampled_from(["in", "out", "cancel"]), max_size=60))
+def test_a_semaphore_loses_no_place(steps: list[str]) -> None:
+    async def run() -> None:
+        semaphore = FairSemaphore(2)
+        inside: list[asyncio.Event] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def work() -> None:
+            async with semaphore:
+                done = asyncio.Event()
+                inside.append(done)
+                try:
+                    await done.wait()
+                finally:
+                    inside.remove(done)
+
+        for step in steps:
+            if step == "in":
+                tasks.append(asyncio.ensure_future(work()))
+            elif step == "out" and inside:
+                inside[0].set()
+            elif step == "cancel" and tasks:
+                tasks.pop().cancel()
+            await asyncio.sleep(0)
+            assert len(inside) <= 2
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+        for _ in range(2):
+            async with asyncio.timeout(1):
+                await semaphore.__aenter__()
+
+    asyncio.run(run())
