@@ -35,7 +35,7 @@ _STRANGER_READ = 8 * 1024
 _READ = 64 * 1024
 """bytes that are read at once, and bytes that may wait to be used before no more are read"""
 _STRANGER_BYTES = 256 * 1024
-"""what a connection without a session may send in all"""
+"""what a connection without a session may send after a request's headers, websocket frames included"""
 _REFUSALS_KEPT = 256
 _REFUSAL = (
     "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nConnection: close\r\n"
@@ -62,7 +62,7 @@ class Gate(asyncio.Protocol):
         self._is_wanted = True
         self._is_paused = False
         self._is_refused = False
-        self._bytes = 0  # of a stranger, in all
+        self._bytes = 0  # of a stranger, since its last request began
         self._unused = 0  # since somebody waited in vain
         self._hold: Hold | None = None
         self._waits = 0
@@ -124,6 +124,13 @@ class Gate(asyncio.Protocol):
             self._read_at_once(_READ)
             if self._is_paused and not self._is_websocket:
                 self._resume()
+
+    def begins_request(self) -> None:
+        """A request was read to the end of its headers; what was sent before is done with."""
+        self.since = time.monotonic()
+        self._bytes = 0
+        if self._is_paused and not self._is_websocket:
+            self._resume()
 
     def becomes_websocket(self, reader: Any) -> None:
         self.websocket = reader

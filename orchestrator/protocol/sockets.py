@@ -255,7 +255,7 @@ class SocketServer:
         """Requests are served in turn, whatever they ask for."""
         gate = self.door.gate(request.transport)
         if gate is not None:
-            gate.since = time.monotonic()
+            gate.begins_request()
         await self.turns.take(self.place(request), cost=_REQUEST_COST)
         return await handler(request)
 

@@ -206,6 +206,18 @@ async def test_a_giant_body_is_refused_before_it_is_read(setup: Setup) -> None:
         assert "before there is a session a body may have 65536 bytes" in await answer.text()
 
 
+async def test_a_connection_may_carry_any_number_of_requests(setup: Setup) -> None:
+    padding = {"X-Padding": "x" * 4000}
+    async with bound_session(OTHER) as http, asyncio.timeout(20):
+        for _ in range(100):
+            async with http.get(f"{setup.url}etc/dcp-config.kvin?ver=2.1.0", headers=padding) as answer:
+                assert answer.status == 200
+        assert len(setup.server._sockets.door) == 1
+        # And a body of the most that a stranger may send.
+        async with http.post(f"{setup.url}echo/?EIO=4&transport=polling&sid=x", data=b"x" * 65_536) as answer:
+            assert answer.status == 400
+
+
 # --- what is held
 
 
