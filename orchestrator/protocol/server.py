@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.fair_queue import acting_for
@@ -41,6 +42,15 @@ from orchestrator.wallet import keys
 __all__ = ["DcpServer", "Request", "ServerConnection", "ServerLimits", "Service"]
 
 log = logging.getLogger(__name__)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what a peer sent that is no HTTP: aiohttp would log a traceback for each, and fill a disk with them."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_is_ours)
 
 Dialect = Literal[4, 5]
 ConfigText = Callable[[Literal[8, 9], str], str]
@@ -220,7 +230,7 @@ class DcpServer:
     async def __aenter__(self) -> DcpServer:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._scope)
-            self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=2)
+            self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=2, logger=_http_log)
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             stack.push_async_callback(self._sockets.close)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -204,6 +205,20 @@ async def test_a_giant_body_is_refused_before_it_is_read(setup: Setup) -> None:
     async with setup.http.post(url, data=b"x" * 70_000) as answer:
         assert answer.status == 413
         assert "before there is a session a body may have 65536 bytes" in await answer.text()
+
+
+@pytest.mark.parametrize(
+    "said", [b"rubbish\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000, b"GET /" + b"x" * 9000]
+)
+async def test_what_is_no_http_is_answered_and_not_logged(
+    setup: Setup, said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.server.port)
+    writer.write(said)
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_connection_may_carry_any_number_of_requests(setup: Setup) -> None:
