@@ -110,7 +110,8 @@ async def test_reports_need_the_lease_of_their_sender(app: SchedulerApp) -> None
     async with deployer(app.url) as client, fake_worker(app.url) as worker, fake_worker(app.url) as thief:
         job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
         authorization = authorization_of(await worker.take())
-        forged = {**authorization, "auth": {**authorization["auth"], "lease": {"id": 1, "token": "guess"}}}
+        lease = {**authorization["auth"]["lease"], "token": "guess"}
+        forged = {**authorization, "auth": {**authorization["auth"], "lease": lease}}
         for sender, claim in ((thief, authorization), (worker, forged)):
             with pytest.raises(OrchestratorError) as refused:
                 await sender.result(job, 1, "mine", claim)
