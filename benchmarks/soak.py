@@ -35,7 +35,8 @@ from orchestrator.protocol.config import fetch_config
 from orchestrator.wallet.keys import PrivateKey
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree
 from tests.e2e import harness
-from tests.faults.parts import Engine, containers_of, free_port
+from tests.faults.parts import Engine, free_port
+from tests.parts.containers import containers_of
 
 SAMPLE_S = 2.0
 SETTLE_S = 240.0

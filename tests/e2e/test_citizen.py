@@ -69,7 +69,7 @@ async def test_jobs_that_pay_too_little_and_jobs_that_are_not_wanted_are_left_to
             PROGRAM, scheduler=couple.url, wallet=wallet, node=node, npm_modules=npm_modules
         ) as client:
             ids = await client.wait_for("ids")
-            async with ControlClient(tmp_path / "worker") as asked, asyncio.timeout(30):
+            async with ControlClient(tmp_path / "worker") as asked, asyncio.timeout(60):
                 # Our Scheduler knows what the worker wants to earn, and does not offer what pays less, once it is
                 # measured. It says so with its next answer.
                 while not _are_left((told := await asked.explain()), ids):

@@ -60,7 +60,7 @@ async def test_transfers_are_counted_by_what_became_of_them(database_url: str) -
     now += 10
     assert await Sweep(bank, database, lambda: now).once() == 2
     grown = {name: total - before.get(name, 0) for name, total in transfers().items()}
-    assert grown == {"posted": 2, "pending": 4, "void": 3, "refused": 2}
+    assert {name: more for name, more in grown.items() if more} == {"posted": 2, "pending": 4, "void": 3, "refused": 2}
     assert timed() - times == 9
     await database.close()
 

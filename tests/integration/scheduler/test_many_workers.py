@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from orchestrator.database import Database
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.scheduler.leasing import Leasing
 from orchestrator.settings import SchedulerSettings
@@ -110,15 +109,15 @@ async def test_a_late_slice_wakes_a_worker_when_it_is_late(settings: SchedulerSe
             assert len(looks) == 1
 
 
-async def test_requests_that_come_together_share_a_transaction(
-    patient: SchedulerApp, looks: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_requests_that_come_together_share_a_transaction(patient: SchedulerApp, looks: list[str]) -> None:
     app = patient
     together: list[int] = []
+    all_here = asyncio.Event()
     lease = app.distributor._leasing._lease_together
 
     async def counted(wishes: Any) -> None:
         together.append(len(wishes))
+        await all_here.wait()
         await lease(wishes)
 
     app.distributor._leasing._commits._apply = counted
@@ -127,11 +126,10 @@ async def test_requests_that_come_together_share_a_transaction(
         for worker in workers:
             await worker.take(fetchState=0)
         job = await client.deploy(dataRange={"start": 1, "end": 1000, "step": 1})
-        async with held_back(app.core.database, monkeypatch) as release:
-            tasks = [asyncio.ensure_future(worker.take()) for worker in workers]
-            await until(lambda: sum(together) + len(app.distributor._leasing._commits._waiting) == IDLE)
-            release()
-            answers = await asyncio.gather(*tasks)
+        tasks = [asyncio.ensure_future(worker.take()) for worker in workers]
+        await until(lambda: sum(together) + len(app.distributor._leasing._commits._waiting) == IDLE)
+        all_here.set()
+        answers = await asyncio.gather(*tasks)
         got = [number for answer in answers for number in numbers(answer, job)]
         assert len(got) == len(set(got)) >= IDLE, "nothing twice"
         assert sum(together) == IDLE and len(together) <= 2, "those that came while the first waited share the next"
@@ -143,23 +141,3 @@ async def accepted(worker: FakeWorker, job: str, answer: Any) -> list[int]:
     """The slices of an answer of which the results are taken."""
     told = [await worker.result(job, one, one, authorization_of(answer)) for one in numbers(answer, job)]
     return [number for number, one in zip(numbers(answer, job), told, strict=True) if one["accepted"]]
-
-
-@contextlib.asynccontextmanager
-async def held_back(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], None]]:
-    """No transaction begins before it is released."""
-    gate = asyncio.Event()
-    transaction = database.transaction
-
-    @contextlib.asynccontextmanager
-    async def gated() -> AsyncIterator[Any]:
-        await gate.wait()
-        async with transaction() as tx:
-            yield tx
-
-    monkeypatch.setattr(database, "transaction", gated)
-    try:
-        yield gate.set
-    finally:
-        gate.set()
-        monkeypatch.undo()
