@@ -102,11 +102,12 @@ class Offers:
         stuck = [key for key, since in self._rejected_since.items() if now - since >= patience]
         if not stuck:
             return
+        for key in stuck:  # requests come together: the next one has nothing to do
+            del self._rejected_since[key]
         async with self._core.database.transaction() as tx:
             known = await self._core.catalog.by_keys(tx, stuck)
             stopped = {}
             for key, state in (await jobs.states(tx, stuck, lock=True)).items():
-                del self._rejected_since[key]
                 if state.status in lifecycle.ENDED or state.counts.leased:
                     continue
                 stop = cancelled(state, now, "ETOOMANYERRORS", "Every worker that is here has rejected the job")

@@ -206,8 +206,12 @@ async def test_a_worker_that_starts_again_returns_what_it_held(app: SchedulerApp
         assert status["computed"] == 0
 
 
-async def test_a_job_that_every_worker_rejected_stops(settings: SchedulerSettings) -> None:
-    settings = settings.model_copy(update={"rejected_job_s": 0.0})
+@contextlib.asynccontextmanager
+async def rejected_by_all(
+    settings: SchedulerSettings, rejected_job_s: float
+) -> AsyncIterator[tuple[SchedulerApp, Any, Any, str]]:
+    """A Scheduler, the client, the only worker, and the job that it gave back and does not want again."""
+    settings = settings.model_copy(update={"rejected_job_s": rejected_job_s})
     async with SchedulerApp(settings) as app, deployer(app.url) as client, fake_worker(app.url) as worker:
         job = await client.deploy(dataRange={"start": 1, "end": 3, "step": 1})
         answer = await worker.take()
@@ -215,10 +219,24 @@ async def test_a_job_that_every_worker_rejected_stops(settings: SchedulerSetting
         held = numbers(answer, job)
         await worker.give_back(job, held[:1], reason, authorization_of(answer))
         await worker.give_back(job, held[1:], "EWORKREJECT", authorization_of(answer))
-        for _ in range(2):
-            assert numbers(await worker.take(rejectedJobs=[job]), job) == []
+        assert numbers(await worker.take(rejectedJobs=[job]), job) == []
+        yield app, client, worker, job
+
+
+async def test_a_job_that_every_worker_rejected_stops(settings: SchedulerSettings) -> None:
+    async with rejected_by_all(settings, 0.0) as (_, client, worker, job):
+        assert numbers(await worker.take(rejectedJobs=[job]), job) == []
         stop = (await client.wait_for("stop"))[0]
         assert (stop["runStatus"], stop["code"]) == ("cancelled", "ETOOMANYERRORS")
+
+
+async def test_requests_that_come_together_stop_a_rejected_job_once(settings: SchedulerSettings) -> None:
+    async with rejected_by_all(settings, 3600.0) as (app, client, _, _):
+        offers = app.distributor._leasing._offers
+        (key,) = offers._rejected_since
+        offers._rejected_since[key] -= 3600.0
+        await asyncio.gather(offers.stop_rejected(), offers.stop_rejected())
+        assert (await client.wait_for("stop"))[0]["code"] == "ETOOMANYERRORS"
 
 
 async def test_emitted_events_reach_the_client(app: SchedulerApp) -> None:
