@@ -219,7 +219,7 @@ class Desk:
         self, held: Held, result: Any, error: Mapping[str, Any] | None, size: int, metrics: SliceMetrics
     ) -> None:
         job = held.job
-        held.place, held.size = Place.REPORTED, size
+        held.place, held.size, held.threw = Place.REPORTED, size, error is not None
         job.reported += 1
         self._unacknowledged_size += size
         if self.policy.wages.wage:

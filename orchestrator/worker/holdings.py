@@ -48,6 +48,7 @@ class Held:
     sandbox: Sandbox | None = None
     began: bool = False
     progressed: bool = False
+    threw: bool = False  # and that was reported
     rejections: int = 0
     deaths: int = 0
     size: int = 0

@@ -133,6 +133,10 @@ class Intake(Cashier):
         for offer in offers:
             job.estimating = job.estimating and offer.estimation
             old = job.held.get(offer.number)
+            if old is not None and old.threw and old.authorization != task.authorization:
+                # The Scheduler has heard of it and wants another try, though its word for that is not here yet.
+                self._let_go(old, now, "threw, and is offered again")
+                old = None
             if old is not None:
                 # Its lease was renewed, or ended while the Scheduler was away: what is or was computed counts under the
                 # newer one. Or the Scheduler repeats itself.

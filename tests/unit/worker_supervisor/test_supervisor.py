@@ -325,6 +325,23 @@ def test_a_lease_renewed_while_at_work_counts_and_so_does_one_renewed_after_the_
     assert d.all(act.ReturnSlices) == []
 
 
+def test_a_slice_that_threw_is_computed_again_when_it_is_offered_before_the_word_that_it_was_heard(desk, made):
+    """The Scheduler hears that it threw, and leases it to the same worker at once: the two answers cross."""
+    d = desk(sandboxes=1)
+    [sandbox] = d.start({"job": [1]}, token="old")
+    [(_, first)] = d.submitted()
+    error = {"name": "Error", "message": "seven"}
+    d(ev.SliceFailed(sandbox, first, error, made.metrics()))
+    assert d.one(act.SendResult).authorization["auth"] == {"token": "old"}
+    d.task({"job": [1]}, token="new")
+    [(again, _)] = d.one(act.Submit).slices
+    d(ev.ResultAccepted(first, {}))
+    d(ev.SliceFailed(sandbox, again, error, made.metrics()))
+    assert d.one(act.SendResult).authorization["auth"] == {"token": "new"}
+    d(ev.ResultAccepted(again, {}))
+    assert d.supervisor.statistics().held == 0
+
+
 def test_how_much_may_wait_unacknowledged_follows_the_disk(desk):
     d = desk(sandboxes=1, max_unacknowledged_size=10_000)
     [sandbox] = d.start({"job": [1, 2, 3]})
