@@ -59,7 +59,7 @@ class Tally:
 class SimulatedWorker:
     def __init__(self, client: DcpClient, orders: Orders, tally: Tally) -> None:
         self._orders = orders
-        self._tally = tally
+        self.tally = tally
         self._id = client.identity.address[2:24]
         self._payee = client.identity.address
         self._tasks = client.connect(f"{orders.url}taskDistributor/")
@@ -92,7 +92,7 @@ class SimulatedWorker:
             try:
                 await self._once(pause_s)
             except OrchestratorError:
-                self._tally.errors += 1
+                self.tally.errors += 1
                 await asyncio.sleep(0.1)
 
     async def _once(self, pause_s: float) -> None:
@@ -100,10 +100,10 @@ class SimulatedWorker:
         answer = await self._tasks.request("requestTask@3", self._request())
         task = answer["body"].get("task")
         if not task:
-            self._tally.empty += 1
+            self.tally.empty += 1
             return
-        self._tally.task_s.append(time.perf_counter() - asked)
-        self._tally.tasks += 1
+        self.tally.task_s.append(time.perf_counter() - asked)
+        self.tally.tasks += 1
         if pause_s:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
         proof = {name: answer[name] for name in ("owner", "signature", "auth")}
@@ -115,10 +115,10 @@ class SimulatedWorker:
                 for one in slices
             )
         )
-        self._tally.result_s.append(time.perf_counter() - sent)
+        self.tally.result_s.append(time.perf_counter() - sent)
         accepted = sum(one["accepted"] for one in heard)
-        self._tally.slices += accepted
-        self._tally.refused += len(heard) - accepted
+        self.tally.slices += accepted
+        self.tally.refused += len(heard) - accepted
 
     def _result(self, job: str, number: int, proof: dict[str, Any]) -> dict[str, Any]:
         slice_ms = self._orders.slice_ms
@@ -153,7 +153,9 @@ async def swarm(orders: Orders) -> None:
                 tasks = [group.create_task(worker.serve()) for worker in workers]
             if line in ("go", "mark"):
                 begun, cpu = time.perf_counter(), time.process_time()
-                tally.__init__()  # type: ignore[misc]
+                tally = Tally()
+                for worker in workers:
+                    worker.tally = tally
             if line == "stop":
                 told = {
                     **dataclasses.asdict(tally),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler, faults, postgres,
-# runtimes.
+# Installs what is missing, says so, and is quick when nothing is. Parts: runtime | python, docker, npm, compiler, faults, proxy,
+# postgres, runtimes.
 #   runtime  Python environment of the program and of the image recipe
 #   python   the same with the development tools (they share one lock file)
 #   docker   a Docker Engine that answers
