@@ -136,7 +136,8 @@ def uris_of_pile(data_values: Any, *, field: str = "dataValues", max_slices: int
 
 def _what(marshalled: Any, field: str) -> dict[str, Any]:
     what = marshalled.get("what") if isinstance(marshalled, dict) else None
-    if not isinstance(what, dict) or marshalled.get("_serializeVerId") not in kvin.VERSIONS:
+    version = marshalled.get("_serializeVerId") if isinstance(marshalled, dict) else None
+    if not isinstance(what, dict) or not isinstance(version, str) or version not in kvin.VERSIONS:
         raise InvalidInput(f"{field} is not a marshalled KVIN object")
     return what
 

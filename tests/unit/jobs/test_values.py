@@ -158,6 +158,12 @@ def test_bad_piles_are_refused_by_element(what: Any, words: str) -> None:
         values.uris_of_pile({"_serializeVerId": "v9", "what": what})
 
 
+@pytest.mark.parametrize("version", [None, 9, [], {}])
+def test_a_pile_of_no_known_version_is_refused(version: Any) -> None:
+    with pytest.raises(InvalidInput, match="not a marshalled"):
+        values.uris_of_pile({"_serializeVerId": version, "what": {}})
+
+
 def test_a_pile_nested_too_deep_is_refused() -> None:
     deep: Any = 1
     for _ in range(900):
