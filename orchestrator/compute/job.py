@@ -191,12 +191,12 @@ class Job:
     ) -> Mapping[str, Any]:
         assert self._stopped is not None
 
-        async def handle(operation: str, data: Any) -> Any:
+        def hear(operation: str, data: Any) -> str:
             if operation == "event":
                 self._hear(data["event"]["data"], on_event)
             return "success"
 
-        router = client.connect(services["eventRouter"], on_request=handle)
+        router = client.connect(services["eventRouter"], on_word=hear)
         results = client.connect(services["resultSubmitter"])
         session_ended = asyncio.Event()
         router.on_session_end(lambda _error: session_ended.set())
