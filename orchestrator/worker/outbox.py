@@ -1,9 +1,10 @@
 """Finished results on their way: kept on disk until they are acknowledged, and in memory only as far as needed.
 
 Durability: a result that is not acknowledged within `_LAG_S`, or `_SOON_S` when it is dear, is written and synced to
-disk with all that wait beside it; a kill at any moment loses at most what finished within that time, and others compute
-it again. Reports are gathered for a second before they leave (see `pace`): `_LAG_S` is that and the time that an answer
-takes, so that most results are acknowledged sooner, and never touch the disk.
+disk; a kill at any moment loses at most what finished within that time (and `_LOOK_S`), and others compute it again.
+Reports are gathered for a second before they leave (see `pace`): `_LAG_S` is that and the time that an answer takes on
+a busy machine, so that most results are acknowledged sooner, and never touch the disk: to write and delete it costs
+more than a short slice.
 
 Memory: `_WINDOW_BYTES` of results are on their way at once. Others wait for their turn; once they are on disk their
 text leaves memory and is read again when the turn comes. A disk that takes nothing (full, gone, over the bound) is a
@@ -21,7 +22,7 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -35,8 +36,9 @@ log = logging.getLogger(__name__)
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """How much may wait unacknowledged while the disk takes nothing."""
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
-_LAG_S: Final = pace.EVERY_S + 0.5
+_LAG_S: Final = pace.EVERY_S + 1.5
 _SOON_S: Final = 0.05
+_LOOK_S: Final = 0.5
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _CHUNK: Final = 500
 _RETRY_FIRST_S: Final = 1.0
@@ -57,6 +59,7 @@ class Entry:
     on_disk: int = 0  # bytes there
     on_way: bool = False
     done: bool = False
+    due_at: float = 0.0  # when it is to be on disk, by the loop's clock
     turn: asyncio.Future[None] | None = None
 
 
@@ -128,7 +131,7 @@ class Outbox:
         await asyncio.wait([self._writer])
         try:
             async with asyncio.timeout(_CLOSE_S):
-                await self._write_all()
+                await self._write_all(lambda: list(self._unwritten.values()))
                 if not self._open:
                     await self._in_thread(self._store.shrink)
             if self.unsafe:
@@ -144,7 +147,8 @@ class Outbox:
     def add(self, report: Mapping[str, Any], size: int, *, soon: bool = True) -> Entry:
         """A result has finished: from now on it is kept, on disk within `_SOON_S` or `_LAG_S`. `size` is about that of
         its text."""
-        entry = Entry(self._next_id, report["job"], report["slice"], size, self._clock(), report)
+        due_at = asyncio.get_running_loop().time() + (_SOON_S if soon else _LAG_S)
+        entry = Entry(self._next_id, report["job"], report["slice"], size, self._clock(), report, due_at=due_at)
         self._next_id += 1
         self._open[entry.id] = entry
         self._to_disk(entry)
@@ -163,10 +167,12 @@ class Outbox:
         Raises `StoreUnusable` when the disk does not give it back; try again later.
         """
         if not entry.on_way:
-            if self._on_way_bytes and self._on_way_bytes + entry.size > self._window_bytes:
+            if not self._fits(entry):
                 entry.turn = asyncio.get_running_loop().create_future()
                 self._line.append(entry)
                 self._let_go_of_text(entry)
+                entry.due_at = 0.0  # its text need not wait in memory
+                self._soon.set()
                 await entry.turn
             else:
                 self._start(entry)
@@ -176,6 +182,12 @@ class Outbox:
                 return None
             entry.report = js_json.loads(text)
         return entry.report
+
+    def take_at_once(self, entry: Entry) -> Mapping[str, Any] | None:
+        """The report to send, as by `take`; None when it is not its turn, or only the disk has it."""
+        if not entry.on_way and not self._line and self._fits(entry):
+            self._start(entry)
+        return entry.report if entry.on_way else None
 
     def renew(self, entry: Entry, report: Mapping[str, Any]) -> None:
         """It is to be sent in another form."""
@@ -206,12 +218,15 @@ class Outbox:
         self._refused.append(late)
         self._work.set()
 
+    def _fits(self, entry: Entry) -> bool:
+        return not self._on_way_bytes or self._on_way_bytes + entry.size <= self._window_bytes
+
     def _start(self, entry: Entry) -> None:
         entry.on_way = True
         self._on_way_bytes += entry.size
 
     def _next_turns(self) -> None:
-        while self._line and (not self._on_way_bytes or self._on_way_bytes + self._line[0].size <= self._window_bytes):
+        while self._line and self._fits(self._line[0]):
             entry = self._line.popleft()
             if entry.turn is not None and not entry.turn.done():
                 self._start(entry)
@@ -229,13 +244,13 @@ class Outbox:
         while True:
             await self._work.wait()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LAG_S):
+                async with asyncio.timeout(_LOOK_S):
                     await self._soon.wait()
                     await asyncio.sleep(_SOON_S)
             self._work.clear()
             self._soon.clear()
             try:
-                await self._write_all()
+                await self._write_all(self._due)
             except StoreUnusable as error:
                 self._degrade(error.message)
                 self._work.set()
@@ -243,21 +258,27 @@ class Outbox:
                 pause = min(pause * 2, _RETRY_MOST_S)
             else:
                 pause = _RETRY_FIRST_S
+                if self._unwritten:
+                    self._work.set()
 
-    async def _write_all(self) -> None:
+    def _due(self) -> list[Entry]:
+        now = asyncio.get_running_loop().time()
+        return [entry for entry in self._unwritten.values() if entry.due_at <= now]
+
+    async def _write_all(self, due: Callable[[], list[Entry]]) -> None:
         if self._refused:
             refused, self._refused = self._refused, []
             await self._in_thread(self._late.write, refused)
-        while self._unwritten or self._deletions:
-            if not await self._write_some():
+        while (entries := due()) or self._deletions:
+            if not await self._write_some(entries):
                 return
 
-    async def _write_some(self) -> bool:
+    async def _write_some(self, due: Sequence[Entry]) -> bool:
         """One transaction. False when nothing more fits under the bound."""
         batch: list[tuple[Entry, Mapping[str, Any]]] = []
         size = 0
         deletions, self._deletions = self._deletions, {}
-        for entry in self._unwritten.values():
+        for entry in due:
             if size and size + entry.size > _BATCH_BYTES:
                 break
             if self._disk_bytes + size + entry.size > self._most_bytes:
@@ -281,11 +302,11 @@ class Outbox:
                 self._let_go_of_text(entry)
         self._counts["deleted"] += len(deletions)
         self._disk_bytes -= sum(deletions.values())
-        return self._judge(written=bool(batch), freed=bool(deletions))
+        return self._judge(wanted=bool(due), written=bool(batch), freed=bool(deletions))
 
-    def _judge(self, *, written: bool, freed: bool) -> bool:
+    def _judge(self, *, wanted: bool, written: bool, freed: bool) -> bool:
         """Whether to go on writing; a full outbox is as bad as a full disk."""
-        if self._unwritten and not written:
+        if wanted and not written:
             if not freed:
                 self._degrade(f"the outbox has its {self._most_bytes} bytes (outbox_bytes)")
             return freed

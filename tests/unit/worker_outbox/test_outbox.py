@@ -70,6 +70,30 @@ async def test_what_is_acknowledged_at_once_is_never_written(tmp_path):
     assert on_disk(tmp_path) == []
 
 
+async def test_what_may_wait_is_not_written_beside_what_is_dear(tmp_path):
+    async with box(tmp_path) as outbox:
+        cheap = outbox.add(report(1), 100, soon=False)
+        outbox.add(report(2), 100, soon=True)
+        await until(lambda: outbox.unsafe == 1)
+        assert [one.slice for one in on_disk(tmp_path)] == [2]
+        outbox.done(cheap)
+        counts = outbox.statistics()["counts"]
+        assert (counts["written"], counts["never written"]) == (1, 1)
+
+
+async def test_what_waits_for_its_turn_is_written_at_once(tmp_path):
+    async with box(tmp_path, window_bytes=1000) as outbox:
+        first, second = (outbox.add(report(n, "y" * 900), 900, soon=False) for n in (1, 2))
+        assert outbox.take_at_once(first) == report(1, "y" * 900)
+        assert outbox.take_at_once(second) is None
+        waiting = asyncio.create_task(outbox.take(second))
+        await until(lambda: second.report is None)
+        assert [one.slice for one in on_disk(tmp_path)] == [2]
+        outbox.done(first)
+        assert await waiting == report(2, "y" * 900)
+        assert outbox.take_at_once(second) == report(2, "y" * 900)
+
+
 async def test_leaving_writes_what_is_left(tmp_path):
     async with box(tmp_path) as outbox:
         outbox.add(report(1), 100)
