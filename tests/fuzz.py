@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from orchestrator import kvin
 from orchestrator.bank.amounts import parse_amount
 from orchestrator.errors import InvalidInput, OrchestratorError
-from orchestrator.jobs import data_uris, ranges, values
+from orchestrator.jobs import data_uris, piles, ranges, values
 from orchestrator.kvin.decoder import Limits
 from orchestrator.protocol import js_json, messages, signing
 from orchestrator.protocol.authorization import authorized_resources
@@ -325,7 +325,7 @@ DECODERS: dict[str, tuple[st.SearchStrategy[Any], Decoder]] = {
 _OPERATIONS: dict[str, list[str]] = {
     "jobSubmit": ["submit", "addSliceData", "cancelJob", "cancelAllJobs", "addFunds", "resumeJob"],
     "taskDistributor": ["requestTask", "requestTask@3"],
-    "resultSubmitter": ["result", "status", "closeJob", "fetchResult"],
+    "resultSubmitter": ["result", "results", "status", "closeJob", "fetchResult"],
     "eventRouter": ["subscribeMany", "subscribe", "unsubscribe", "workEmit"],
     "computeGroups": [
         "addJobToGroups", "createGroup", "changeGroup", "deleteGroup", "listJobs", "removeJob", "removeAllJobs",
@@ -371,7 +371,10 @@ _MESSAGES = (
     | st.just(messages.ABSENT)
     | _DATA.map(lambda data: {"payload": data, "data": data})
     | st.one_of(
-        *map(_true_with_a_part_exchanged, (_TRANSFER, _SUBSCRIPTION, _REPORT, _SUBMISSION, _TASK_REQUEST, _RESULT))
+        *map(
+            _true_with_a_part_exchanged,
+            (_TRANSFER, _SUBSCRIPTION, _REPORT, _SUBMISSION, _TASK_REQUEST, _RESULT, piles.fold([_RESULT, _RESULT])),
+        )
     )
 )
 _OWNER = addresses.checksum(_ADDRESS)

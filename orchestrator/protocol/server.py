@@ -111,7 +111,10 @@ class BatchService(Service, Protocol):
     """A service that wants all the requests of one received message at once."""
 
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
-        """One payload or error for each request, in order; the answers leave as one batch."""
+        """One payload or error for each request, in order; the answers leave as one batch.
+
+        With a method `weigh(operation, data)`, a request counts as so many for the limits of its sender.
+        """
 
 
 class ServerConnection:
@@ -450,7 +453,7 @@ class DcpServer:
 
     def dispatch(self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest]) -> None:
         try:
-            self._guard.requested(connection.peer, len(incoming), time.monotonic())
+            self._guard.requested(connection.peer, self._weight(connection, incoming), time.monotonic())
             excess = self._guard.holdings.excess(None, connection.peer)
             if excess is not None:
                 raise TooMany(f"{excess}: unfinished messages, requests and answers; send the request again later")
@@ -464,6 +467,10 @@ class DcpServer:
             self._scope.spawn(self._start_unused(connection, link, incoming, actor))
         else:
             self._start(connection, link, incoming, actor)
+
+    def _weight(self, connection: ServerConnection, incoming: Sequence[IncomingRequest]) -> int:
+        weigh: Callable[[str, Any], int] | None = getattr(self._services[connection.service], "weigh", None)
+        return len(incoming) if weigh is None else sum(weigh(one.operation, one.data) for one in incoming)
 
     async def _start_unused(
         self, connection: ServerConnection, link: Link, incoming: Sequence[IncomingRequest], actor: tuple[str, str]
@@ -491,7 +498,7 @@ class DcpServer:
         handle_batch = getattr(service, "handle_batch", None)
         if handle_batch is not None:
             # Only now it is known how much work the message brought.
-            self._sockets.turns.charge(*actor, len(incoming) - 1)
+            self._sockets.turns.charge(*actor, self._weight(connection, incoming) - 1)
             self._scope.spawn(self._run_batch(handle_batch, requests, link, [r.id for r in incoming], actor))
             return
         for number, (request, item) in enumerate(zip(requests, incoming, strict=True)):

@@ -24,6 +24,7 @@ from orchestrator.scheduler.event_router import EventRouter
 from orchestrator.scheduler.job_keeper import JobKeeper
 from orchestrator.scheduler.job_submit import JobSubmit
 from orchestrator.scheduler.pheme import Pheme
+from orchestrator.scheduler.piled_results import PiledResults
 from orchestrator.scheduler.reconcile import Reconciler
 from orchestrator.scheduler.result_submitter import ResultSubmitter
 from orchestrator.scheduler.retention import Retention
@@ -85,7 +86,7 @@ async def assemble(
     services = {
         "jobSubmit": JobSubmit(core),
         "taskDistributor": distributor,
-        "resultSubmitter": results,
+        "resultSubmitter": PiledResults(results),
         "eventRouter": router,
         "computeGroups": ComputeGroups(core),
         "pheme": Pheme(core, roster),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator import kvin
+from orchestrator.jobs import piles
 from orchestrator.protocol.config import build_config
 from orchestrator.settings import SchedulerSettings
 
@@ -27,7 +28,10 @@ def client_config(base_url: str, settings: SchedulerSettings) -> dict[str, Any]:
             "eventSubscriber": {"seenListSize": 2 * settings.event_window},
         },
     )
-    config["scheduler"]["services"]["taskDistributor"]["tuning"] = {"targetTaskDuration": settings.target_task_s}
+    services = config["scheduler"]["services"]
+    services["taskDistributor"]["tuning"] = {"targetTaskDuration": settings.target_task_s}
+    # Not of the protocol: official workers overlook it.
+    services["resultSubmitter"]["tuning"] = {"resultsInPile": piles.MOST}
     return config
 
 

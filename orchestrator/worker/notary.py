@@ -10,6 +10,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ class Notary:
         self._terms = terms
         self._files = files
         self._clock = clock
-        self._asked: list[tuple[receipts.Delivery, asyncio.Future[dict[str, Any]]]] = []
+        self._asked: list[tuple[Sequence[receipts.Delivery], asyncio.Future[list[dict[str, Any]]]]] = []
         self._unwritten: collections.deque[str] = collections.deque()
         self._to_sign = asyncio.Event()
         self._to_write = asyncio.Event()
@@ -69,9 +70,14 @@ class Notary:
                     await asyncio.to_thread(self._last_write)
 
     async def receipt(self, delivery: receipts.Delivery) -> dict[str, Any]:
-        """The signed receipt, about a millisecond later. When cancelled, it may be issued and kept all the same."""
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._asked.append((delivery, future))
+        """As `receipts_for`, of one."""
+        return (await self.receipts_for([delivery]))[0]
+
+    async def receipts_for(self, deliveries: Sequence[receipts.Delivery]) -> list[dict[str, Any]]:
+        """The signed receipts in the same order, about a millisecond later. When cancelled, they may be issued and kept
+        all the same."""
+        future: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        self._asked.append((deliveries, future))
         self._to_sign.set()
         return await future
 
@@ -80,12 +86,14 @@ class Notary:
             await self._to_sign.wait()
             self._to_sign.clear()
             batch, self._asked = self._asked, []
-            issued = await asyncio.to_thread(self._issue, [delivery for delivery, _future in batch])
+            issued = await asyncio.to_thread(self._issue, [one for deliveries, _future in batch for one in deliveries])
             self._counts["issued"] += len(issued)
             telemetry.receipts_issued.add(len(issued))
-            for (_delivery, future), one in zip(batch, issued, strict=True):
+            next_one = iter(issued)
+            for deliveries, future in batch:
+                signed = [one.receipt for one in itertools.islice(next_one, len(deliveries))]
                 if not future.done():
-                    future.set_result(one.receipt)
+                    future.set_result(signed)
             self._unwritten.extend(one.line for one in issued)
             while len(self._unwritten) > _MOST_UNWRITTEN:
                 self._unwritten.popleft()

@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from orchestrator.jobs import piles
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker.limits import SliceLimits, StartLimits
 
@@ -86,6 +87,12 @@ def rules(settings: WorkerSettings, config: Mapping[str, Any]) -> Rules:
         idle_poll_s=_own(settings.idle_poll_s, idle_s),
         send_begin=settings.send_begin and tuning.get("sendStatusBeginMessage") is not False,
     )
+
+
+def results_in_pile(config: Mapping[str, Any]) -> int:
+    """How many results the Scheduler takes in one request (see `jobs.piles`); 1 when it knows nothing of that."""
+    told = number(_node(config, "scheduler", "services", "resultSubmitter", "tuning").get("resultsInPile"))
+    return 1 if told is None else int(min(max(told, 1), piles.MOST))
 
 
 def _own(own: float | None, published: float) -> float:

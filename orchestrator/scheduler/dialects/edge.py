@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
@@ -45,10 +45,14 @@ class _TranslatedBatches(_Translated):
     def __init__(self, service: BatchService, identity: PrivateKey) -> None:
         super().__init__(service, identity)
         self._batches = service
+        self._weigh: Callable[[str, Any], int] | None = getattr(service, "weigh", None)
 
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
         answers = await self._batches.handle_batch([_read(request) for request in requests])
         return [self._write(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def weigh(self, operation: str, data: Any) -> int:
+        return 1 if self._weigh is None else self._weigh(operation, data)
 
 
 def _read(request: Request) -> Request:

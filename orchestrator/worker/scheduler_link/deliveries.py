@@ -4,11 +4,13 @@ earlier ones left."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.jobs import piles
 from orchestrator.protocol.client import ClientConnection
 from orchestrator.worker import reports, task
 from orchestrator.worker import supervisor_actions as act
@@ -19,7 +21,7 @@ from orchestrator.worker.outbox import Entry, Outbox
 from orchestrator.worker.outbox_store import StoreUnusable
 from orchestrator.worker.scheduler_link.emissions import Emissions
 from orchestrator.worker.scheduler_link.pace import AWAITED_EVERY_S, EVERY_S
-from orchestrator.worker.scheduler_link.traffic import Traffic, pause
+from orchestrator.worker.scheduler_link.traffic import TRY_AGAIN, Traffic, pause
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _LEFTOVERS_AT_ONCE: Final = 200
 _DEAR_S: Final = 5.0
 #: Results of that size go to the disk at once: their text need not stay in memory.
 _LARGE_BYTES: Final = 256 * 1024
+#: Of a pile: what the frame of a result counts for is said once there, so it has a third of that.
+_PILE_BYTES: Final = 750_000
 
 #: Answers that mean: the slice is not ours any more (or never was), so there is nothing to return.
 _LEASE_IS_LOST: Final = frozenset({"ENOENT", "EPERM", "ELEASE", "ELATE", "EDUP"})
@@ -36,8 +40,22 @@ _LEASE_IS_LOST: Final = frozenset({"ENOENT", "EPERM", "ELEASE", "ELATE", "EDUP"}
 _OUTVOTED: Final = {"wrong": "EWRONG", "unasked": "EUNASKED"}
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class _Parcel:
+    """A result on its way. `key` is the supervisor's."""
+
+    key: int
+    entry: Entry
+    authorization: task.Authorization
+    awaited: bool
+
+
 class Deliveries:
-    """`run` it for what earlier processes left. Outcomes go to `tell`; with a `notary`, each carries its receipt."""
+    """`run` it for what earlier processes left. Outcomes go to `tell`; with a `notary`, each carries its receipt.
+
+    Results that are there at the same time share receipts' signing, a message and, where the Scheduler takes `in_pile`
+    of them in one, a request. Whatever goes wrong with a pile, its members are delivered one by one.
+    """
 
     def __init__(
         self,
@@ -49,6 +67,7 @@ class Deliveries:
         outbox: Outbox,
         notary: Notary | None,
         tell: Callable[[ev.Event], None],
+        in_pile: int = 1,
     ) -> None:
         self._submitter = submitter
         self._account = account
@@ -57,8 +76,11 @@ class Deliveries:
         self._emissions = emissions
         self._tell = tell
         self._traffic = traffic
+        self._in_pile = in_pile
         self._sending: dict[int, Entry] = {}  # by the supervisor's key
         self._renewed: dict[int, task.Authorization] = {}  # by the entry's id
+        self._unsigned: list[tuple[_Parcel, act.SendResult, Mapping[str, Any]]] = []
+        self._to_pile: list[_Parcel] = []
         self._leftovers = len(outbox.left)
         self.leftovers_settled = asyncio.Event()
         """Set once what earlier processes left is accepted or refused."""
@@ -78,10 +100,10 @@ class Deliveries:
         entry = self._outbox.add(data, size, soon=dear)
         self.results += 1
         self._sending[action.key] = entry
-        if self._notary is None:  # what follows may wait long: the action, with its text, may go
-            self._traffic.tasks.create_task(self._send(action.key, entry, action.awaited))
-        else:
-            self._traffic.tasks.create_task(self._send_with_receipt(self._notary, action, entry, data))
+        # What follows may wait long: the action, with its text, goes as soon as its receipt is signed.
+        self._unsigned.append((_Parcel(action.key, entry, action.authorization, action.awaited), action, data))
+        if len(self._unsigned) == 1:
+            self._traffic.tasks.create_task(self._sign())
 
     def renew(self, action: act.RenewResult) -> None:
         """A result on its way may be reported under a newer authorization, should the older one not count any more."""
@@ -89,27 +111,42 @@ class Deliveries:
         if entry is not None:
             self._renewed[entry.id] = action.authorization
 
-    async def _send_with_receipt(
-        self, notary: Notary, action: act.SendResult, entry: Entry, data: Mapping[str, Any]
-    ) -> None:
-        self._outbox.renew(entry, {**data, "receipt": await notary.receipt(reports.delivery(action))})
-        self._traffic.tasks.create_task(self._send(action.key, entry, action.awaited))
+    async def _sign(self) -> None:
+        """What came in this turn of the event loop leaves together."""
+        batch, self._unsigned = self._unsigned, []
+        if self._notary is not None:
+            signed = await self._notary.receipts_for([reports.delivery(action) for _parcel, action, _data in batch])
+            for (parcel, _action, data), receipt in zip(batch, signed, strict=True):
+                self._outbox.renew(parcel.entry, {**data, "receipt": receipt})
+        self._depart([parcel for parcel, _action, _data in batch])
 
-    async def _send(self, key: int, entry: Entry, awaited: bool) -> None:
-        try:
-            await self._emissions.told(entry.job, (entry.slice,))
-            await self._traffic.pace.turn(AWAITED_EVERY_S if awaited else EVERY_S)
-            try:
-                answer = await self._deliver(entry)
-            except OrchestratorError as error:
-                lost = error.code in _LEASE_IS_LOST or error.code in _OUTVOTED.values()
-                self._tell(ev.ResultRefused(key, error.code, error.message, lost=lost))
+    def _depart(self, parcels: Sequence[_Parcel]) -> None:
+        together: list[_Parcel] = []
+        for parcel in parcels:
+            if self._in_pile == 1 or self._emissions.any_of(parcel.entry.job, (parcel.entry.slice,)):
+                self._traffic.tasks.create_task(self._send(parcel))
             else:
-                self._tell(ev.ResultAccepted(key, answer))
+                together.append(parcel)
+        if together:
+            self._traffic.tasks.create_task(self._wait_for_others(together))
+
+    # -- one by one ----------------------------------------------------------------------------------------------------
+
+    async def _send(self, parcel: _Parcel) -> None:
+        await self._emissions.told(parcel.entry.job, (parcel.entry.slice,))
+        await self._traffic.pace.turn(AWAITED_EVERY_S if parcel.awaited else EVERY_S)
+        await self._send_now(parcel)
+
+    async def _send_now(self, parcel: _Parcel) -> None:
+        try:
+            try:
+                answer = await self._deliver(parcel.entry)
+            except OrchestratorError as error:
+                self._tell_refusal(parcel, error)
+            else:
+                self._tell(ev.ResultAccepted(parcel.key, answer))
         finally:
-            self.results -= 1
-            self._sending.pop(key, None)
-            self._traffic.settled()
+            self._settled(parcel)
 
     async def _deliver(self, entry: Entry) -> Any:
         """The Scheduler's answer to a result. Raises its refusal, which is recorded."""
@@ -127,13 +164,9 @@ class Deliveries:
                 else:
                     break
         except OrchestratorError as error:
-            self._traffic.counts["results refused"] += 1
-            self._outbox.refused(entry, error.code, error.message)
-            self._outbox.done(entry)
+            self._refused(entry, error)
             raise
-        self._traffic.counts["results"] += 1
-        self._outbox.done(entry)
-        self._renewed.pop(entry.id, None)
+        self._accepted(entry)
         return answer
 
     async def _report_of(self, entry: Entry) -> Mapping[str, Any]:
@@ -149,6 +182,84 @@ class Deliveries:
                 if report is None:
                     raise OrchestratorError("its text is gone from the disk", code="ESTORE")
                 return report
+
+    # -- what came of it -----------------------------------------------------------------------------------------------
+
+    def _accepted(self, entry: Entry) -> None:
+        self._traffic.counts["results"] += 1
+        self._outbox.done(entry)
+        self._renewed.pop(entry.id, None)
+
+    def _refused(self, entry: Entry, error: OrchestratorError) -> None:
+        self._traffic.counts["results refused"] += 1
+        self._outbox.refused(entry, error.code, error.message)
+        self._outbox.done(entry)
+
+    def _tell_refusal(self, parcel: _Parcel, error: OrchestratorError) -> None:
+        lost = error.code in _LEASE_IS_LOST or error.code in _OUTVOTED.values()
+        self._tell(ev.ResultRefused(parcel.key, error.code, error.message, lost=lost))
+
+    def _settled(self, parcel: _Parcel) -> None:
+        self.results -= 1
+        self._sending.pop(parcel.key, None)
+        self._traffic.settled()
+
+    # -- in piles ------------------------------------------------------------------------------------------------------
+
+    async def _wait_for_others(self, parcels: Sequence[_Parcel]) -> None:
+        awaited = any(one.awaited for one in parcels)
+        await self._traffic.pace.turn(AWAITED_EVERY_S if awaited else EVERY_S)
+        self._to_pile += parcels
+        await asyncio.sleep(0)  # whoever waited for the same turn has come then
+        parcels, self._to_pile = self._to_pile, []
+        self._pile_up(parcels)
+
+    def _pile_up(self, parcels: Sequence[_Parcel]) -> None:
+        """Results of one lease go into one request; what has to wait for its turn, or lies on the disk, goes alone."""
+        leases: dict[tuple[str, int], list[_Parcel]] = {}
+        for parcel in parcels:
+            if self._outbox.take_at_once(parcel.entry) is None:
+                self._traffic.tasks.create_task(self._send_now(parcel))
+            else:
+                leases.setdefault((parcel.entry.job, id(parcel.authorization)), []).append(parcel)
+        for group in leases.values():
+            for pile in _cut(group, self._in_pile):
+                self._traffic.tasks.create_task(self._send_pile(pile))
+
+    async def _send_pile(self, parcels: Sequence[_Parcel]) -> None:
+        reports_of_all = [parcel.entry.report or {} for parcel in parcels]
+        try:
+            data = piles.fold(reports_of_all)
+            answer = await self._traffic.insist(self._submitter, piles.OPERATION, data, tries=_TRIES)
+            answers = piles.unfold_answers(answer, len(parcels))
+        except OrchestratorError as error:
+            if error.code == "ENOSYS":
+                self._in_pile = 1  # another Scheduler than the one that told its configuration
+            log.info("pile_not_taken", extra={"count": len(parcels), "code": error.code, "error": error.message})
+            for parcel in parcels:
+                self._traffic.tasks.create_task(self._send_now(parcel))
+            return
+        for parcel, said in zip(parcels, answers, strict=True):
+            self._hear(parcel, said)
+
+    def _hear(self, parcel: _Parcel, said: Any) -> None:
+        """What the Scheduler said of a member of a pile."""
+        try:
+            if isinstance(said, OrchestratorError):
+                raise said
+            _raise_if_unwanted(said)
+        except OrchestratorError as error:
+            if error.code in TRY_AGAIN or (error.code in _LEASE_IS_LOST and parcel.entry.id in self._renewed):
+                self._traffic.tasks.create_task(self._send_now(parcel))
+                return
+            self._refused(parcel.entry, error)
+            self._tell_refusal(parcel, error)
+        else:
+            self._accepted(parcel.entry)
+            self._tell(ev.ResultAccepted(parcel.key, said))
+        self._settled(parcel)
+
+    # -- what earlier processes left -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Deliver what earlier processes did not get acknowledged, before anything is asked for."""
@@ -171,6 +282,19 @@ class Deliveries:
             self._outbox.left.clear()
         self.leftovers_settled.set()
         self._traffic.settled()
+
+
+def _cut(parcels: Sequence[_Parcel], most: int) -> Iterator[Sequence[_Parcel]]:
+    """Piles of at most so many, and of about `_PILE_BYTES`."""
+    pile: list[_Parcel] = []
+    size = 0
+    for parcel in parcels:
+        if pile and (len(pile) >= most or size + parcel.entry.size > _PILE_BYTES):
+            yield pile
+            pile, size = [], 0
+        pile.append(parcel)
+        size += parcel.entry.size
+    yield pile
 
 
 def _raise_if_unwanted(answer: Any) -> None:

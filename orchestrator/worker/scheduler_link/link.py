@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.protocol.client import ClientConnection, DcpClient
 from orchestrator.protocol.errors import ConnectionClosed, PeerChanged
+from orchestrator.worker import published
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.account import WorkerAccount
 from orchestrator.worker.notary import Notary
@@ -64,7 +65,10 @@ class SchedulerLink:
         self.orders = Orders(client, router_url, worker_id, tell, traffic.counts)
         self.emissions = emissions = Emissions(self.orders.router, worker_id, traffic)
         self.statuses = Statuses(submitter, worker_id, emissions, traffic)
-        self.deliveries = Deliveries(submitter, account, emissions, traffic, outbox=outbox, notary=notary, tell=tell)
+        self.deliveries = Deliveries(
+            submitter, account, emissions, traffic,
+            outbox=outbox, notary=notary, tell=tell, in_pile=published.results_in_pile(config),
+        )  # fmt: skip
         self.requests = TaskRequests(
             self._distributor,
             account,

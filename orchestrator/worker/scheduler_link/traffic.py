@@ -17,8 +17,8 @@ _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 30.0
 _REMOTE_TRIES: Final = 4
 
-#: The Scheduler's own trouble: the same report may be taken in a moment.
-_TRY_AGAIN: Final = frozenset({"EINTERNAL", "EBUSY", "ETIMEDOUT", "EEXPIRED", "ETIMETRAVEL", "ENETWORK"})
+TRY_AGAIN: Final = frozenset({"EINTERNAL", "EBUSY", "ETIMEDOUT", "EEXPIRED", "ETIMETRAVEL", "ENETWORK"})
+"""The Scheduler's own trouble: the same report may be taken in a moment."""
 
 
 class Traffic:
@@ -43,7 +43,7 @@ class Traffic:
                 return await connection.request(operation, data)
             except RemoteError as error:
                 refusals += 1
-                if error.code not in _TRY_AGAIN or refusals >= tries:
+                if error.code not in TRY_AGAIN or refusals >= tries:
                     raise
             except (ConnectionClosed, Congested):
                 self.counts["sent again"] += 1

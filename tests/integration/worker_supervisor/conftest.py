@@ -9,13 +9,14 @@ import itertools
 import json
 import pathlib
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from typing import Any
 
 import pytest
 
 from orchestrator import kvin
 from orchestrator.errors import OrchestratorError
+from orchestrator.jobs import piles
 from orchestrator.protocol.config import build_config, config_text
 from orchestrator.protocol.server import DcpServer, Request, ServerConnection
 from orchestrator.settings import WorkerSettings
@@ -42,6 +43,12 @@ class ToyScheduler:
         self.leased: dict[tuple[str, int], int] = {}
         self.results: dict[tuple[str, int], dict[str, Any]] = {}
         self.result_messages = 0
+        self.in_pile = 1
+        """How many results it says that it takes in one request."""
+        self.piles: list[int] = []
+        self.refuse_piles: OrchestratorError | None = None
+        self.unwanted: Container[int] = ()
+        """Slices whose results it says are another lease's."""
         self.returns: list[tuple[str, int, Any]] = []
         self.begun: set[tuple[str, int]] = set()
         self.emits: list[dict[str, Any]] = []
@@ -67,7 +74,13 @@ class ToyScheduler:
         names = ("taskDistributor", "resultSubmitter", "eventRouter", "packageManager")
         services = {name: _Door(getattr(self, f"on_{name}")) for name in names}
         config = build_config(self.url, services=names[:3], extra=self.extra)
-        server = DcpServer(self.identity, services, lambda version, _origin: config_text(config, version))
+        tuning = config["scheduler"]["services"]["resultSubmitter"].setdefault("tuning", {})
+
+        def text(version: Any, _origin: str) -> str:
+            tuning["resultsInPile"] = self.in_pile
+            return config_text(config, version)
+
+        server = DcpServer(self.identity, services, text)
         async with server:
             await server.listen("127.0.0.1", self.port)
             yield self
@@ -138,6 +151,8 @@ class ToyScheduler:
         return {**authorization, "body": {"newJobs": {job_id: self.jobs[job_id] for job_id in task}, "task": task}}
 
     async def on_resultSubmitter(self, request: Request) -> Any:
+        if request.operation == "results":
+            return await self.take_pile(request)
         data = request.data
         if request.operation == "status":
             for entry in data["slices"]:
@@ -152,12 +167,29 @@ class ToyScheduler:
             if self.refuse_results is not None:
                 raise self.refuse_results
             place = (data["job"], data["slice"])
-            if self.leased.get(place) != data["authorizationMessage"]["auth"]["lease"]:
+            if (
+                data["slice"] in self.unwanted
+                or self.leased.get(place) != data["authorizationMessage"]["auth"]["lease"]
+            ):
                 raise OrchestratorError("another lease is newer", code="ELEASE")
             self.results[place] = data
             self.order.append(f"result {data['slice']}")
         await self._tell()
         return {"metrics": {}, "slicePaymentAmount": "0.001"}
+
+    async def take_pile(self, request: Request) -> Any:
+        members = piles.unfold(request.data)
+        self.piles.append(len(members))
+        if self.refuse_piles is not None:
+            raise self.refuse_piles
+        answers: list[Any] = []
+        for data in members:
+            try:
+                single = Request("result", data, request.peer, request.authorized, request.connection)
+                answers.append(await self.on_resultSubmitter(single))
+            except OrchestratorError as error:
+                answers.append(error)
+        return piles.fold_answers(answers)
 
     async def on_eventRouter(self, request: Request) -> Any:
         if request.operation == "subscribeMany":

@@ -59,3 +59,13 @@ async def test_receipts_can_be_turned_off(scheduler, worker, tmp_path):
     assert "receipt" not in scheduler.results[JOB, 1]
     assert w.statistics()["receipts"] == {}
     assert not (tmp_path / "worker" / "receipts").exists()
+
+
+async def test_receipts_come_whole_out_of_a_pile(scheduler, worker):
+    scheduler.in_pile = 100
+    scheduler.add(JOB, "n => { progress(); return n }", [f"data:application/json,{n}" for n in range(60)])
+    async with worker(scheduler) as w:
+        await scheduler.done(60)
+    sent = [scheduler.results[JOB, number]["receipt"] for number in range(1, 61)]
+    assert {receipts.signer(receipt) for receipt in sent} == {w.account.identity.address}
+    assert max(scheduler.piles) > 1
