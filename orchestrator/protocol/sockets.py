@@ -132,12 +132,13 @@ class SocketServer:
         greeting: FramingLimits,
         memory: Memory,
         guard: Guard,
+        turns: Turns,
         proxies: TrustedProxies,
     ) -> None:
         self._memory = memory
         self.guard = guard
         self._proxies = proxies
-        self.turns = Turns()
+        self.turns = turns
         self.door = Door(guard, self.turns, proxies, spawn)
         self._most_sockets = most_sockets
         self.greeting = greeting

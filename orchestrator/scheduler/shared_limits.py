@@ -29,7 +29,7 @@ class SharedLimits:
         self._sessions: dict[str, dict[str, tuple[int, float]]] = {}
         """by identity and process: how many, and when that was said"""
         server.guard.is_shared = True
-        server.sessions_elsewhere = self.sessions_elsewhere
+        server.count_sessions_elsewhere(self.sessions_elsewhere)
         cluster.hear("spent", self._spent_elsewhere)
         cluster.hear("sessions", self._sessions_there)
 

@@ -562,7 +562,7 @@ async def test_nothing_is_left_of_sessions_whose_clients_never_return(setup: Set
         assert setup.echo.closed == ["ETIMEDOUT"]
         after = setup.server.statistics()
         assert {**after, "stamps": 0, "refused": 0} == {**before, "stamps": 0, "refused": 0}
-        assert not setup.server._unready
+        assert not setup.server._books.unready
 
 
 @pytest.mark.parametrize("setup", [ServerLimits(framing=FramingLimits(message=100_000))], indirect=True)

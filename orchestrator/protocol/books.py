@@ -1,0 +1,107 @@
+"""What a server and its sessions share: which sessions there are, whose they are, and what all of them may use."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.protocol.errors import ConnectionClosed
+from orchestrator.protocol.framing import FramingLimits
+from orchestrator.protocol.guard import Guard, GuardLimits
+from orchestrator.protocol.session_memory import Memory
+from orchestrator.protocol.validity import Stamps
+from orchestrator.protocol.vocabulary import Breach, SessionLimits, State
+from orchestrator.wallet import keys
+
+if TYPE_CHECKING:
+    from orchestrator.protocol.server_link import ServerLink
+
+__all__ = ["Books", "ServerLimits"]
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What all peers together may make the server hold; times in seconds."""
+
+    session: SessionLimits = field(default_factory=SessionLimits)
+    framing: FramingLimits = field(default_factory=FramingLimits)
+    guard: GuardLimits = field(default_factory=GuardLimits)
+    sessions: int = 20_000
+    sockets: int = 40_000
+    # Before it has named its session a socket may send little, and not for long.
+    greeting: FramingLimits = field(default_factory=lambda: FramingLimits(message=65_536, partial=1, fragments=8))
+    greeting_timeout: float = 30
+    # Packets that a peer leaves unread before its socket is dropped; more than the longest message has fragments.
+    unread_packets: int = 10_000
+    unread_characters: int = 256 * 1024 * 1024
+    sweep_interval: float = 2
+    # How long a client whose session an earlier process has left must be silent before that session is closed.
+    heir_quiet: float = 0.3
+
+
+class Books:
+    """A session is unready until it has a dcpsid, then listed; counted for its peer once it is established."""
+
+    def __init__(
+        self, identity: keys.PrivateKey, limits: ServerLimits, memory: Memory, clock: Callable[[], float]
+    ) -> None:
+        self.identity = identity
+        self.limits = limits
+        self.memory = memory
+        self.clock = clock
+        self.guard = Guard(limits.guard, time.monotonic())
+        self.stamps = Stamps()
+        self.links: dict[str, ServerLink] = {}
+        self.unready: set[ServerLink] = set()
+        self.by_peer: Counter[str] = Counter()
+        # Those without a transport, the longest first: strangers, and sessions that may be resumed.
+        self._strangers: dict[ServerLink, None] = {}
+        self._resumable: dict[ServerLink, None] = {}
+        self.refused = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.links) + len(self.unready) >= self.limits.sessions
+
+    def begun(self, link: ServerLink) -> None:
+        self.unready.add(link)
+
+    def known(self, link: ServerLink, dcpsid: str) -> None:
+        """It has a dcpsid now."""
+        self.unready.discard(link)
+        self.links[dcpsid] = link
+
+    def established(self, peer: str) -> None:
+        self.by_peer[peer] += 1
+
+    def ended(self, link: ServerLink, dcpsid: str | None, peer: str | None) -> None:
+        """`peer` is None when it was never established."""
+        self.unready.discard(link)
+        self.links.pop(dcpsid or "", None)
+        if peer is not None:
+            self.by_peer[peer] -= 1
+            if self.by_peer[peer] <= 0:
+                del self.by_peer[peer]
+        self.memory.forget(dcpsid or "")
+
+    def note_presence(self, link: ServerLink) -> None:
+        """Its transport, or its state, may have changed."""
+        session = link.session
+        absent = self._strangers if session.state is State.CONNECTING else self._resumable
+        if session.is_closed or link.transport is not None:
+            self._strangers.pop(link, None)
+            self._resumable.pop(link, None)
+        elif link not in absent:
+            absent[link] = None
+
+    def evict(self) -> bool:
+        """Make room: end the session that has been without a transport for the longest time, of those that were never
+        established first."""
+        oldest = next((link for links in (self._strangers, self._resumable) for link in links), None)
+        if oldest is None:
+            return False
+        oldest.feed(Breach(ConnectionClosed("the place was needed for another session", code="ETIMEDOUT")))
+        return True
