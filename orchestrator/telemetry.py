@@ -322,6 +322,49 @@ results_received = Counter(
     labels=["verdict"],
 )
 slices_leased = Counter("dcp.scheduler.leases", unit="{slice}", description="slices handed out to workers")
+connections_made = Counter(
+    "dcp.scheduler.connections", unit="{connection}", description="network connections that were let in"
+)
+connections_refused = Counter(
+    "dcp.scheduler.connections.refused",
+    unit="{connection}",
+    description="network connections, and sockets on them, that were refused with 429, by reason",
+    labels=["reason"],
+)
+connections_cut = Counter(
+    "dcp.scheduler.connections.cut",
+    unit="{connection}",
+    description="network connections that were cut off for what their peers did, by reason",
+    labels=["reason"],
+)
+connections_open = Gauge("dcp.scheduler.connections.open", unit="{connection}", description="network connections now")
+sessions = Gauge(
+    "dcp.scheduler.sessions",
+    unit="{session}",
+    description="sessions now, with a connection and without",
+    labels=["state"],
+)
+bytes_received = Counter("dcp.scheduler.received", unit="By", description="bytes that were read from connections")
+messages_read = Counter("dcp.scheduler.messages", unit="{message}", description="messages and parts of messages read")
+messages_dropped = Counter(
+    "dcp.scheduler.messages.dropped",
+    unit="{message}",
+    description="messages that were read and dropped, with the socket that brought them, by reason",
+    labels=["reason"],
+)
+requests_refused = Counter(
+    "dcp.scheduler.requests.refused",
+    unit="{request}",
+    description="requests that were answered with EBUSY, without being looked at, by reason",
+    labels=["reason"],
+)
+bans_made = Counter("dcp.scheduler.bans", unit="{ban}", description="bans that began here", labels=["of"])
+bans_now = Gauge("dcp.scheduler.bans.now", unit="{ban}", description="who is banned now", labels=["of"])
+characters_held = Gauge(
+    "dcp.scheduler.held",
+    unit="{character}",
+    description="characters of unfinished messages, requests without answer and answers not taken",
+)
 
 # the Bank
 bank_transfers = Counter(

@@ -20,7 +20,7 @@ _COMMANDS = {
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
     "receipts": ("orchestrator.cli.receipts", "Read and verify what a Worker signed about its slices."),
-    "scheduler": ("orchestrator.cli.scheduler", "Run the Scheduler and its Bank."),
+    "scheduler": ("orchestrator.cli.scheduler", "Run the Scheduler and its Bank; lift bans."),
     "self-check": ("orchestrator.cli.self_check", "Attack this machine's sandboxes, and report."),
     "worker": ("orchestrator.cli.worker", "Run the Worker, and ask it."),
 }

@@ -13,13 +13,16 @@ from typing import Any
 import click
 
 from orchestrator.cli import logs
+from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
 from orchestrator.settings import SchedulerSettings, load
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup, later={"bans": ("orchestrator.cli.bans", "Which addresses and identities are banned; lift bans.")}
+)
 def command() -> None:
-    """Run the Scheduler and its Bank."""
+    """Run the Scheduler and its Bank, and see whom it has banned."""
 
 
 @command.command(cls=SettingsCommand)

@@ -61,6 +61,8 @@ class Books:
         self._strangers: dict[ServerLink, None] = {}
         self._resumable: dict[ServerLink, None] = {}
         self.refused = 0
+        self.sessions_elsewhere: Callable[[str], int] = lambda _identity: 0
+        """how many sessions an identity has at other processes"""
 
     @property
     def is_full(self) -> bool:

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from orchestrator import telemetry
 from orchestrator.protocol.guard import Guard, Hold, TooMany, TrustedProxies, place_of
 from orchestrator.protocol.turns import Turns
 
@@ -25,7 +26,9 @@ __all__ = ["Door", "Gate"]
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
-_ACCEPTED_AT_ONCE = 32
+_ADMITTED_AT_ONCE = 32
+_ACCEPTED_AT_ONCE = 512
+"""those included that are refused, which is quick: nobody honest waits behind them in the kernel"""
 _MOST_WAITING = 512
 """accepted connections of one address that wait for their turn"""
 _WELCOME_COST = 3.0
@@ -79,6 +82,7 @@ class Gate(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         size = len(data)
         self._unused += size
+        telemetry.bytes_received.add(size)
         if not self._is_known:
             self._bytes += size
             if self._bytes > _STRANGER_BYTES:
@@ -152,6 +156,11 @@ class Gate(asyncio.Protocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def cut(self, reason: str) -> None:
+        """Abort for what its peer did; metrics count by the reason."""
+        telemetry.connections_cut.add(1, {"reason": reason})
+        self.abort()
 
     async def refuse(self, reason: str) -> None:
         """Read no more, tell the websocket's peer why, and close."""
@@ -256,7 +265,7 @@ class Door:
     def sweep(self, now: float, patience: float) -> None:
         """Abort connections that have been strangers for longer than `patience` seconds."""
         for gate in [one for one in self._gates.values() if one.is_stranger and now - one.since > patience]:
-            gate.abort()
+            gate.cut("silent")
         while self._refusals and self._refusals[0][0] < now:
             self._refusals.popleft()[1].close()
 
@@ -265,6 +274,7 @@ class Door:
     def _accept(
         self, listener: socket.socket, make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
     ) -> None:
+        admitted = 0
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 connection, address = listener.accept()
@@ -284,13 +294,19 @@ class Door:
                 if is_direct:
                     self.guard.admit(place, now)
                 if self._waiting[place] >= _MOST_WAITING:
-                    raise TooMany(f"{_MOST_WAITING} connections of address {place} wait already; connect again later")
+                    raise TooMany(
+                        f"{_MOST_WAITING} connections of address {place} wait already; connect again later", "waiting"
+                    )
             except TooMany as error:
+                self.refused(place, error)
                 self._refuse(connection, error.message, now, is_plain=tls is None)
                 continue
             connection.setblocking(False)
             self._waiting[place] += 1
             self._spawn(self._welcome(connection, place, is_direct, make, tls))
+            admitted += 1
+            if admitted == _ADMITTED_AT_ONCE:
+                return
 
     def _accept_again(self, listener: socket.socket, *arguments: Any) -> None:
         if listener in self._listeners:
@@ -340,6 +356,7 @@ class Door:
 
     def entered(self, gate: Gate) -> None:
         self._gates[gate.transport] = gate
+        telemetry.connections_made.add(1)
         if gate.is_direct:
             self.guard.opened(gate.place)
 
@@ -350,7 +367,13 @@ class Door:
     def too_long(self, gate: Gate) -> None:
         """A stranger has sent too much."""
         self.offence(gate.place, f"{_STRANGER_BYTES} bytes before there is a session")
-        gate.abort()
+        gate.cut("too_long")
+
+    def refused(self, place: str, error: TooMany, by: Gate | None = None) -> None:
+        """A connection, or a socket on one."""
+        telemetry.connections_refused.add(1, {"reason": error.why})
+        if error.why == "rate":
+            self.offence(place, "it connects too often", by)
 
     def check(self, gate: Gate, hold: Hold) -> None:
         """A packet grows: is there room for it?"""
@@ -358,17 +381,21 @@ class Door:
         if excess is not None:
             self.guard.refused += 1
             log.info("dropped a connection: %s", excess, extra={"action": "refused"})
+            telemetry.connections_cut.add(1, {"reason": "held"})
             self._spawn(gate.refuse(excess))
 
     def offence(self, place: str, what: str, by: Gate | None = None) -> None:
         """An address has sent what no honest peer sends. With too many of these, its strangers must go; but `by`, which
         is closed in any case, is still told why."""
-        if self.guard.offend(place, time.monotonic()):
+        if self.guard.offend(place, what, time.monotonic()):
             log.warning(
                 "address %s is banned for %g s: too many offences, the last: %s",
                 place, self.guard.limits.ban_s, what, extra={"action": "banned"},
             )  # fmt: skip
-            strangers = [one for one in self._gates.values() if one.is_stranger and one.place == place]
-            for gate in strangers:
-                if gate is not by:
-                    gate.abort()
+            self.cut_strangers(place, but=by)
+
+    def cut_strangers(self, place: str, but: Gate | None = None) -> None:
+        """An address is banned: its connections without a session must go."""
+        for gate in [one for one in self._gates.values() if one.is_stranger and one.place == place]:
+            if gate is not but:
+                gate.cut("banned")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.protocol.bans import Ban, Bans, kind_of
 
 __all__ = [
     "Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "Spent", "TooMany", "TrustedProxies", "place_of",
@@ -30,6 +31,11 @@ class TooMany(OrchestratorError):
 
     code = "EBUSY"
     retryable = True
+
+    def __init__(self, message: str, why: str = "limit") -> None:
+        """`why` is a word of a few: metrics count by it."""
+        super().__init__(message)
+        self.why = why
 
 
 class Banned(TooMany):
@@ -187,14 +193,13 @@ class Guard:
         self._characters: dict[str, Bucket] = {}
         self._requests: dict[str, Bucket] = {}
         self._offences: dict[str, Bucket] = {}
-        self._banned: dict[str, float] = {}
         self._open: Counter[str] = Counter()
         self._half_open: Counter[str] = Counter()
         self._established: Counter[str] = Counter()
         self._now = now
         self.holdings = Holdings(limits)
+        self.bans = Bans()
         self.refused = 0
-        self.bans = 0
         self.paused = 0
         self.is_shared = False
         """other servers are told what identities use here: see `take_spent`"""
@@ -207,20 +212,20 @@ class Guard:
         return place in self._established
 
     def admit(self, place: str, now: float) -> None:
-        """A new connection of an address. Raises `TooMany`."""
+        """A new connection of an address. Raises `TooMany`; those that come too fast (`why` is "rate") are offences."""
         limits = self.limits
         self.check_ban(place, now)
-        problem = None
+        problem, why = None, ""
         if self.connections(place) >= limits.address_connections:
             problem = f"address {place} has {limits.address_connections} connections, as many as one may have"
+            why = "connections"
         else:
             bucket = self._bucket(self._connects, place, limits.address_connects, limits.address_connects_burst, now)
             if not bucket.take(1, now):
-                self.offend(place, now)
-                problem = f"address {place} connects more than {limits.address_connects:g} times a second"
+                problem, why = f"address {place} connects more than {limits.address_connects:g} times a second", "rate"
         if problem is not None:
             self.refused += 1
-            raise TooMany(f"{problem}; wait, then connect again")
+            raise TooMany(f"{problem}; wait, then connect again", why)
 
     def check_half_open(self, place: str) -> None:
         """May one more socket of an address open a session? Raises `TooMany`."""
@@ -228,41 +233,35 @@ class Guard:
         if half_open >= self.limits.address_half_open:
             self.refused += 1
             raise TooMany(
-                f"{half_open} connections of address {place} have not opened a session yet; wait, then connect again"
+                f"{half_open} connections of address {place} have not opened a session yet; wait, then connect again",
+                "half_open",
             )
 
-    def check_ban(self, place: str, now: float) -> None:
-        """Raises `Banned`."""
-        until = self._banned.get(place)
-        if until is None:
-            return
-        if now >= until:
-            del self._banned[place]
+    def check_ban(self, subject: str, now: float) -> None:
+        """Of an address or an identity. Raises `Banned`."""
+        ban = self.bans.find(subject, now)
+        if ban is None:
             return
         self.refused += 1
-        left = max(1, round(until - now))
-        raise Banned(
-            f"address {place} has sent too many malformed messages or opened connections too fast; new connections are "
-            f"refused for {left} s"
-        )
+        left = max(1, round(ban.until - now))
+        what = "new sessions are" if kind_of(subject) == "identity" else "new connections are"
+        raise Banned(f"{kind_of(subject)} {subject} is banned ({ban.reason}); {what} refused for {left} s", "banned")
 
-    def is_banned(self, place: str, now: float) -> bool:
-        until = self._banned.get(place)
-        return until is not None and now < until
-
-    def offend(self, place: str, now: float) -> bool:
+    def offend(self, place: str, what: str, now: float) -> bool:
         """An address has sent what no honest peer sends. Whether it is banned now, and was not before."""
         limits = self.limits
-        if limits.ban_s <= 0 or self.is_banned(place, now):
+        if limits.ban_s <= 0 or self.bans.find(place, now) is not None:
             return False
         bucket = self._bucket(self._offences, place, limits.address_offences, limits.address_offences_burst, now)
         if bucket.take(1, now):
             return False
-        if len(self._banned) >= _MOST_BUCKETS:
-            del self._banned[next(iter(self._banned))]
-        self._banned[place] = now + limits.ban_s
-        self.bans += 1
+        self.bans.begin(Ban(place, now + limits.ban_s, f"too many offences, the last: {what}"))
         return True
+
+    def lift(self, subject: str) -> bool:
+        """End a ban, and forget the offences that led to it. Whether there was one."""
+        self._offences.pop(subject, None)
+        return self.bans.lift(subject)
 
     def opened(self, place: str) -> None:
         """A connection."""
@@ -305,7 +304,9 @@ class Guard:
         rate, burst = self.limits.identity_requests, self.limits.identity_requests_burst
         if not self._bucket(self._requests, identity, rate, burst, now).take(count, now):
             self.refused += count
-            raise TooMany(f"{identity} sends more than {rate:g} requests a second; send them again, more slowly")
+            raise TooMany(
+                f"{identity} sends more than {rate:g} requests a second; send them again, more slowly", "rate"
+            )
         if self.is_shared:
             self._note(identity, Spent(0, count, 0))
 
@@ -343,8 +344,7 @@ class Guard:
         for buckets in self._all():
             for name in [name for name, bucket in buckets.items() if bucket.is_full(now)]:
                 del buckets[name]
-        for place in [place for place, until in self._banned.items() if now >= until]:
-            del self._banned[place]
+        self.bans.sweep(now)
 
     def _bucket(self, buckets: dict[str, Bucket], name: str, rate: float, burst: float, now: float) -> Bucket:
         bucket = buckets.get(name)
@@ -362,7 +362,7 @@ class Guard:
         """Check all invariants; raise `AssertionError`."""
         for counts in (self._open, self._half_open, self._established):
             assert all(count > 0 for count in counts.values())
-        assert len(self._banned) <= _MOST_BUCKETS
+        self.bans.validate()
         self.holdings.validate()
         for buckets in self._all():
             assert len(buckets) <= _MOST_BUCKETS

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
 from orchestrator.fair_queue import acting_for
 from orchestrator.protocol import messages
@@ -37,8 +38,11 @@ class Handlers:
             self._books.guard.requested(connection.peer, self._weight(connection, incoming), time.monotonic())
             excess = self._books.guard.holdings.excess(None, connection.peer)
             if excess is not None:
-                raise TooMany(f"{excess}: unfinished messages, requests and answers; send the request again later")
+                raise TooMany(
+                    f"{excess}: unfinished messages, requests and answers; send the request again later", "held"
+                )
         except TooMany as error:
+            telemetry.requests_refused.add(len(incoming), {"reason": error.why})
             for one in incoming:
                 self._answer(link, one.id, error)
             return

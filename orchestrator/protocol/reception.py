@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
 
+from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.books import Books
 from orchestrator.protocol.farewell import farewell
 from orchestrator.protocol.framing import FramingError
-from orchestrator.protocol.guard import TooMany
+from orchestrator.protocol.guard import Banned, TooMany
 from orchestrator.protocol.handlers import Handlers
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.server_link import Heir, ServerLink
 from orchestrator.protocol.service import ServerConnection
-from orchestrator.protocol.signing import Envelope, MalformedMessage, open_envelope
+from orchestrator.protocol.signing import Envelope, ForgedMessage, MalformedMessage, open_envelope
 from orchestrator.protocol.sockets import ServerSocket
 from orchestrator.protocol.tokens import random_token
 from orchestrator.protocol.vocabulary import Breach
@@ -34,8 +35,6 @@ class Reception:
         self._books = books
         self._handlers = handlers
         self._scope = scope
-        self.sessions_elsewhere: Callable[[str], int] = lambda _identity: 0
-        """how many sessions an identity has at other processes"""
 
     def receive(self, socket: ServerSocket, packet: str) -> None:
         """Whatever a peer sends, it can end its own session and socket and nothing else."""
@@ -48,6 +47,7 @@ class Reception:
             if excess is not None:
                 # Its session lives on: the peer comes back and sends the message again.
                 self._books.refused += 1
+                telemetry.messages_dropped.add(1, {"reason": "held"})
                 log.warning("dropped a socket: %s", excess, extra={"action": "refused"})
                 socket.drop(excess)
                 return
@@ -55,6 +55,8 @@ class Reception:
                 self._on_message(socket, open_envelope(message), len(message))
         except (FramingError, MalformedMessage) as error:
             self._books.refused += 1
+            reason = "forged" if isinstance(error, ForgedMessage) else "malformed"
+            telemetry.messages_dropped.add(1, {"reason": reason})
             log.info("dropped a socket of %s: %s", socket.service, error, extra={"action": "malformed"})
             link = socket.link
             if link is not None:
@@ -116,6 +118,7 @@ class Reception:
         if dcpsid is None:
             if self._books.is_full and not self._books.evict():
                 self._books.refused += 1
+                telemetry.requests_refused.add(1, {"reason": "full"})
                 log.warning("refused a session: %d are open", self._books.limits.sessions, extra={"action": "refused"})
                 socket.drop()
                 return None
@@ -124,6 +127,9 @@ class Reception:
         link = self._books.links.get(dcpsid) if isinstance(dcpsid, str) else None
         if link is not None and link.session.peer == envelope.owner and link.connection.service == socket.service:
             return link
+        if self._books.guard.bans.find(envelope.owner, time.monotonic()) is not None:
+            socket.drop(f"identity {envelope.owner} is banned")
+            return None
         remembered = self._books.memory.recall(dcpsid) if isinstance(dcpsid, str) else None
         if remembered is not None and (remembered.peer, remembered.service) == (envelope.owner, socket.service):
             return Heir(self._books, self._handlers, ServerConnection(socket.service, socket.dialect), remembered)
@@ -137,11 +143,21 @@ class Reception:
 
     def _refusal(self, identity: str) -> TooMany | None:
         """Why it may have no further session."""
+        refusal: TooMany | None = None
         most = self._books.limits.guard.identity_sessions
-        if self._books.by_peer[identity] + self.sessions_elsewhere(identity) < most:
-            return None
-        self._books.refused += 1
-        return TooMany(f"{identity} has {most} sessions, as many as one identity may have; close some")
+        try:
+            self._books.guard.check_ban(identity, time.monotonic())
+        except Banned as error:
+            refusal = error
+        else:
+            if self._books.by_peer[identity] + self._books.sessions_elsewhere(identity) >= most:
+                refusal = TooMany(
+                    f"{identity} has {most} sessions, as many as one identity may have; close some", "sessions"
+                )
+        if refusal is not None:
+            self._books.refused += 1
+            telemetry.requests_refused.add(1, {"reason": refusal.why})
+        return refusal
 
     def gone(self, socket: ServerSocket) -> None:
         if socket.link is not None:

@@ -19,10 +19,12 @@ from typing import Any, Literal
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from orchestrator import telemetry
 from orchestrator.protocol import sockets
+from orchestrator.protocol.bans import Ban
 from orchestrator.protocol.books import Books, ServerLimits
 from orchestrator.protocol.errors import ConnectionClosed
-from orchestrator.protocol.guard import Guard, TrustedProxies
+from orchestrator.protocol.guard import TrustedProxies
 from orchestrator.protocol.handlers import Handlers
 from orchestrator.protocol.reception import Reception
 from orchestrator.protocol.scope import TaskScope
@@ -82,7 +84,7 @@ class DcpServer:
         self._config_text = config_text
         self._scope = TaskScope()
         self._books = Books(identity, limits, self.memory, clock)
-        self.guard: Guard = self._books.guard
+        self.guard = self._books.guard
         self._proxies = proxies or TrustedProxies()
         turns = Turns()
         handlers = Handlers(self._services, self._books, turns, self._scope)
@@ -147,22 +149,27 @@ class DcpServer:
         self.app.router.add_routes(routes)
 
     @property
+    def books(self) -> Books:
+        """What it shares with its sessions."""
+        return self._books
+
+    @property
     def connections(self) -> list[ServerConnection]:
         """The sessions that live, with or without a transport."""
         return [link.connection for link in self._books.links.values()]
-
-    def sessions_by_identity(self) -> Mapping[str, int]:
-        return self._books.by_peer
-
-    def count_sessions_elsewhere(self, sessions: Callable[[str], int]) -> None:
-        """`sessions` says how many an identity has at other processes, which count for its limit here."""
-        self._reception.sessions_elsewhere = sessions
 
     def surrender(self, dcpsid: str) -> None:
         """The session's client went on at another process: here it is over, without a word."""
         link = self._books.links.get(dcpsid)
         if link is not None:
             link.feed(Breach(ConnectionClosed("the client went on at another process", code="ECONNRESET")))
+
+    def ban(self, ban: Ban) -> None:
+        """Somebody was banned elsewhere. An address's strangers go, and an identity's sessions."""
+        self.guard.bans.learn(ban)
+        self._sockets.door.cut_strangers(ban.subject)
+        for link in [one for one in self._books.links.values() if one.session.peer == ban.subject]:
+            link.feed(Breach(ConnectionClosed(f"identity {ban.subject} is banned ({ban.reason})", code="EPERM")))
 
     def statistics(self) -> dict[str, Any]:
         return {
@@ -173,7 +180,7 @@ class DcpServer:
             "handlers": len(self._scope) - 2,
             "refused": self._books.refused + self.guard.refused,
             "paused": self.guard.paused,
-            "bans": self.guard.bans,
+            "bans": self.guard.bans.total,
             "held_characters": self.guard.holdings.total,
             "turns_waited": self._sockets.turns.waited,
         }
@@ -189,6 +196,18 @@ class DcpServer:
             link.tick()
         self._sockets.drop_silent(self.limits.greeting_timeout)
         self.guard.sweep(time.monotonic())
+        self._measure()
+
+    def _measure(self) -> None:
+        links = self._books.links.values()
+        away = sum(link.transport is None for link in links)
+        telemetry.sessions.set(len(links) - away, {"state": "connected"})
+        telemetry.sessions.set(away, {"state": "resumable"})
+        telemetry.connections_open.set(len(self._sockets.door))
+        telemetry.characters_held.set(self.guard.holdings.total)
+        banned = self.guard.bans.count()
+        for kind in ("address", "identity"):
+            telemetry.bans_now.set(banned.get(kind, 0), {"of": kind})
 
     # --- configuration
 

@@ -17,6 +17,7 @@ from orchestrator.wallet import addresses, keys
 
 __all__ = [
     "Envelope",
+    "ForgedMessage",
     "MalformedMessage",
     "open_envelope",
     "recover_signer",
@@ -35,6 +36,10 @@ _HEAD = re.compile(
 
 class MalformedMessage(InvalidInput):
     """What came over the transport is not a DCP message, or its signature does not fit."""
+
+
+class ForgedMessage(MalformedMessage):
+    """Its signature is not that of the owner whom it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def open_envelope(frame: str) -> Envelope:
         owner, (r, s, v), body_text = _split(frame)
         signer = keys.recover(keys.message_digest(body_text.encode()), r, s, v)
         if signer != owner:
-            raise MalformedMessage("the message has an invalid signature")
+            raise ForgedMessage("the message has an invalid signature")
         body = js_json.loads(body_text)
     except MalformedMessage:
         raise

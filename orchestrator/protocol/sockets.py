@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from engineio.async_drivers.aiohttp import WebSocket
 
+from orchestrator import telemetry
 from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
 from orchestrator.protocol.gate import Door, Gate
 from orchestrator.protocol.guard import Guard, Hold, TooMany, TrustedProxies, place_of
@@ -220,6 +221,7 @@ class SocketServer:
         now = time.monotonic()
         for socket in list(self._sockets.values()):
             if socket.link is None and now - socket.since > seconds:
+                telemetry.connections_cut.add(1, {"reason": "silent"})
                 socket.drop(f"no session within {seconds:g} s")
         # Whoever has not even got so far, is not told.
         self.door.sweep(now, seconds + _CLOSE_TIMEOUT)
@@ -270,6 +272,7 @@ class SocketServer:
                 self._admit(place, is_counted=is_counted)
             except TooMany as error:
                 log.info("refused a connection: %s", error, extra={"action": "refused"})
+                self.door.refused(place, error, gate)
                 return web.Response(status=429, text=f"{error.message}\n", headers={"Retry-After": "5"})
         if gate is not None:
             gate.place = place
@@ -293,9 +296,11 @@ class SocketServer:
     def _admit(self, place: str, *, is_counted: bool) -> None:
         open_ones = len(self._sio.eio.sockets)
         if open_ones >= self._most_sockets:
-            raise TooMany(f"{self._most_sockets} connections are open, as many as this server takes; try again later")
+            raise TooMany(
+                f"{self._most_sockets} connections are open, as many as this server takes; try again later", "full"
+            )
         if open_ones >= self._most_sockets - self._most_sockets // _RESERVED and not self.guard.has_session(place):
-            raise TooMany("the last places are kept for addresses that have a session; try again later")
+            raise TooMany("the last places are kept for addresses that have a session; try again later", "reserved")
         self.guard.check_half_open(place)
         if not is_counted:
             self.guard.admit(place, time.monotonic())
@@ -333,6 +338,7 @@ class SocketServer:
 
     async def paced(self, place: str, identity: str | None, size: int) -> None:
         """Wait until a packet of this size may be handled: as the rates say, and in turn."""
+        telemetry.messages_read.add(1)
         pause = self.guard.received(place, identity, size, time.monotonic())
         if pause > 0:
             await asyncio.sleep(pause)
@@ -456,6 +462,7 @@ class _UnreadPackets(asyncio.Queue[Any]):
         elif self._request.transport is not None:
             # Whoever writes to this peer waits for it to read; only this wakes them.
             log.info("cut off a peer that does not read", extra={"action": "unread"})
+            telemetry.connections_cut.add(1, {"reason": "unread"})
             self._request.transport.abort()
 
 

@@ -29,6 +29,7 @@ from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.exposure import server_limits, tls_context, trusted_proxies
 from orchestrator.scheduler.opening import opened
 from orchestrator.scheduler.s3 import Bucket, S3Blobs
+from orchestrator.scheduler.shared_bans import SharedBans
 from orchestrator.scheduler.shared_limits import SharedLimits
 from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.settings import SchedulerSettings
@@ -110,7 +111,7 @@ class SchedulerApp:
             server = MetricsServer(settings.metrics_listen, page=page, live=Health, ready=Health)
             self.metrics = await stack.enter_async_context(server)
             self._tasks.start(Measuring(bank, database).run())
-        sides: list[Side] = list(parts.sides)
+        sides: list[Side] = [*parts.sides, SharedBans(self.server, database, self._clock, self.core.cluster)]
         if self.core.cluster is not None and shared is not None:
             sides += [shared, SharedLimits(self.server, self.core.cluster)]
         for side in sides:

@@ -29,7 +29,7 @@ class SharedLimits:
         self._sessions: dict[str, dict[str, tuple[int, float]]] = {}
         """by identity and process: how many, and when that was said"""
         server.guard.is_shared = True
-        server.count_sessions_elsewhere(self.sessions_elsewhere)
+        server.books.sessions_elsewhere = self.sessions_elsewhere
         cluster.hear("spent", self._spent_elsewhere)
         cluster.hear("sessions", self._sessions_there)
 
@@ -42,7 +42,7 @@ class SharedLimits:
         for identity, spent in self._server.guard.take_spent().items():
             self._cluster.tell("spent", identity, spent.messages, spent.requests, spent.characters)
         least = max(2, round(_NOTICED * self._server.limits.guard.identity_sessions))
-        for identity, count in self._server.sessions_by_identity().items():
+        for identity, count in self._server.books.by_peer.items():
             if count >= least:
                 self._cluster.tell("sessions", identity, self._cluster.process, count)
         stale = time.monotonic() - _STALE_S

@@ -19,7 +19,8 @@ from orchestrator.protocol.errors import ConnectionLost, RemoteError
 from orchestrator.protocol.guard import GuardLimits, TrustedProxies
 from orchestrator.protocol.server import DcpServer, Request, ServerLimits
 from orchestrator.wallet.keys import PrivateKey
-from tests.flood import Peer, bound_session, connect_message, fragment
+from tests.flood.ammunition import connect_message, fragment
+from tests.flood.talkers import Peer, bound_session
 
 OTHER = "127.0.0.9"
 POLICY = 1008
@@ -352,7 +353,7 @@ async def test_forged_messages_get_their_address_banned_and_its_sessions_go_on(s
             async with setup.peer() as peer:
                 await peer.send(forged)
                 assert await closed(peer) == (POLICY, "the message has an invalid signature")
-        assert "address 127.0.0.1 has sent too many malformed messages" in await setup.refusal()
+        assert "address 127.0.0.1 is banned (too many offences" in await setup.refusal()
         await closed(stranger)
         assert await known.ask("op", {"n": 1}) == [(True, {"n": 1})]
         assert setup.server.statistics()["bans"] == 1
@@ -476,6 +477,6 @@ async def test_behind_a_trusted_proxy_addresses_are_the_clients(setup: Setup) ->
                     pass
         async with setup.http.get(query, headers=bad) as answer:
             assert answer.status == 429
-            assert "address 9.9.9.9 has sent too many malformed messages" in await answer.text()
+            assert "address 9.9.9.9 is banned (too many offences" in await answer.text()
         async with setup.http.ws_connect(query, headers=good) as socket_:
             assert (await socket_.receive()).type is aiohttp.WSMsgType.TEXT

@@ -100,10 +100,10 @@ async def test_what_an_identity_uses_at_one_process_counts_at_the_other(
 
 async def test_sessions_of_an_identity_are_counted_together(app: SchedulerApp, second: SchedulerApp) -> None:
     limits = SharedLimits(app.server, _cluster(app))
-    app.server._books.by_peer["0xsomebody"] = 50
+    app.server.books.by_peer["0xsomebody"] = 50
     limits.share()
-    await until(lambda: second.server.sessions_elsewhere("0xsomebody") == 50)
-    assert second.server.sessions_elsewhere("0xother") == 0
+    await until(lambda: second.server.books.sessions_elsewhere("0xsomebody") == 50)
+    assert second.server.books.sessions_elsewhere("0xother") == 0
 
 
 async def test_why_a_job_waits_is_known_wherever_it_is_asked(app: SchedulerApp, second: SchedulerApp) -> None:

@@ -100,23 +100,25 @@ def test_connecting_too_often() -> None:
 
 def test_an_address_that_offends_again_and_again_is_banned_for_a_while() -> None:
     guard = Guard(GuardLimits(address_offences=1, address_offences_burst=3, ban_s=10), 0.0)
-    assert [guard.offend("a", 0.0) for _ in range(3)] == [False, False, False]
+    assert [guard.offend("a", "x", 0.0) for _ in range(3)] == [False, False, False]
     guard.admit("a", 0.0)
-    assert guard.offend("a", 0.0)
-    assert not guard.offend("a", 0.0)  # it is already
-    with pytest.raises(Banned, match=r"address a has sent too many malformed messages .* refused for 7 s"):
+    assert guard.offend("a", "rubbish", 0.0)
+    assert not guard.offend("a", "x", 0.0)  # it is already
+    with pytest.raises(
+        Banned, match=r"address a is banned \(too many offences, the last: rubbish\); .* refused for 7 s"
+    ):
         guard.admit("a", 3.0)
     guard.admit("b", 3.0)
-    assert guard.bans == 1
+    assert guard.bans.total == 1
     guard.admit("a", 10.0)
     guard.validate()
 
 
 def test_now_and_then_an_offence_bans_nobody() -> None:
     guard = Guard(GuardLimits(address_offences=1, address_offences_burst=3), 0.0)
-    assert not any(guard.offend("a", float(now)) for now in range(1000))
+    assert not any(guard.offend("a", "x", float(now)) for now in range(1000))
     unbanning = Guard(GuardLimits(ban_s=0, address_offences=1, address_offences_burst=1), 0.0)
-    assert not any(unbanning.offend("a", 0.0) for _ in range(1000))
+    assert not any(unbanning.offend("a", "x", 0.0) for _ in range(1000))
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", None]), st.integers(0, 100)), max_size=40))
