@@ -220,7 +220,7 @@ class SocketServer:
         """Drop sockets that have not named a session within this time."""
         now = time.monotonic()
         for socket in list(self._sockets.values()):
-            if socket.link is None and now - socket.since > seconds:
+            if socket.link is None and not socket.is_dropped and now - socket.since > seconds:
                 telemetry.connections_cut.add(1, {"reason": "silent"})
                 socket.drop(f"no session within {seconds:g} s")
         # Whoever has not even got so far, is not told.

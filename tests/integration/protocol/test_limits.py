@@ -14,10 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from orchestrator import telemetry
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.errors import ConnectionLost, RemoteError
 from orchestrator.protocol.guard import GuardLimits, TrustedProxies
 from orchestrator.protocol.server import DcpServer, Request, ServerLimits
+from orchestrator.telemetry import Readings
 from orchestrator.wallet.keys import PrivateKey
 from tests.flood.ammunition import connect_message, fragment
 from tests.flood.talkers import Peer, bound_session
@@ -345,6 +347,7 @@ async def test_replayed_messages(setup: Setup) -> None:
 
 @pytest.mark.parametrize("setup", [limits(address_offences=0.01, address_offences_burst=3, ban_s=60)], indirect=True)
 async def test_forged_messages_get_their_address_banned_and_its_sessions_go_on(setup: Setup) -> None:
+    counted = Readings()
     owner = PrivateKey.generate()
     forged = connect_message(owner).replace(owner.address, PrivateKey.generate().address)
     async with setup.peer() as known, DcpClient(PrivateKey.generate()) as elsewhere, setup.peer() as stranger:
@@ -357,6 +360,12 @@ async def test_forged_messages_get_their_address_banned_and_its_sessions_go_on(s
         await closed(stranger)
         assert await known.ask("op", {"n": 1}) == [(True, {"n": 1})]
         assert setup.server.statistics()["bans"] == 1
+        assert counted.total("dcp.scheduler.bans") == 1
+        assert counted.total("dcp.scheduler.messages.dropped") == 4
+        assert counted.total("dcp.scheduler.connections.refused") == 1
+        assert counted.total("dcp.scheduler.connections.cut") == 1
+        setup.server.sweep()
+        assert [value for labels, value in telemetry.bans_now.series() if labels == {"of": "address"}] == [1]
         async with bound_session(OTHER) as http, setup.peer(http=http) as other:
             await other.establish()
         del elsewhere
