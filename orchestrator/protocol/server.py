@@ -78,7 +78,6 @@ class DcpServer:
             if not _SERVICE_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a service: letters and digits only")
         self.limits = limits = limits or ServerLimits()
-        self.identity = identity
         self.memory: Memory = SessionMemory() if memory is None else memory
         self._services = dict(services)
         self._config_text = config_text
@@ -147,6 +146,10 @@ class DcpServer:
     def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Further HTTP routes; before the server runs."""
         self.app.router.add_routes(routes)
+
+    @property
+    def identity(self) -> keys.PrivateKey:
+        return self._books.identity
 
     @property
     def books(self) -> Books:

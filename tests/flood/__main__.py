@@ -12,15 +12,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=["resident", "newcomer", "talk"])
     parser.add_argument("url")
-    parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--address", default=talkers.ATTACKER)
     parser.add_argument("--connections", type=int, default=1)
     options = parser.parse_args()
     if options.role == "talk":
-        asyncio.run(talkers.talk(options.url, options.connections, options.seconds))
+        asyncio.run(talkers.talk(options.url, options.connections))
         return
     honest.come_from(options.address)
-    asyncio.run((honest.resident if options.role == "resident" else honest.newcomer)(options.url, options.seconds))
+    asyncio.run((honest.resident if options.role == "resident" else honest.newcomer)(options.url))
 
 
 if __name__ == "__main__":

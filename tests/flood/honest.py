@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import signal
 import time
 from typing import Any
 
@@ -16,26 +17,28 @@ from orchestrator.wallet.keys import PrivateKey
 HONEST = "127.0.0.3"
 
 
-async def resident(url: str, seconds: float) -> None:
+async def resident(url: str) -> None:
     """Has a session, and asks one thing after the other. Prints when it asked and how many milliseconds it took."""
     async with DcpClient(PrivateKey.generate()) as client:
         pheme = client.connect(f"{url}pheme/")
-        await _ask_for(seconds, 0.02, lambda: pheme.request("listJobs", {}))
+        await _ask(0.02, lambda: pheme.request("listJobs", {}))
 
 
-async def newcomer(url: str, seconds: float) -> None:
+async def newcomer(url: str) -> None:
     """Opens a new session for every question."""
 
     async def ask() -> None:
         async with DcpClient(PrivateKey.generate()) as client:
             await client.connect(f"{url}pheme/").request("listJobs", {})
 
-    await _ask_for(seconds, 0.2, ask)
+    await _ask(0.2, ask)
 
 
-async def _ask_for(seconds: float, pause: float, ask: Any) -> None:
-    until: float | None = None
-    while until is None or time.monotonic() < until:
+async def _ask(pause: float, ask: Any) -> None:
+    """Until SIGTERM comes; what is asked then is still answered."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    while not stop.is_set():
         begun = time.monotonic()
         try:
             async with asyncio.timeout(30):
@@ -43,8 +46,6 @@ async def _ask_for(seconds: float, pause: float, ask: Any) -> None:
             print(json.dumps([begun, (time.monotonic() - begun) * 1000]), flush=True)
         except Exception as error:  # whatever it is, the honest client was not served
             print(json.dumps([begun, repr(error)]), flush=True)
-        # Counted from the first answer on.
-        until = until or time.monotonic() + seconds
         await asyncio.sleep(pause)
 
 
@@ -67,13 +68,15 @@ class Times:
     errors: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def parse(cls, text: str, flood_at: float) -> Times:
+    def parse(cls, text: str, calm_until: float, flood_at: float) -> Times:
         times = cls()
         for begun, took in map(json.loads, text.splitlines()):
             if isinstance(took, str):
                 times.errors.append(took)
-            else:
-                (times.flood_ms if begun >= flood_at else times.calm_ms).append(took)
+            elif begun >= flood_at:
+                times.flood_ms.append(took)
+            elif begun < calm_until:
+                times.calm_ms.append(took)
         return times
 
     def to_json(self) -> dict[str, object]:

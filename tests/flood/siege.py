@@ -50,12 +50,12 @@ async def flood(folder: pathlib.Path, force: Force, *, calm_s: float, settings: 
     gun = await asyncio.to_thread(build_gun, folder)
     (folder / "ammunition").write_bytes(ammunition(all_kinds, force.volley))
     async with _Siege.begin(folder, settings) as siege:
-        await siege.let_honest_ones_work(calm_s + force.seconds + 1)
+        await siege.let_honest_ones_work()
         await asyncio.sleep(calm_s)
-        watch = _Watch(siege.scheduler.process.pid, before=await siege.metrics())
-        words = ("--connections", str(force.talkers), "--seconds", str(force.seconds))
-        await siege.start("talkers", *siege.role("talk", *words), nice=_NICE)
+        calm_until = time.monotonic()
+        await siege.start("talkers", *siege.role("talk", "--connections", str(force.talkers)), nice=_NICE)
         await siege.first_line("talkers")
+        watch = _Watch(siege.scheduler.process.pid, before=await siege.metrics())
         port, ours = str(URL(siege.url).port), str(force.connections - force.talkers)
         how = (port, ours, str(force.messages_per_s), str(force.seconds), str(folder / "ammunition"))
         await siege.start("gun", str(gun), ATTACKER, *how, nice=_NICE)
@@ -67,7 +67,7 @@ async def flood(folder: pathlib.Path, force: Force, *, calm_s: float, settings: 
         seconds=watch.took,
         gun={all_kinds[one.pop("kind")].name: one for one in shots},
         talkers=json.loads(outputs.pop("talkers")),
-        honest={name: Times.parse(text, watch.begun) for name, text in outputs.items()},
+        honest={name: Times.parse(text, calm_until, watch.begun) for name, text in outputs.items()},
         memory_before=watch.memory_before,
         memory_most=watch.memory_most,
         kernel_memory_most=watch.kernel_most,
@@ -123,7 +123,7 @@ class _Siege:
     def role(self, name: str, *words: str) -> list[str]:
         return [sys.executable, "-m", "tests.flood", name, self.url, *words]
 
-    async def let_honest_ones_work(self, seconds: float) -> None:
+    async def let_honest_ones_work(self) -> None:
         """Each has had its first answer when this returns."""
         roles = (
             ("own address", "resident", HONEST),
@@ -131,7 +131,7 @@ class _Siege:
             ("newcomer", "newcomer", HONEST),
         )
         for name, kind, address in roles:
-            await self.start(name, *self.role(kind, "--seconds", str(seconds), "--address", address))
+            await self.start(name, *self.role(kind, "--address", address))
         for name, _, _ in roles:
             await self.first_line(name)
 
@@ -149,7 +149,11 @@ class _Siege:
         return {f"{one[1]} {one[2]}" if one[2] else one[1]: float(one[3]) for one in found if one is not None}
 
     async def outputs(self) -> dict[str, str]:
-        """What each process has said, once it has ended."""
+        """Ask each process to end; what it has said."""
+        for one in self._processes.values():
+            if one.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    one.terminate()
         async with asyncio.timeout(_LINGERS_S):
             said = {name: (await one.communicate())[0].decode() for name, one in self._processes.items()}
         del self._first["talkers"]  # that they talk

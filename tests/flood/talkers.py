@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -193,15 +194,14 @@ async def bound_session(address: str) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def talk(url: str, connections: int, seconds: float) -> None:
-    talker = Talker(url)
-
-    async def tell() -> None:
+async def talk(url: str, connections: int) -> None:
+    """Until SIGTERM comes. Prints a line when every way was tried, and a report at the end."""
+    talker, stop = Talker(url), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(talker.run(connections))
         await talker.told_enough.wait()
         print("talking", flush=True)
-
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-            group.create_task(tell())
-            group.create_task(talker.run(connections))
+        await stop.wait()
+        running.cancel()
     print(json.dumps({"opened": talker.opened, "dropped": talker.dropped, "sent": talker.sent, "said": talker.said}))

@@ -225,7 +225,7 @@ async def test_a_client_outlives_its_server(setup: Setup) -> None:
         await setup.stack.aclose()
         assert setup.echo.cancelled == 1
         again = Setup()
-        again.server.identity = setup.identity
+        again.server.books.identity = setup.identity
         async with again.server:
             await again.server.listen(port=port)
             connection.wake()
@@ -240,7 +240,7 @@ async def test_a_server_with_another_key_is_refused(setup: Setup, tmp_path: path
     async with setup.client(cache=cache) as client:
         await client.connect(setup.url("echo")).request("op", 1)
     assert json.loads(cache.read_text()) == {setup.url("echo"): setup.identity.address}
-    setup.server.identity = PrivateKey.generate()
+    setup.server.books.identity = PrivateKey.generate()
     async with setup.client(cache=cache) as client:
         connection = client.connect(setup.url("echo"))
         client.accepted = frozenset({PrivateKey.generate().address})  # somebody else was meant
@@ -255,7 +255,7 @@ async def test_a_server_with_another_key_is_refused(setup: Setup, tmp_path: path
         assert await connection.request("op", 1) == 1
         assert connection.peer_changed is None
     assert json.loads(cache.read_text()) == {setup.url("echo"): setup.server.identity.address}
-    setup.server.identity = setup.identity
+    setup.server.books.identity = setup.identity
     async with setup.client(cache=cache) as client:
         client.accepted = frozenset({PrivateKey.generate().address})
         connection = client.connect(setup.url("echo"))
