@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from orchestrator.bank import auditing, ledger, store
 from orchestrator.bank.auditing import Audit
@@ -60,7 +60,7 @@ class Bank:
         """
         # The account first: of two that make the same hold at once, the second sees it.
         names = (account, ledger.escrow_account(hold_id))
-        book = await store.load(tx, names=names, hold_id=hold_id, posting_ids=[ledger.hold_posting_id(hold_id)])
+        book = await store.load(tx, names=names, hold_ids=[hold_id], posting_ids=[ledger.hold_posting_id(hold_id)])
         made = book.hold(hold_id, account, amount)
         await self._save(tx, book)
         return made
@@ -72,22 +72,30 @@ class Bank:
         """
         transfer_id = transfer_id if transfer_id is not None else uuid.uuid4().hex
         posting_ids = [ledger.top_up_posting_id(hold_id, transfer_id)]
-        book = await store.load(tx, hold_id=hold_id, with_owner=True, posting_ids=posting_ids)
+        book = await store.load(tx, hold_ids=[hold_id], with_owner=True, posting_ids=posting_ids)
         added = book.add_to_hold(hold_id, transfer_id, amount)
         await self._save(tx, book)
         return added
 
     async def pay(self, tx: Transaction, *, hold_id: str, payments: Sequence[Payment]) -> int:
-        """Pay out of a hold, all or none: ten statements, however many payments. Returns the units that moved now.
+        """Pay out of a hold; see `pay_all`."""
+        return await self.pay_all(tx, {hold_id: payments})
 
-        A payment whose `transfer_id` was paid out of this hold before is left out, as is one of 0.
-        Raises `NotEnoughFunds` when the hold holds less, `NotFound`, `HoldClosed`, `IdReused`.
+    async def pay_all(self, tx: Transaction, due: Mapping[str, Sequence[Payment]]) -> int:
+        """Pay out of holds, all or none: ten statements, however many holds and payments. Returns the units that moved
+        now.
+
+        A payment whose `transfer_id` was paid out of its hold before is left out, as is one of 0.
+        Raises `NotEnoughFunds` when a hold holds less, `NotFound`, `HoldClosed`, `IdReused`.
         """
-        names = {payment.payee for payment in payments}
-        prefix = ledger.payment_posting_id(hold_id, "")
-        posting_ids = {prefix + payment.transfer_id for payment in payments}
-        book = await store.load(tx, payees=names, hold_id=hold_id, posting_ids=posting_ids)
-        paid = book.pay(hold_id, payments)
+        names, posting_ids = set(), set()
+        for hold_id, payments in due.items():
+            prefix = ledger.payment_posting_id(hold_id, "")
+            for payment in payments:
+                names.add(payment.payee)
+                posting_ids.add(prefix + payment.transfer_id)
+        book = await store.load(tx, payees=names, hold_ids=due, posting_ids=posting_ids)
+        paid = sum(book.pay(hold_id, payments) for hold_id, payments in due.items())
         await self._save(tx, book)
         return paid
 
@@ -97,7 +105,7 @@ class Bank:
         Raises `NotEnoughFunds`, `NotFound`, `HoldClosed`, `IdReused`.
         """
         posting_ids = [ledger.part_release_posting_id(hold_id, transfer_id)]
-        book = await store.load(tx, hold_id=hold_id, with_owner=True, posting_ids=posting_ids)
+        book = await store.load(tx, hold_ids=[hold_id], with_owner=True, posting_ids=posting_ids)
         given = book.release_part(hold_id, transfer_id, amount)
         await self._save(tx, book)
         return given
@@ -107,7 +115,7 @@ class Bank:
 
         Raises `NotFound`.
         """
-        book = await store.load(tx, hold_id=hold_id, with_owner=True)
+        book = await store.load(tx, hold_ids=[hold_id], with_owner=True)
         rest = book.release(hold_id)
         await self._save(tx, book)
         return rest

@@ -15,6 +15,7 @@ from orchestrator.bank.kinds import AccountKind, PostingKind, kind_of
 from orchestrator.bank.ledger import Account, Book, Hold
 from orchestrator.bank.pending import Pending, PendingState
 from orchestrator.bank.tables import LIMB, accounts, holds, lanes, pending, postings
+from orchestrator.bulk import Bulk, BulkInsert
 
 _IDS_PER_QUERY = 500
 
@@ -43,10 +44,11 @@ _select_postings = (
 )
 _select_chained = _select_postings.add_columns(postings.c.id, postings.c.posted_at)
 _postings_with_id = _select_postings.where(postings.c.posting_id.in_(sa.bindparam("ids", expanding=True)))
-_select_hold = (
-    sa.select(_owner.c.name, holds.c.is_open)
+_select_holds = (
+    sa.select(holds.c.id, _owner.c.name, holds.c.is_open)
     .join(_owner, _owner.c.id == holds.c.owner)
-    .where(holds.c.id == sa.bindparam("hold_id"))
+    .where(holds.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(holds.c.id)
     .with_for_update(of=holds)
 )
 _open_holds_of = (
@@ -65,15 +67,28 @@ _conflicting_accounts = {
     "postgresql": postgresql.insert(accounts).on_conflict_do_nothing(),
 }
 """Two transactions may open the same account at once."""
-_insert_posting = postings.insert()
+_insert_postings = BulkInsert(
+    postings,
+    "posting_id", "kind", "source", "target", "high", "low", "posted_at", "lane", "number", "digest", "detail",
+)  # fmt: skip
 _insert_hold = holds.insert()
 _insert_pending = pending.insert()
 # A change, not a new balance: what an account receives needs no look at what it has.
-_low_sum = accounts.c.low + sa.bindparam("low_change")
-_update_balance = (
-    accounts.update()
-    .where(accounts.c.id == sa.bindparam("account_key"))
-    .values(high=accounts.c.high + sa.bindparam("high_change") + _low_sum // LIMB, low=_low_sum % LIMB)
+_add = f"""UPDATE bank_accounts SET
+    high = bank_accounts.high + given.high + (bank_accounts.low + given.low) / {LIMB},
+    low = (bank_accounts.low + given.low) % {LIMB}
+    FROM {{rows}} WHERE bank_accounts.id = given.id"""  # noqa: S608
+# In the order of the accounts' rows, as everybody does it: nobody waits in a circle.
+_lock_first = """WITH locked AS (
+    SELECT given.* FROM {rows} JOIN bank_accounts ON bank_accounts.id = given.id
+    ORDER BY bank_accounts.id FOR NO KEY UPDATE OF bank_accounts
+) """
+_add_to_balances = Bulk(
+    _add,
+    postgresql=_lock_first + _add.replace("{rows}", "locked AS given"),
+    id="bigint",
+    high="bigint",
+    low="bigint",
 )
 _settle_pending = (
     pending.update()
@@ -123,7 +138,7 @@ async def load(
     *,
     names: Iterable[str] = (),
     payees: Iterable[str] = (),
-    hold_id: str | None = None,
+    hold_ids: Iterable[str] = (),
     with_owner: bool = False,
     pending_id: str | None = None,
     posting_ids: Collection[str] = (),
@@ -131,7 +146,7 @@ async def load(
     """The part of the ledger that an operation touches.
 
     Accounts that may give (`names`) are locked until the transaction ends, those that only receive (`payees`) are not.
-    A hold brings its own account with it, and its owner's `with_owner`; a pending transfer brings its accounts.
+    Holds bring their own accounts with them, and their owners' `with_owner`; a pending transfer brings its accounts.
     """
     wanted, receiving = set(names), set(payees)
     found_holds: list[Hold] = []
@@ -142,10 +157,9 @@ async def load(
             found_pending.append(one)
             wanted.add(one.account)
             receiving |= {one.source, one.target}
-    if hold_id is not None:
-        row = (await tx.execute(_select_hold, {"hold_id": hold_id})).first()
-        if row is not None:
-            hold = Hold(hold_id, row.name, row.is_open)
+    for part in _parts(sorted(set(hold_ids))):
+        for hold_id, owner, is_open in await tx.execute(_select_holds, {"ids": part}):
+            hold = Hold(hold_id, owner, is_open)
             found_holds.append(hold)
             wanted |= {hold.account, hold.owner} if with_owner else {hold.account}
     found = [account for part in _parts(wanted) async for account in _accounts(tx, part, lock=True)]
@@ -165,7 +179,7 @@ async def save(tx: AsyncConnection, book: Book, now: float) -> None:
             account.key = keys[account.name]
     changes = _changes(book)
     if changes:
-        await tx.execute(_update_balance, changes)
+        await _add_to_balances.execute(tx, changes)
     if book.new_holds:
         await tx.execute(_insert_hold, [_hold_row(book, hold) for hold in book.new_holds])
     if book.new_pending:
@@ -187,7 +201,7 @@ async def append(tx: AsyncConnection, new: Sequence[tuple[Posting, float]], keys
     """Chain postings to a lane and write them; last of all, so that the lane is free again soon."""
     lane = await _take_lane(tx)
     rows = [_posting_row(posting, keys, at, lane) for posting, at in new]
-    await tx.execute(_insert_posting, rows)
+    await _insert_postings.execute(tx, rows)
     await _leave_lane(tx, lane)
 
 
@@ -348,10 +362,9 @@ async def _keys(tx: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
     return {row.name: row.id for row in rows}
 
 
-def _changes(book: Book) -> list[dict[str, int]]:
-    """In the order of the accounts' rows, as everybody does it: nobody waits in a circle."""
-    changes = [(book.accounts[name].key, *split(change)) for name, change in book.moved.items() if change]
-    return [{"account_key": key, "high_change": high, "low_change": low} for key, high, low in sorted(changes)]
+def _changes(book: Book) -> list[tuple[int, int, int]]:
+    """(account's number, high, low)"""
+    return [(book.accounts[name].key, *split(change)) for name, change in book.moved.items() if change]
 
 
 def _account_row(name: str, now: float) -> dict[str, Any]:
@@ -381,22 +394,12 @@ def _pending_row(book: Book, one: Pending) -> dict[str, Any]:
     }
 
 
-def _posting_row(posting: Posting, keys: Mapping[str, int], posted_at: float, lane: Lane) -> dict[str, Any]:
-    high, low = split(posting.amount)
+def _posting_row(posting: Posting, keys: Mapping[str, int], posted_at: float, lane: Lane) -> tuple[Any, ...]:
     number, digest = lane.append(posting, posted_at)
-    return {
-        "posting_id": posting.id,
-        "kind": posting.kind.value,
-        "source": keys[posting.source],
-        "target": keys[posting.target],
-        "high": high,
-        "low": low,
-        "posted_at": posted_at,
-        "lane": lane.id,
-        "number": number,
-        "digest": digest,
-        "detail": posting.detail,
-    }
+    return (
+        posting.id, posting.kind.value, keys[posting.source], keys[posting.target], *split(posting.amount), posted_at,
+        lane.id, number, digest, posting.detail,
+    )  # fmt: skip
 
 
 def _parts(values: Iterable[str]) -> Iterator[list[str]]:

@@ -53,6 +53,7 @@ class GroupCommit(Generic[Item]):
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
+                await asyncio.sleep(0)  # what is ready to be read comes along
                 await self._commit(self._next_group())
 
     def _next_group(self) -> list[tuple[Sequence[Item], asyncio.Future[None]]]:

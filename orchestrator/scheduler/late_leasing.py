@@ -24,7 +24,7 @@ from orchestrator.scheduler.offers import profile_for
 from orchestrator.scheduler.open_requests import OpenRequest
 from orchestrator.scheduler.packing import Portion
 from orchestrator.scheduler.redundancy import Asked, Rule
-from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store import jobs, leases, slices
 from orchestrator.scheduler.store.slices import Late
 from orchestrator.scheduler.task_answer import Grant, TaskAnswers
 from orchestrator.scheduler.task_request import TaskRequest
@@ -73,7 +73,9 @@ class LateLeasing:
                 return None
             held = [(Portion(grant.job.key, len(grant.numbers)), grant.state) for grant in grants]
             commissions = {key: taken for key, one in routes.items() if (taken := groups.commission(one))}
-            lease = await self._leasing.open_lease(tx, wanted, opened.peer, held, known, commissions=commissions)
+            [number] = await leases.reserve(tx, 1)
+            lease = self._leasing.new_lease(number, wanted, opened.peer, held, known, commissions=commissions)
+            await leases.insert(tx, [lease])
             for grant in grants:
                 await slices.lease_beside(tx, grant.job.key, grant.numbers, lease.id)
             data = await self._leasing.data(tx, grants)

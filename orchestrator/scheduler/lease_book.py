@@ -29,35 +29,6 @@ class LeaseBook:
     def __init__(self) -> None:
         self._known: collections.OrderedDict[int, Lease] = collections.OrderedDict()
 
-    async def open(
-        self,
-        tx: Transaction,
-        *,
-        worker: str,
-        peer: str,
-        payment_address: str | None,
-        jobs: frozenset[int],
-        opened_at: float,
-        expires_at: float,
-        due_at: float,
-        commissions: Mapping[int, Commission],
-        request: str | None = None,
-    ) -> Lease:
-        """A new lease; `keep` it once the transaction is committed."""
-        return await leases.insert(
-            tx,
-            token=secrets.token_urlsafe(16),
-            worker=worker,
-            peer=peer,
-            payment_address=payment_address,
-            jobs=jobs,
-            opened_at=opened_at,
-            expires_at=expires_at,
-            due_at=due_at,
-            commissions=commissions,
-            request=request,
-        )
-
     def missing(self, ids: Iterable[int]) -> set[int]:
         return {lease_id for lease_id in ids if lease_id not in self._known}
 

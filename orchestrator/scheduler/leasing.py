@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import secrets
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -30,9 +31,10 @@ from orchestrator.scheduler.presence import Presence
 from orchestrator.scheduler.redundancy import Asked
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settlement import Outcome
-from orchestrator.scheduler.store import jobs, slices
+from orchestrator.scheduler.store import jobs, leases, slices
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.store.leases import Lease
+from orchestrator.scheduler.store.slices import Fresh
 from orchestrator.scheduler.task_answer import Grant, TaskAnswers, in_range
 from orchestrator.scheduler.task_request import TaskRequest
 from orchestrator.wallet.addresses import checksum
@@ -157,10 +159,13 @@ class Leasing:
             states = await jobs.states(tx, planned, lock=True)
             in_groups = await jobs.groups(tx, planned)
             changed: dict[int, JobState] = {}
-            for wish in wishes:
-                await self._lease_planned(tx, wish, states, in_groups)
+            fresh: list[Fresh] = []
+            for wish, number in zip(wishes, await leases.reserve(tx, len(wishes)), strict=True):
+                fresh += await self._lease_planned(tx, wish, number, states, in_groups)
                 for grant in wish.grants:
                     states[grant.job.key] = changed[grant.job.key] = grant.state
+            await leases.insert(tx, [wish.lease for wish in wishes if wish.lease is not None])
+            await slices.lease_fresh(tx, fresh)
             await jobs.save(tx, list(changed.values()))
         for wish in wishes:
             if wish.lease is not None and wish.grants:
@@ -169,34 +174,45 @@ class Leasing:
         self._core.publish(Outcome(states=changed))
 
     async def _lease_planned(
-        self, tx: Transaction, wish: _Wish, states: Mapping[int, JobState], in_groups: Mapping[int, frozenset[str]]
-    ) -> None:
-        """Lease what others have left of a plan."""
+        self,
+        tx: Transaction,
+        wish: _Wish,
+        number: int,
+        states: Mapping[int, JobState],
+        in_groups: Mapping[int, frozenset[str]],
+    ) -> list[Fresh]:
+        """Lease what others have left of a plan, under a lease of this number. The rows of the lease and of slices that
+        are leased for the first time are the caller's to write."""
         wanted, known = wish.wanted, wish.known
         if wish.opened.abandoned:  # whoever abandons it ends its leases in a transaction before or after this one
             wish.held = True
-            return
+            return []
         held = _left_of(wish.plan, states, wanted.load)
         routes = _routes([known[portion.key] for portion, _ in held], in_groups, wanted, wish.groups)
         held = [(portion, state) for portion, state in held if portion.key in routes]
         wish.held = bool(held)
         if not held:
-            return
+            return []
         commissions = {key: taken for key, one in routes.items() if (taken := wish.groups.commission(one))}
-        wish.lease = lease = await self.open_lease(tx, wanted, wish.opened.peer, held, known, commissions=commissions)
+        lease = self.new_lease(number, wanted, wish.opened.peer, held, known, commissions=commissions)
+        fresh: list[Fresh] = []
         for portion, state in held:
             job = known[portion.key]
-            grant = await self._grant(tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease)
+            grant = await self._grant(
+                tx, job, state, portion.slices, worker=wanted.profile.worker, lease=lease, fresh=fresh
+            )
             grant.group = routes[portion.key]
             if grant.numbers:
                 wish.grants.append(grant)
+        wish.lease = lease if wish.grants else None
         await self._bind(tx, wish.grants)
         wish.data = await self.data(tx, wish.grants)
+        return fresh
 
     async def _grant(
-        self, tx: Transaction, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease
+        self, tx: Transaction, job: Job, state: JobState, wanted: int, *, worker: str, lease: Lease, fresh: list[Fresh]
     ) -> Grant:
-        """Lease slices of one job: first those that came back, then those never touched."""
+        """Lease slices of one job: first those that came back, then those never touched, which are noted in `fresh`."""
         now = self._core.clock()
         counts = state.counts
         estimation = state.status is RunStatus.ESTIMATION
@@ -214,13 +230,13 @@ class Leasing:
             counts = counts.moved(SliceState.READY, SliceState.LEASED, len(again)) if again else counts
             if counts.doubted:
                 counts = dataclasses.replace(counts, doubted=counts.doubted - sum(row.opinions > 0 for row in rows))
-        fresh = min(wanted - len(again), counts.total - counts.cursor)
+        number = min(wanted - len(again), counts.total - counts.cursor)
         if counts.doubted and (covered := escrow.leasable(state.funded, counts)) is not None:
-            fresh = min(fresh, covered)  # `wanted` counts slices in doubt that are not for this worker
-        if fresh > 0:
-            await slices.lease_fresh(tx, job.key, counts.cursor + 1, fresh, lease.id)
-            again.extend(range(counts.cursor + 1, counts.cursor + fresh + 1))
-            counts = counts.leased_fresh(fresh)
+            number = min(number, covered)  # `wanted` counts slices in doubt that are not for this worker
+        if number > 0:
+            fresh.append(Fresh(job.key, counts.cursor + 1, number, lease.id))
+            again.extend(range(counts.cursor + 1, counts.cursor + number + 1))
+            counts = counts.leased_fresh(number)
         state = dataclasses.replace(state, counts=counts, served_at=now)
         return Grant(job, state, again, estimation, PUBLIC_GROUP_ID)
 
@@ -249,9 +265,9 @@ class Leasing:
         any more."""
         return _routes(asked, await jobs.groups(tx, [job.key for job in asked]), wanted, groups)
 
-    async def open_lease(
+    def new_lease(
         self,
-        tx: Transaction,
+        number: int,
         wanted: TaskRequest,
         peer: str,
         held: Sequence[tuple[Portion, JobState]],
@@ -261,8 +277,9 @@ class Leasing:
     ) -> Lease:
         work_s = sum(portion.slices * state.estimate.wall_ms / 1000 for portion, state in held) / max(wanted.load, 1.0)
         now = self._core.clock()
-        return await self._core.leases.open(
-            tx,
+        return Lease(
+            number,
+            token=secrets.token_urlsafe(16),
             worker=wanted.profile.worker,
             peer=peer,
             payment_address=payee_of(wanted),

@@ -188,7 +188,9 @@ def settle(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple
         repeated = ending is Ending.COMPLETED and piece.state is SliceState.ACCEPTED
         return piece, Verdict.DUPLICATE if repeated else Verdict.LATE
     if ending is Ending.COMPLETED:
-        return dataclasses.replace(piece, state=SliceState.ACCEPTED, lease=lease_id, rival=0), Verdict.ACCEPTED
+        # Spelt out, as it is done for every result.
+        after = Slice(piece.number, SliceState.ACCEPTED, lease_id, piece.failures, piece.losses, 0, piece.opinions)
+        return after, Verdict.ACCEPTED
     if piece.state is SliceState.READY:
         return piece, Verdict.LATE
     return _give_back(piece, lease_id, ending, budget)

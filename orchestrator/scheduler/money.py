@@ -84,28 +84,13 @@ class Money:
             raise not_enough(source, available, slices, job.slice_cost) from None
         return slices if added else 0
 
-    async def pay(self, tx: Transaction, job: Job, wages: Sequence[Wage]) -> None:
-        """Pay accepted slices and what groups take of it. All that one account gets is one transfer, named after its
-        lowest slice: a slice is accepted once, so no two transfers of a job share a name. An opinion is paid once, and
-        a lease has one at most on a slice."""
-        earned: dict[tuple[str, str], tuple[tuple[int, int], int]] = {}
-
-        def note(kind: str, payee: str, wage: Wage, amount: int) -> None:
-            this = (wage.number, wage.lease)
-            lowest, total = earned.get((kind, payee), (this, 0))
-            earned[kind, payee] = (min(lowest, this), total + amount)
-
-        for wage in wages:
-            note("wage", wage.payee, wage, wage.amount)
-            if wage.fee_account is not None and wage.fee > 0:
-                note("commission", wage.fee_account, wage, wage.fee)
-        payments = [
-            Payment(f"{kind}:{job.id}:{number}" + (f":{lease}" if lease else ""), payee, amount)
-            for (kind, payee), ((number, lease), amount) in earned.items()
-            if amount > 0
-        ]
+    async def pay(self, tx: Transaction, due: Iterable[tuple[Job, Sequence[Wage]]]) -> None:
+        """Pay accepted slices and what groups take of it, of all these jobs with as many statements as of one. All that
+        one account gets for a job is one transfer, named after its lowest slice: a slice is accepted once, so no two
+        transfers of a job share a name. An opinion is paid once, and a lease has one at most on a slice."""
+        payments = {hold_id(job): found for job, wages in due if (found := _payments(job, wages))}
         if payments:
-            await self._bank.pay(tx, hold_id=hold_id(job), payments=payments)
+            await self._bank.pay_all(tx, payments)
 
     async def fee(self, tx: Transaction, job: Job, *, transfer_id: str, to: str, amount: int) -> None:
         """Pay something for a job at once, from its payment account. Raises `NotEnoughFunds`."""
@@ -134,6 +119,25 @@ class Money:
         names = {job.key: escrow_account(hold_id(job)) for job in jobs if job.slice_price > 0}
         found = await self._bank.balances(tx, list(names.values())) if names else {}
         return {key: found[name] for key, name in names.items()}
+
+
+def _payments(job: Job, wages: Iterable[Wage]) -> list[Payment]:
+    earned: dict[tuple[str, str], tuple[tuple[int, int], int]] = {}
+
+    def note(kind: str, payee: str, wage: Wage, amount: int) -> None:
+        this = (wage.number, wage.lease)
+        lowest, total = earned.get((kind, payee), (this, 0))
+        earned[kind, payee] = (min(lowest, this), total + amount)
+
+    for wage in wages:
+        note("wage", wage.payee, wage, wage.amount)
+        if wage.fee_account is not None and wage.fee > 0:
+            note("commission", wage.fee_account, wage, wage.fee)
+    return [
+        Payment(f"{kind}:{job.id}:{number}" + (f":{lease}" if lease else ""), payee, amount)
+        for (kind, payee), ((number, lease), amount) in earned.items()
+        if amount > 0
+    ]
 
 
 def hold_id(job: Job) -> str:

@@ -71,14 +71,16 @@ class Settlement:
         states = await jobs.states(tx, grouped, lock=True)
         fresh: list[events.Event] = []
         learnt: list[tuple[str, dict[str, list[bool]]]] = []
+        batches: list[Settled] = []
+        touched = {(report.job.key, report.number) for report in reports if report.job.key in states}
+        rows = await slices.lock(tx, sorted(touched)) if touched else {}
         for key, batch_reports in grouped.items():
             if key not in states:
                 continue
-            rows = await slices.load(tx, key, {report.number for report in batch_reports})
             job = batch_reports[0].job
             court = None if job.rule is None else await self._court(tx, job, job.rule, batch_reports)
-            batch = settling.settle(job, states[key], rows, batch_reports, self._budget, court=court)
-            await self._write(tx, batch, now)
+            batch = settling.settle(job, states[key], rows.get(key, {}), batch_reports, self._budget, court=court)
+            batches.append(batch)
             if court is not None and court.verdicts:
                 learnt.append((job.owner, court.verdicts))
             fresh += batch.events
@@ -89,6 +91,7 @@ class Settlement:
             if self.bans.watches(key):
                 outcome.successes += [(key, one.worker) for one in batch.accepted.values()]
             outcome.overtaken += [(batch.job, lease) for lease in batch.overtaken]
+        await self._write(tx, batches, now)
         ended = await self.advance(tx, [(grouped[key][0].job, state) for key, state in outcome.states.items()], now)
         outcome.states.update(ended)
         # The estimation hands out only so many slices at a time: with each result, or at its end, more may go.
@@ -138,7 +141,7 @@ class Settlement:
         if job.rule is not None:
             heard = await opinions.pending(tx, job.key)
             if heard:
-                await self._money.pay(tx, job, settling.wages_of(job, heard))
+                await self._money.pay(tx, [(job, settling.wages_of(job, heard))])
                 await opinions.give_up(tx, job.key)
                 paid = state.counts.paid + sum(map(len, heard.values()))
                 state = dataclasses.replace(state, counts=dataclasses.replace(state.counts, paid=paid))
@@ -161,17 +164,17 @@ class Settlement:
             state = dataclasses.replace(state, funded=state.funded - surplus)
         return (await self.advance(tx, [(job, state)], now))[job.key]
 
-    async def _write(self, tx: Transaction, batch: Settled, now: float) -> None:
-        key = batch.job.key
-        if batch.accepted:
-            await slices.mark_accepted(tx, key, batch.accepted.keys() - batch.raced.keys())
-            await slices.save(tx, key, batch.raced.values(), now)
-            await slices.add_results(tx, key, batch.results, now)
+    async def _write(self, tx: Transaction, batches: Sequence[Settled], now: float) -> None:
+        """What became of all these jobs' slices: as many statements as for one, unless workers must agree."""
+        accepted = [(one.job.key, number) for one in batches for number in one.accepted if number not in one.raced]
+        await slices.mark_accepted(tx, accepted)
+        changed = [(one.job.key, piece) for one in batches for piece in (*one.raced.values(), *one.changed.values())]
+        await slices.save(tx, changed, now)
+        await slices.add_results(tx, [(one.job.key, result) for one in batches for result in one.results], now)
         # Opinions are paid when a slice is given up, too.
-        if batch.wages:
-            await self._money.pay(tx, batch.job, batch.wages)
-        await slices.save(tx, key, batch.changed.values(), now)
-        if batch.court is not None:
-            await opinions.add(tx, key, batch.court.added, now)
-            await opinions.settle(tx, key, batch.court.changed)
-        await slices.add_failures(tx, key, batch.failures, now)
+        await self._money.pay(tx, [(one.job, one.wages) for one in batches if one.wages])
+        for one in batches:
+            if one.court is not None:
+                await opinions.add(tx, one.job.key, one.court.added, now)
+                await opinions.settle(tx, one.job.key, one.court.changed)
+        await slices.add_failures(tx, [(one.job.key, failure) for one in batches for failure in one.failures], now)

@@ -7,6 +7,7 @@ it stores the whole outcome in one transaction, or nothing of it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,12 @@ class Settled:
     """What became of one job and its slices; all of it is written, or nothing."""
 
     job: Job
-    state: JobState
+    begun: JobState
+    """the job before, with what was counted of it so far; `state` is how it is now"""
     court: Court | None = None
     """the opinions on the slices, where workers must agree"""
+    moved: collections.Counter[tuple[SliceState, SliceState]] = dataclasses.field(default_factory=collections.Counter)
+    """slices whose change is not in `begun` yet: the counters of a job are changed once for many results"""
     accepted: dict[int, Report] = dataclasses.field(default_factory=dict)
     changed: dict[int, Slice] = dataclasses.field(default_factory=dict)
     """slices that are not accepted, as they are now"""
@@ -90,13 +94,30 @@ class Settled:
         # A worker tells of exceptions itself; that nobody will try a slice again, only the Scheduler knows.
         return fresh + [Event(key, "error", number=one.number, body=_given_up(one)) for one in self.exhausted]
 
+    @property
+    def state(self) -> JobState:
+        """The job as it is now."""
+        if self.moved:
+            counts = self.begun.counts
+            for (before, after), times in self.moved.items():
+                counts = counts.moved(before, after, times)
+            self.moved.clear()
+            self.begun = dataclasses.replace(self.begun, counts=counts)
+        return self.begun
+
+    @state.setter
+    def state(self, state: JobState) -> None:
+        self.begun = state
+
     def change(self, before: Slice, after: Slice) -> None:
         """Keep the job's counters in step with a slice."""
-        counts = self.state.counts.moved(before.state, after.state)
+        if before.state is not after.state:
+            self.moved[before.state, after.state] += 1
         doubted = _is_doubted(after) - _is_doubted(before)
         if doubted:
-            counts = dataclasses.replace(counts, doubted=counts.doubted + doubted)
-        self.state = dataclasses.replace(self.state, counts=counts)
+            state = self.state
+            counts = dataclasses.replace(state.counts, doubted=state.counts.doubted + doubted)
+            self.state = dataclasses.replace(state, counts=counts)
 
     @property
     def slices_wait(self) -> bool:
@@ -142,7 +163,7 @@ def _judge(
         if told is not None:
             report.verdict = Verdict.WRONG if told.state is State.WRONG else Verdict.DUPLICATE
             return
-    if piece is None or batch.state.status in lifecycle.ENDED:
+    if piece is None or batch.begun.status in lifecycle.ENDED:
         repeated = piece is not None and piece.state is SliceState.ACCEPTED and piece.lease == report.lease
         report.verdict = Verdict.DUPLICATE if repeated else Verdict.LATE
         return

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import pathlib
+import re
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -20,6 +21,7 @@ import sqlalchemy
 from orchestrator.database import Database, sqlite_url
 from tests.simulation.world import World
 
+_WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+(\w+)")
 _BESIDE = frozenset(
     {"processes", "sessions", "present_workers", "facts", "events", "counters", "owner_accounts", "bans"}
 )
@@ -38,7 +40,19 @@ class Transaction:
     async def execute(self, statement: Any, parameters: Any = None) -> sqlalchemy.CursorResult[Any]:
         if getattr(statement, "is_dml", False):
             self.changed.add(statement.table.name)
+        elif isinstance(statement, sqlalchemy.TextClause):
+            self._note(statement.text)
         return self._connection.execute(statement, parameters)
+
+    async def exec_driver_sql(self, statement: str, parameters: Any = None) -> sqlalchemy.CursorResult[Any]:
+        self._note(statement)
+        return self._connection.exec_driver_sql(statement, parameters)
+
+    def _note(self, statement: str) -> None:
+        """The table that it writes to."""
+        found = _WRITES.match(statement)
+        if found is not None:
+            self.changed.add(found[1])
 
     async def scalar(self, statement: Any, parameters: Any = None) -> Any:
         return self._connection.scalar(statement, parameters)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.bulk import BulkUpdate
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import DISTRIBUTABLE, Counts
@@ -66,7 +68,8 @@ _PLAIN = (
     "status", "closed", "admitted", "funded", "heard_at", "served_at", "ended_at", "pile_digest", "stop_code",
     "stop_reason", "last_error",
 )  # fmt: skip
-_STATE_COLUMNS = [jobs.c[name] for name in ("key", *_PLAIN, "estimation_slices", *_COUNTS, *_ESTIMATE)]
+_CHANGING = (*_PLAIN, *_COUNTS, *_ESTIMATE)
+_STATE_COLUMNS = [jobs.c[name] for name in ("key", "estimation_slices", *_CHANGING)]
 _RECORD_COLUMNS = [
     jobs.c[name]
     for name in (
@@ -82,16 +85,12 @@ _LOCK_STATES = _SELECT_STATES.with_for_update()
 _SELECT_GROUPS = sa.select(job_groups.c.job, job_groups.c.group_id).where(
     job_groups.c.job.in_(sa.bindparam("keys", expanding=True))
 )
-_SAVE = (
-    sa.update(jobs)
-    .where(jobs.c.key == sa.bindparam("job_key"))
-    .values({name: sa.bindparam(f"new_{name}") for name in (*_PLAIN, *_COUNTS, *_ESTIMATE)})
-)
+_SAVE = BulkUpdate(jobs, ("key",), *_CHANGING)
 
 
 async def insert(tx: AsyncConnection, record: JobRecord, state: JobState) -> int:
     """Add a job; the answer is its key."""
-    values = _state_values(state) | {
+    values = dict(zip(_CHANGING, _values(state), strict=True)) | {
         "id": record.id,
         "owner": record.owner,
         "payment_account": record.payment_account,
@@ -119,7 +118,7 @@ async def records(tx: AsyncConnection, keys: Iterable[int]) -> list[JobRecord]:
 async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False) -> dict[int, JobState]:
     """Current states by key; with `lock` no other transaction changes them before this one ends."""
     rows = await tx.execute(_LOCK_STATES if lock else _SELECT_STATES, {"keys": sorted(keys)})
-    return {state.key: state for state in map(_state, rows.mappings())}
+    return {state.key: state for state in map(_state, rows)}
 
 
 async def live(tx: AsyncConnection, after: int, limit: int) -> list[JobState]:
@@ -129,16 +128,11 @@ async def live(tx: AsyncConnection, after: int, limit: int) -> list[JobState]:
         .order_by(jobs.c.key)
         .limit(limit)
     )
-    return [_state(row) for row in (await tx.execute(query)).mappings()]
+    return [_state(row) for row in await tx.execute(query)]
 
 
-async def save(tx: AsyncConnection, changed: Sequence[JobState]) -> None:
-    if changed:
-        rows = [
-            {"job_key": state.key} | {f"new_{name}": value for name, value in _state_values(state).items()}
-            for state in changed
-        ]
-        await tx.execute(_SAVE, rows)
+async def save(tx: AsyncConnection, changed: Iterable[JobState]) -> None:
+    await _SAVE.execute(tx, [(state.key, *_values(state)) for state in changed])
 
 
 async def note_error(tx: AsyncConnection, key: int, text: str) -> None:
@@ -177,7 +171,7 @@ async def listing(
     limit: int = 1000,
 ) -> list[tuple[JobRecord, JobState]]:
     """Jobs for a report, newest first."""
-    columns = {column.name: column for column in (*_RECORD_COLUMNS, *_STATE_COLUMNS)}
+    columns = {column.name: column for column in (*_STATE_COLUMNS, *_RECORD_COLUMNS)}
     query = sa.select(*columns.values()).order_by(jobs.c.key.desc()).limit(limit)
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
@@ -189,7 +183,7 @@ async def listing(
         query = query.where(jobs.c.created_at >= created_from)
     if created_to is not None:
         query = query.where(jobs.c.created_at <= created_to)
-    return [(_record(row), _state(row)) for row in (await tx.execute(query)).mappings()]
+    return [(_record(row._mapping), _state(row)) for row in await tx.execute(query)]
 
 
 async def of_account(tx: AsyncConnection, payment_account: str, *, owner: str | None = None) -> list[str]:
@@ -276,31 +270,34 @@ def _record(row: Mapping[Any, Any]) -> JobRecord:
     )
 
 
-def _state(row: Mapping[Any, Any]) -> JobState:
+def _state(row: Sequence[Any]) -> JobState:
+    """`row` begins with the columns of `_STATE_COLUMNS`."""
+    key, estimation_slices, status, closed, admitted, funded, heard_at, served_at, ended_at, digest, *rest = row
+    code, reason, error, *numbers = rest
     return JobState(
-        key=row["key"],
-        status=RunStatus(row["status"]),
-        closed=row["closed"],
-        admitted=row["admitted"],
-        counts=Counts(*(row[name] for name in _COUNTS)),
-        estimate=Estimate(*(row[name] for name in _ESTIMATE)),
-        estimation_slices=row["estimation_slices"],
-        funded=row["funded"],
-        heard_at=row["heard_at"],
-        served_at=row["served_at"],
-        ended_at=row["ended_at"],
-        pile_digest=row["pile_digest"],
-        stop_code=row["stop_code"],
-        stop_reason=row["stop_reason"],
-        last_error=row["last_error"],
+        key,
+        RunStatus(status),
+        closed,
+        admitted,
+        Counts(*numbers[: len(_COUNTS)]),
+        Estimate(*numbers[len(_COUNTS) : len(_COUNTS) + len(_ESTIMATE)]),
+        estimation_slices,
+        funded,
+        heard_at,
+        served_at,
+        ended_at,
+        digest,
+        code,
+        reason,
+        error,
     )
 
 
-def _state_values(state: JobState) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
-    values["status"] = str(state.status)
-    for name in _COUNTS:
-        values[name] = getattr(state.counts, name)
-    for name in _ESTIMATE:
-        values[name] = getattr(state.estimate, name)
-    return values
+_plain_values = operator.attrgetter(*_PLAIN)
+_count_values = operator.attrgetter(*_COUNTS)
+_estimate_values = operator.attrgetter(*_ESTIMATE)
+
+
+def _values(state: JobState) -> tuple[Any, ...]:
+    """In the order of `_CHANGING`."""
+    return (*_plain_values(state), *_count_values(state.counts), *_estimate_values(state.estimate))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.bulk import BulkInsert
 from orchestrator.scheduler.groups import Commission
 from orchestrator.scheduler.store import counters
 from orchestrator.scheduler.store.schema import leases
@@ -36,36 +37,29 @@ class Lease:
     """the worker's own name for the request that was answered with it"""
 
 
-_INSERT = sa.insert(leases)
+_INSERT = BulkInsert(
+    leases,
+    "id", "token", "worker", "peer", "payment_address", "jobs", "opened_at", "expires_at", "due_at", "ended",
+    "commissions", "request",
+)  # fmt: skip
 
 
-async def insert(
-    tx: AsyncConnection,
-    *,
-    token: str,
-    worker: str,
-    peer: str,
-    payment_address: str | None,
-    jobs: frozenset[int],
-    opened_at: float,
-    expires_at: float,
-    due_at: float,
-    commissions: Mapping[int, Commission],
-    request: str | None = None,
-) -> Lease:
-    """The caller has locked the jobs: of two leases of a slice the later one has the higher number."""
-    [number] = await counters.reserve(tx, counters.Name.LEASE)
-    lease = Lease(
-        number, token, worker, peer, payment_address, jobs, opened_at, expires_at,
-        due_at=due_at, commissions=commissions, request=request,
+async def reserve(tx: AsyncConnection, many: int) -> Sequence[int]:
+    """Numbers of new leases, in growing order. The caller has locked the jobs: of two leases of a slice the later one
+    has the higher number."""
+    return await counters.reserve(tx, counters.Name.LEASE, many)
+
+
+async def insert(tx: AsyncConnection, made: Iterable[Lease]) -> None:
+    await _INSERT.execute(tx, map(_row, made))
+
+
+def _row(one: Lease) -> tuple[Any, ...]:
+    taken = {key: dataclasses.astuple(commission) for key, commission in one.commissions.items()}
+    return (
+        one.id, one.token, one.worker, one.peer, one.payment_address, " ".join(map(str, sorted(one.jobs))),
+        one.opened_at, one.expires_at, one.due_at, one.ended, json.dumps(taken) if taken else None, one.request,
     )  # fmt: skip
-    taken = {key: dataclasses.astuple(one) for key, one in commissions.items()}
-    values = {field.name: getattr(lease, field.name) for field in dataclasses.fields(lease)} | {
-        "jobs": " ".join(map(str, sorted(jobs))),
-        "commissions": json.dumps(taken) if taken else None,
-    }
-    await tx.execute(_INSERT, values)
-    return lease
 
 
 def _lease(row: Mapping[Any, Any]) -> Lease:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.bulk import Bulk, BulkInsert, BulkUpdate
 from orchestrator.scheduler.lifecycle import Slice, SliceState
 from orchestrator.scheduler.redundancy import Asked
 from orchestrator.scheduler.store import opinions
@@ -25,25 +26,23 @@ _IS_OUT = slices.c.state == sa.literal_column("'leased'")
 _HAS_RIVAL = slices.c.rival > sa.literal_column("0")
 """spelt so that databases see that the partial indexes serve"""
 _SELECT_SLICE = sa.select(*_SLICE)
-_INSERT = sa.insert(slices)
-_INSERT_RESULT = sa.insert(slice_results)
+_INSERT = BulkInsert(slices, "job", "number", "state", "lease")
+_INSERT_RESULT = BulkInsert(slice_results, "job", "number", "uri", "lease", "accepted_at")
 _OF_JOB = (slices.c.job == sa.bindparam("of_job"), slices.c.number.in_(sa.bindparam("numbers", expanding=True)))
 _LOAD = _SELECT_SLICE.where(*_OF_JOB)
 _LOCK = _LOAD.with_for_update()
-_ACCEPT = sa.update(slices).where(*_OF_JOB).values(state=SliceState.ACCEPTED.value, ready_at=None)
-_SAVE = (
-    sa.update(slices)
-    .where(slices.c.job == sa.bindparam("of_job"), slices.c.number == sa.bindparam("of_number"))
-    .values(
-        state=sa.bindparam("new_state"),
-        lease=sa.bindparam("new_lease"),
-        failures=sa.bindparam("new_failures"),
-        losses=sa.bindparam("new_losses"),
-        rival=sa.bindparam("new_rival"),
-        ready_at=sa.bindparam("new_ready_at"),
-        opinions=sa.bindparam("new_opinions"),
-    )
+_FIND_GIVEN = (
+    "SELECT slices.job, slices.number, state, lease, failures, losses, rival, opinions FROM {rows}"
+    " JOIN slices ON slices.job = given.job AND slices.number = given.number"
 )
+_LOCK_GIVEN = Bulk(_FIND_GIVEN, postgresql=f"{_FIND_GIVEN} FOR UPDATE OF slices", job="bigint", number="bigint")
+_ACCEPT = Bulk(
+    "UPDATE slices SET state = 'accepted', ready_at = NULL FROM {rows}"
+    " WHERE slices.job = given.job AND slices.number = given.number",
+    job="bigint",
+    number="bigint",
+)
+_SAVE = BulkUpdate(slices, ("job", "number"), "state", "lease", "failures", "losses", "rival", "ready_at", "opinions")
 
 
 def _chunks(numbers: Iterable[int]) -> Iterator[list[int]]:
@@ -83,35 +82,52 @@ def _read(rows: Iterable[Any]) -> dict[int, Slice]:
     }
 
 
-async def mark_accepted(tx: AsyncConnection, job: int, numbers: Iterable[int]) -> None:
-    for chunk in _chunks(numbers):
-        await tx.execute(_ACCEPT, {"of_job": job, "numbers": chunk})
+async def lock(tx: AsyncConnection, wanted: Iterable[tuple[int, int]]) -> dict[int, dict[int, Slice]]:
+    """Slices by job and number; `wanted` are such pairs."""
+    found: dict[int, dict[int, Slice]] = {}
+    rows = await _LOCK_GIVEN.execute(tx, wanted)
+    for job, number, state, lease, failures, losses, rival, heard in rows:
+        found.setdefault(job, {})[number] = Slice(number, SliceState(state), lease, failures, losses, rival, heard)
+    return found
 
 
-async def save(tx: AsyncConnection, job: int, changed: Iterable[Slice], now: float) -> None:
-    rows = [
-        {
-            "of_job": job,
-            "of_number": one.number,
-            "new_state": one.state.value,
-            "new_lease": one.lease,
-            "new_failures": one.failures,
-            "new_losses": one.losses,
-            "new_rival": one.rival,
-            "new_ready_at": now if one.state is SliceState.READY else None,
-            "new_opinions": one.opinions,
-        }
-        for one in changed
-    ]
-    if rows:
-        await tx.execute(_SAVE, rows)
+async def mark_accepted(tx: AsyncConnection, pairs: Collection[tuple[int, int]]) -> None:
+    """`pairs` are jobs and numbers."""
+    if pairs:
+        await _ACCEPT.execute(tx, pairs)
 
 
-async def lease_fresh(tx: AsyncConnection, job: int, first: int, count: int, lease: int) -> None:
+async def save(tx: AsyncConnection, changed: Iterable[tuple[int, Slice]], now: float) -> None:
+    """Each with its job."""
+    await _SAVE.execute(
+        tx,
+        [
+            (
+                job, one.number, one.state.value, one.lease, one.failures, one.losses, one.rival,
+                now if one.state is SliceState.READY else None, one.opinions,
+            )
+            for job, one in changed
+        ],
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fresh:
+    """Slices of a job that are leased for the first time."""
+
+    job: int
+    first: int
+    count: int
+    lease: int
+
+
+async def lease_fresh(tx: AsyncConnection, leased: Iterable[Fresh]) -> None:
     """Rows for slices that are leased for the first time."""
     state = SliceState.LEASED.value
-    rows = [{"job": job, "number": number, "state": state, "lease": lease} for number in range(first, first + count)]
-    await tx.execute(_INSERT, rows)
+    await _INSERT.execute(
+        tx,
+        [(one.job, number, state, one.lease) for one in leased for number in range(one.first, one.first + one.count)],
+    )
 
 
 async def failed_here(tx: AsyncConnection, job: int, limit: int, *, worker: str) -> dict[int, set[str]]:
@@ -255,20 +271,16 @@ async def workers_holding(tx: AsyncConnection, job: int) -> set[str]:
     return set((await tx.execute(query)).scalars())
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # not frozen: freezing costs four times as much, and there is one for every result
 class Result:
     number: int
     uri: str
     lease: int
 
 
-async def add_results(tx: AsyncConnection, job: int, results: Sequence[Result], now: float) -> None:
-    if results:
-        rows = [
-            {"job": job, "number": one.number, "uri": one.uri, "lease": one.lease, "accepted_at": now}
-            for one in results
-        ]
-        await tx.execute(_INSERT_RESULT, rows)
+async def add_results(tx: AsyncConnection, results: Iterable[tuple[int, Result]], now: float) -> None:
+    """Each with its job."""
+    await _INSERT_RESULT.execute(tx, [(job, one.number, one.uri, one.lease, now) for job, one in results])
 
 
 async def results(
@@ -297,22 +309,22 @@ class Failure:
     reason: str
 
 
-async def add_failures(tx: AsyncConnection, job: int, failures: Sequence[Failure], now: float) -> None:
-    """Remember who failed what; a worker's newest failure of a slice replaces its older one."""
-    if not failures:
+async def add_failures(tx: AsyncConnection, failures: Iterable[tuple[int, Failure]], now: float) -> None:
+    """Remember who failed what, each with its job; a worker's newest failure of a slice replaces its older one."""
+    newest = {(job, one.number, one.worker): one for job, one in failures}
+    if not newest:
         return
-    newest = {(one.number, one.worker): one for one in failures}
     await tx.execute(
         sa.delete(slice_failures).where(
-            slice_failures.c.job == job,
+            slice_failures.c.job == sa.bindparam("of_job"),
             slice_failures.c.number == sa.bindparam("of_number"),
             slice_failures.c.worker == sa.bindparam("of_worker"),
         ),
-        [{"of_number": number, "of_worker": worker} for number, worker in newest],
+        [{"of_job": job, "of_number": number, "of_worker": worker} for job, number, worker in newest],
     )
     rows = [
-        {"job": job, "number": one.number, "worker": one.worker, "reason": one.reason[:500], "failed_at": now}
-        for one in newest.values()
+        {"job": job, "number": number, "worker": worker, "reason": one.reason[:500], "failed_at": now}
+        for (job, number, worker), one in newest.items()
     ]
     await tx.execute(sa.insert(slice_failures), rows)
 

@@ -80,11 +80,11 @@ async def test_what_the_first_one_may_not_have_goes_to_the_next(patient: Schedul
             called: list[str] = []
             distribute = app.distributor._leasing._lease_planned
 
-            async def abandoned_first(tx: Any, wish: Any, *arguments: Any) -> None:
+            async def abandoned_first(tx: Any, wish: Any, *arguments: Any) -> Any:
                 called.append(wish.wanted.profile.worker)
                 if len(called) == 1:
                     wish.opened.abandoned = True
-                await distribute(tx, wish, *arguments)
+                return await distribute(tx, wish, *arguments)
 
             app.distributor._leasing._lease_planned = abandoned_first  # type: ignore[method-assign]
             await first.give_back(job, [1], "ENETWORK", authorization_of(taken))
