@@ -22,7 +22,7 @@ import psycopg
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from orchestrator import pg_tools, sqlite_driver
+from orchestrator import pg_connections, pg_tools, sqlite_driver
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.fair_queue import FairSemaphore
 
@@ -50,6 +50,8 @@ _CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
 # It shuts down, was shut down, or starts; connections fail with 08…
 _AWAY = frozenset({"57P01", "57P02", "57P03"})
 _CONFLICT_TRIES = 8
+
+_NOTIFY = sqlalchemy.text("SELECT pg_notify(:channel, :payload)")
 
 _Result = TypeVar("_Result")
 
@@ -123,10 +125,11 @@ class Database:
             parsed,
             pool_size=_POOL[parsed.get_backend_name()],
             max_overflow=_OVERFLOW + _SPARE,
-            pool_pre_ping=not parsed.drivername.startswith("sqlite"),
             connect_args=arguments,
         )
         prepare(engine)
+        if parsed.get_backend_name() == "postgresql":
+            pg_connections.watch(engine)
         return cls(engine)
 
     @contextlib.asynccontextmanager
@@ -154,6 +157,17 @@ class Database:
                 await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
+    @contextlib.asynccontextmanager
+    async def single(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which each statement is a transaction of its own: one round trip, where a transaction has at
+        least three. PostgreSQL only."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(_values_checked())
+            await stack.enter_async_context(self._connections)
+            connection = await self._connected(stack)
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
     async def _connected(self, stack: contextlib.AsyncExitStack) -> AsyncConnection:
         try:
             return await stack.enter_async_context(self._engine.connect())
@@ -169,10 +183,9 @@ class Database:
 
     async def notify(self, channel: str, payloads: Iterable[str]) -> None:
         """Tell every process that listens, this one included. A payload has less than 8000 bytes."""
-        query = sqlalchemy.text("SELECT pg_notify(:channel, :payload)")
-        async with self._engine.begin() as connection:
+        async with self.single() as connection:
             for payload in payloads:
-                await connection.execute(query, {"channel": channel, "payload": payload})
+                await connection.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
     async def listen(self, channel: str, heard: Callable[[str], None], connected: Callable[[], None]) -> None:
         """Hear notifications until cancelled, over a connection of its own that is made again when it breaks.

@@ -36,6 +36,8 @@ ASK_S = 1.0
 """how long other processes are waited for that were asked something"""
 ROSTER_S = 1.0
 """how often processes tell each other of workers"""
+GATHER_S = 0.005
+"""how long what is told right after something else waits for more"""
 SESSIONS_KEPT_S = 7300.0
 PROGRAMS_ASIDE = 1
 """level of processes that know code and arguments outside the rows"""
@@ -86,6 +88,7 @@ class Cluster:
         self._answers: dict[str, Answer] = {}
         self._questions: dict[str, _Question] = {}
         self.hear("worker-gone", self._workers_left)
+        self.hear("hello", self._greeted)
         self.hear("ask", self._asked)
         self.hear("answer", self._answered)
 
@@ -139,8 +142,19 @@ class Cluster:
             await self._something.wait()
             self._something.clear()
             told, self._told = self._told, {}
+            if not self._others:
+                continue  # nobody listens: whoever comes says so, and has read everything
             payloads = list(_payloads(self.process, told))
             await persistently(lambda payloads=payloads: self._database.notify(CHANNEL, payloads))  # type: ignore[misc]
+            await asyncio.sleep(GATHER_S)
+
+    def _listening(self) -> None:
+        """From now on this process hears the others, and they hear of it."""
+        self._look_again()
+        self.tell("hello", self.process)
+
+    def _greeted(self, items: Sequence[Any]) -> None:
+        self._others |= {process for (process,) in items}
 
     def _heard(self, payload: str) -> None:
         try:
@@ -203,7 +217,7 @@ class Cluster:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send())
-                group.create_task(self._database.listen(CHANNEL, self._heard, self._look_again))
+                group.create_task(self._database.listen(CHANNEL, self._heard, self._listening))
                 group.create_task(self._repeatedly(HEARTBEAT_S, self.beat))
                 group.create_task(self._repeatedly(ROSTER_S, self._share_workers))
                 group.create_task(self._resync())

@@ -60,18 +60,16 @@ facts = sa.Table(
 )
 
 
-def _saving(table: sa.Table, *changed: str, of_same: str | None = None) -> sa.Insert:
-    """Add a row, or change these columns of the one that is there; with `of_same` only if that column is the same."""
+def _saving(table: sa.Table, *changed: str) -> sa.Insert:
+    """Add a row, or change these columns of the one that is there."""
     statement = insert(table)
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: statement.excluded[name] for name in changed},
-        where=None if of_same is None else table.c[of_same] == statement.excluded[of_same],
     )
 
 
 _SAVE_PROCESS = _saving(processes, "seen_at")
-_SAVE_SESSION = _saving(sessions, "token", "message_id", "nonce", "at", of_same="process")
 _SAVE_WORKER = _saving(present_workers, "process", "seen", "at")
 
 _DROP_DEPARTED = sa.delete(present_workers).where(
@@ -153,21 +151,7 @@ async def workers_elsewhere(
     return [(worker, of, seen) for worker, of, seen in await tx.execute(query.order_by(present_workers.c.at))]
 
 
-# --- sessions
-
-
-async def save_sessions(
-    tx: AsyncConnection, rows: Sequence[Mapping[str, Any]], ended: Iterable[tuple[str, str]]
-) -> None:
-    """`ended` are pairs (dcpsid, process). What another process has taken over is left alone."""
-    # The network is slower than a crash of the database is likely.
-    await tx.exec_driver_sql("SET LOCAL synchronous_commit = off")
-    if rows:
-        await tx.execute(_SAVE_SESSION, sorted(rows, key=lambda row: str(row["dcpsid"])))
-    gone = [{"of_id": dcpsid, "of_process": process} for dcpsid, process in sorted(ended)]
-    if gone:
-        where = (sessions.c.dcpsid == sa.bindparam("of_id"), sessions.c.process == sa.bindparam("of_process"))
-        await tx.execute(sa.delete(sessions).where(*where), gone)
+# --- sessions. They are written by `journal`.
 
 
 async def take_session(

@@ -151,3 +151,27 @@ async def test_other_databases_are_refused(url: str, says: str) -> None:
 async def test_a_database_that_does_not_answer() -> None:
     with pytest.raises(DatabaseAway, match=r"PostgreSQL does not answer at 127\.0\.0\.1, database x"):
         await Database.open("postgresql://somebody@127.0.0.1:1/x")
+
+
+async def test_a_connection_that_the_server_has_ended_is_replaced_before_it_is_used(database: Database) -> None:
+    await _set(database, "a", 0)
+    async with database.transaction() as tx:
+        mine = (await tx.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one()
+    async with await database._connect() as other:
+        await other.execute("SELECT pg_terminate_backend(%s, 10000)", [mine])
+    # The pool gives the same connection, used a moment ago: that the server has ended it is seen without asking.
+    await _add(database, ["a"])
+    assert await _value(database, "a") == 1
+
+
+async def test_single_statements_are_transactions_of_their_own(database: Database) -> None:
+    async with database.single() as connection:
+        first, second = [
+            (await connection.execute(sa.text("SELECT pg_current_xact_id()::text::bigint"))).scalar_one() for _ in "ab"
+        ]
+    assert first != second
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as tx:  # on the same connection, which has transactions again
+            await tx.execute(sa.insert(counters).values(name="b", value=1))
+            raise ZeroDivisionError
+    await _set(database, "b", 2)
