@@ -25,8 +25,7 @@ def load_json(text: str, max_characters: int) -> Any:
         raise KvinError(f"text of {len(text)} characters is longer than {max_characters}")
     try:
         # "-0" is a number of its own in JavaScript, but an int in Python
-        whole = _whole if "-0" in text else int
-        return json.loads(text, parse_int=whole, parse_constant=_no_constant)
+        return (_exact_decoder if "-0" in text else _decoder).decode(text)
     except RecursionError:
         raise KvinError("JSON is nested too deep") from None
     except ValueError as error:
@@ -39,6 +38,10 @@ def _whole(text: str) -> int | float:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
+_exact_decoder = json.JSONDecoder(parse_int=_whole, parse_constant=_no_constant)
 
 
 def json_number(value: float) -> int | float:

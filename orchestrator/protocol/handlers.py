@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator import telemetry
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.fair_queue import acting_for
-from orchestrator.protocol import messages
+from orchestrator.protocol import js_json, messages
 from orchestrator.protocol.books import Books
 from orchestrator.protocol.guard import TooMany
 from orchestrator.protocol.link import Link
@@ -117,8 +117,10 @@ class Handlers:
                 raise RuntimeError(f"{len(outcomes)} answers to {len(requests)} requests")
         except Exception as error:  # as above
             outcomes = [self._as_outcome(error, requests[0])] * len(requests)
-        for message_id, outcome in zip(ids, outcomes, strict=True):
-            self._answer(link, message_id, outcome)
+        written: dict[int, messages.Written] = {}
+        with link.together():
+            for message_id, outcome in zip(ids, outcomes, strict=True):
+                self._answer(link, message_id, _written_once(outcome, written))
 
     def _answer(self, link: Link, message_id: str, outcome: Any) -> None:
         if isinstance(outcome, OrchestratorError):
@@ -133,3 +135,16 @@ class Handlers:
             "%s of %s failed", request.operation, request.connection.service, extra={"action": "handler-failed"}
         )
         return OrchestratorError(f"{request.operation} failed inside the service; its log tells why")
+
+
+def _written_once(outcome: Any, written: dict[int, messages.Written]) -> Any:
+    """The same answer to several requests is put into words once."""
+    if not isinstance(outcome, dict):
+        return outcome
+    known = written.get(id(outcome))
+    if known is None:
+        try:
+            known = written[id(outcome)] = messages.Written(js_json.dumps(outcome))
+        except InvalidInput:  # as the session will say
+            return outcome
+    return known

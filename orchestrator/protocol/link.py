@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -101,6 +102,10 @@ class Link:
         """Answer a request. What is answered in the same turn of the event loop leaves as one batch."""
         self.feed(Respond(message_id, success, payload))
         self._flush_soon()
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block several requests are answered."""
+        return contextlib.nullcontext()
 
     def attach(self, transport: Transport) -> None:
         """Use this transport from now on; an older one is dropped."""

@@ -24,6 +24,7 @@ __all__ = [
     "WIRE_VERSION",
     "OutgoingRequest",
     "OutgoingResponse",
+    "Written",
     "ack_body",
     "batch_body",
     "data_of",
@@ -43,6 +44,13 @@ class _Absent:
 
 ABSENT: Any = _Absent()
 """A request without data, a response without payload: JavaScript's undefined."""
+
+
+class Written(str):
+    """The payload of an answer, as `js_json.dumps` writes it: one text for several answers."""
+
+    __slots__ = ()
+
 
 # Any text that reads as the same value will do for jsonData.
 _data_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -125,7 +133,9 @@ class OutgoingResponse:
     @classmethod
     def make(cls, message_id: str, success: bool, payload: Any) -> OutgoingResponse:
         """Encode the payload at once; `ABSENT` leaves it out. Raise `InvalidInput` when JSON cannot say it."""
-        return cls(message_id, success, None if payload is ABSENT else js_json.dumps(payload))
+        if payload is ABSENT:
+            return cls(message_id, success, None)
+        return cls(message_id, success, payload if isinstance(payload, Written) else js_json.dumps(payload))
 
     @property
     def size(self) -> int:

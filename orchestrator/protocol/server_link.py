@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
@@ -60,6 +61,7 @@ class ServerLink(Link):
         self._message_size = 0
         self._asked: dict[str, int] = {}
         self._asked_characters = 0
+        self._is_together = False
         connection._link = self
         books.begun(self)
 
@@ -70,7 +72,19 @@ class ServerLink(Link):
 
     def feed(self, event: Event) -> None:
         super().feed(event)
-        self._book()
+        if not self._is_together:
+            self._book()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is held for the peer is added up once, behind the last of several answers."""
+        self._is_together = True
+        try:
+            yield
+        finally:
+            self._is_together = False
+            self._book()
+            self._end_excess()
 
     def _book(self) -> None:
         """What is held for the peer, and whether it is there."""
@@ -89,6 +103,10 @@ class ServerLink(Link):
     def respond(self, message_id: str, success: bool, payload: Any) -> None:
         self._asked_characters -= self._asked.pop(message_id, 0)
         super().respond(message_id, success, payload)
+        if not self._is_together:
+            self._end_excess()
+
+    def _end_excess(self) -> None:
         excess = self._hold.excess() if self._hold.size > _ALWAYS_HELD else None
         if excess is not None:
             self.feed(Breach(ConnectionClosed(f"{excess}: take the answers first", code="ENOBUFS")))

@@ -26,7 +26,9 @@ __all__ = [
     "signature_text",
 ]
 
-_BODY_MARK = '"body":'
+_DECIMALS = tuple(map(str, range(256)))
+_BYTES = {text: byte for byte, text in enumerate(_DECIMALS)}
+"""as JavaScript writes them; tables take half the time of `str` and `int`"""
 # How every known sender writes the head; anything else takes the slow and complete way.
 _HEAD = re.compile(
     r'\{"owner":"(0x[0-9a-fA-F]{40})","signature":\{"r":\{"type":"Buffer","data":\[([\d,]{63,127})\]\},'
@@ -58,8 +60,8 @@ def seal(key: keys.PrivateKey, body_text: str) -> str:
 def signature_text(key: keys.PrivateKey, text: str) -> str:
     """The signature over a text, in the JSON form that JavaScript gives to {r: Buffer, s: Buffer, v: number}."""
     r, s, v = key.sign_digest(keys.message_digest(text.encode()))
-    r_text = ",".join(map(str, r))
-    s_text = ",".join(map(str, s))
+    r_text = ",".join(map(_DECIMALS.__getitem__, r))
+    s_text = ",".join(map(_DECIMALS.__getitem__, s))
     return f'{{"r":{{"type":"Buffer","data":[{r_text}]}},"s":{{"type":"Buffer","data":[{s_text}]}},"v":{v}}}'
 
 
@@ -136,6 +138,6 @@ def _buffer(value: Any) -> bytes:
 
 def _bytes(numbers: str) -> bytes:
     try:
-        return bytes(map(int, numbers.split(",")))
-    except ValueError as error:
+        return bytes(map(_BYTES.__getitem__, numbers.split(",")))
+    except KeyError as error:
         raise InvalidInput("r and s of a signature must be 32 bytes each") from error

@@ -22,7 +22,6 @@ import engineio
 import socketio
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from engineio.async_drivers.aiohttp import WebSocket
 
 from orchestrator import telemetry
 from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
@@ -32,6 +31,7 @@ from orchestrator.protocol.link import Link
 from orchestrator.protocol.session_memory import Memory
 from orchestrator.protocol.signing import Envelope
 from orchestrator.protocol.turns import Turns
+from orchestrator.protocol.websockets import FairWebSocket
 
 __all__ = ["ServerSocket", "SocketServer"]
 
@@ -46,8 +46,6 @@ _CLOSE_TIMEOUT = 1
 _PATH_SUFFIX = "dcp5/socketio/"
 _REQUEST_COST = 4.0
 _CHARACTERS_PER_UNIT = 8192
-_POLICY_VIOLATION = 1008
-_LONGEST_REASON = 120
 _RESERVED = 10
 """one connection of so many is kept for addresses that have a session"""
 
@@ -164,7 +162,7 @@ class SocketServer:
             engineio_logger=_library_log,
         )
         self._sio.eio.create_queue = functools.partial(_UnreadPackets, self, unread_packets, unread_characters)
-        self._sio.eio._async = {**self._sio.eio._async, "websocket": functools.partial(_FairWebSocket, self)}
+        self._sio.eio._async = {**self._sio.eio._async, "websocket": functools.partial(FairWebSocket, self)}
         self._sio.on("connect", self._connected)
         self._sio.on("disconnect", self._disconnected)
         self._sio.on("message", self._received)
@@ -369,57 +367,26 @@ class SocketServer:
             self._on_gone(socket)
 
     def _received(self, sid: str, *arguments: Any) -> None:
-        socket = self._sockets.get(sid)
-        if socket is None or socket.is_dropped:
-            return
         # Anything but one string is not DCP; the reference ignores it.
         if len(arguments) == 1 and isinstance(arguments[0], str):
-            try:
-                self._on_message(socket, arguments[0])
-            except Exception:  # a bug of ours may cost this peer its socket, and nobody else anything
-                log.exception("a packet for %s could not be handled", socket.service, extra={"action": "bug"})
-                socket.drop()
+            self._take(self._sockets.get(sid), arguments[0])
+
+    def take(self, eio_sid: str, message: str) -> None:
+        """What came in an event `message`, over this connection of engine.io."""
+        self._take(self._by_engine.get(eio_sid), message)
+
+    def _take(self, socket: ServerSocket | None, message: str) -> None:
+        if socket is None or socket.is_dropped:
+            return
+        try:
+            self._on_message(socket, message)
+        except Exception:  # a bug of ours may cost this peer its socket, and nobody else anything
+            log.exception("a packet for %s could not be handled", socket.service, extra={"action": "bug"})
+            socket.drop()
 
 
 # The request that engine.io is making a socket for.
 _current_request: contextvars.ContextVar[web.Request] = contextvars.ContextVar("_current_request")
-
-
-class _FairWebSocket(WebSocket):  # type: ignore[misc]
-    """engine.io's websocket whose packets are read in turn, and no sooner than somebody waits for them."""
-
-    def __init__(self, owner: SocketServer, handler: Any, server: Any) -> None:
-        super().__init__(handler, server)
-        self._owner = owner
-        self._gate: Gate | None = None
-        self._place = ""
-
-    async def __call__(self, environ: dict[str, Any]) -> Any:
-        request = environ["aiohttp.request"]
-        self._gate = self._owner.door.gate(request.transport)
-        self._place = self._owner.place(request)
-        if self._gate is not None:
-            self._gate.becomes_websocket(self)
-        return await super().__call__(environ)
-
-    async def wait(self) -> Any:
-        gate = self._gate
-        if gate is None:
-            data, identity = await super().wait(), None
-        else:
-            gate.wants()
-            try:
-                data = await super().wait()
-            finally:
-                gate.has()
-            identity = gate.identity
-        await self._owner.paced(self._place, identity, len(data))
-        return data
-
-    async def refuse(self, reason: str) -> None:
-        """Close with a reason that the peer can read."""
-        text = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")
-        await self._sock.close(code=_POLICY_VIOLATION, message=text.encode())
 
 
 class _UnreadPackets(asyncio.Queue[Any]):

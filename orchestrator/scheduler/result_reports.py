@@ -17,7 +17,7 @@ UNCAUGHT = "EUNCAUGHT"
 BAD_RESULT = "EBADRESULT"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # not frozen: freezing costs four times as much, and there is one for every result
 class ResultReport:
     job_id: str
     number: int

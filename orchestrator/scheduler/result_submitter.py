@@ -74,8 +74,10 @@ class ResultSubmitter:
 
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
         """Answers in the order of the requests. Reports of one batch are settled together."""
-        answers: list[Any] = [None] * len(requests)
         reports = [i for i, request in enumerate(requests) if request.operation in ("result", "status")]
+        if len(reports) == len(requests):
+            return await self._report(requests)
+        answers: list[Any] = [None] * len(requests)
         others = [i for i, request in enumerate(requests) if request.operation not in ("result", "status")]
         outcomes = await asyncio.gather(
             self._report([requests[i] for i in reports]),
@@ -100,21 +102,25 @@ class ResultSubmitter:
             one if isinstance(one, OrchestratorError) else self._arrival(request, one)
             for request, one in zip(requests, parsed, strict=True)
         ]
-        arrivals = list(await asyncio.gather(*map(self._stash, arrivals)))
+        if any(isinstance(one, _Arrival) and any(map(self._is_big, one.reports)) for one in arrivals):
+            arrivals = list(await asyncio.gather(*map(self._stash, arrivals)))
         await self._commits.submit([one for one in arrivals if isinstance(one, _Arrival)])
+        answers = _Answers()
         return [
-            _answer(arrival, request) if isinstance(arrival, _Arrival) else arrival
+            answers.to(arrival, request) if isinstance(arrival, _Arrival) else arrival
             for arrival, request in zip(arrivals, requests, strict=True)
         ]
+
+    def _is_big(self, report: Report) -> bool:
+        return report.lease > 0 and self._core.blobs.is_big(report.uri)
 
     async def _stash(self, arrival: _Arrival | OrchestratorError) -> _Arrival | OrchestratorError:
         """Big results go where they are kept before their rows are written."""
         if isinstance(arrival, OrchestratorError):
             return arrival
         try:
-            for report in arrival.reports:
-                if self._core.blobs.is_big(report.uri) and report.lease > 0:
-                    [report.uri] = await self._core.blobs.stash(report.job.id, [report.uri])
+            for report in filter(self._is_big, arrival.reports):
+                [report.uri] = await self._core.blobs.stash(report.job.id, [report.uri])
         except OrchestratorError as error:
             return error
         return arrival
@@ -270,14 +276,30 @@ _WHY = {
 }
 
 
-def _answer(arrival: _Arrival, request: Request) -> dict[str, Any]:
-    """What the worker hears. A result that is not wanted any more is refused politely: as a success that pays nothing,
-    because an error would make official workers send it again. An opinion that waits for others is accepted and not
-    paid yet."""
-    if request.operation == "status":
-        return {"success": True}
-    report = arrival.reports[0]
-    answer = {
+class _Answers:
+    """What a worker hears, one object for all results of which the same is said: it is written once."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Verdict, int, int], dict[str, Any]] = {}
+
+    def to(self, arrival: _Arrival, request: Request) -> dict[str, Any]:
+        """A result that is not wanted any more is refused politely: as a success that pays nothing, because an error
+        would make official workers send it again. An opinion that waits for others is accepted and not paid yet."""
+        if request.operation == "status":
+            return _HEARD
+        report = arrival.reports[0]
+        said = (report.verdict, report.paid, id(report.state))
+        answer = self._made.get(said)
+        if answer is None:
+            answer = self._made[said] = _answer(report)
+        return answer
+
+
+_HEARD = {"success": True}
+
+
+def _answer(report: Report) -> dict[str, Any]:
+    answer: dict[str, Any] = {
         "accepted": report.verdict in _WELCOME,
         "verdict": str(report.verdict),
         "slicePaymentAmount": to_dcc(report.paid),
