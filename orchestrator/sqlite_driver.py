@@ -2,7 +2,7 @@
 
 aiosqlite hands each step of a statement (cursor, execute, fetch, close) to a thread and waits for it, which costs many
 times what the statement does. Here they run where they are awaited, and a thread does what may take long: beginning
-to write, which waits for other processes; the commit, which waits for the disk; deletions, large batches, streams; and
+to write while another process does; the commit, which waits for the disk; deletions, large batches, streams; and
 a query that has not ended within `PATIENCE_S`, from its beginning.
 
 This is what SQLAlchemy's aiosqlite dialect wants of a connection and its cursors, and no more.
@@ -20,10 +20,15 @@ from typing import Any, Self, TypeVar
 
 PATIENCE_S = 0.01
 """how long a query may keep the event loop"""
+BUSY_S = 10
+"""how long a writer waits for another process"""
 MANY = 1000
 """rows from which on a batch goes to the thread"""
 _LOOK_AFTER = 5_000
 """instructions of SQLite's machine between two looks at the clock"""
+
+_WAIT = f"PRAGMA busy_timeout={BUSY_S * 1000}"
+_DO_NOT_WAIT = "PRAGMA busy_timeout=0"
 
 _Result = TypeVar("_Result")
 
@@ -40,6 +45,7 @@ class Connection:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._until = math.inf
         raw.set_progress_handler(self._is_over, _LOOK_AFTER)
+        raw.execute(_WAIT)
 
     @property
     def isolation_level(self) -> str | None:
@@ -87,6 +93,20 @@ class Connection:
         finally:
             self._until = math.inf
 
+    def begins_at_once(self, operation: str) -> bool:
+        """Begin to write, unless another process does."""
+        assert self._connection is not None
+        self._connection.execute(_DO_NOT_WAIT)
+        try:
+            self._connection.execute(operation)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        finally:
+            self._connection.execute(_WAIT)
+        return True
+
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Cancelled, it waits all the same: a connection does one thing at a time."""
         done = asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -131,7 +151,10 @@ class Cursor:
         self._query = (operation, parameters) if verb == "SELECT" else None
         if self._query is not None:
             await self._patiently(lambda: self._raw.execute(operation, parameters))
-        elif verb == "DELETE" or operation.startswith("BEGIN IMMEDIATE"):
+        elif operation.startswith("BEGIN IMMEDIATE"):
+            if not self._connection.begins_at_once(operation):
+                await self._connection.in_thread(lambda: self._raw.execute(operation, parameters))
+        elif verb == "DELETE":
             await self._connection.in_thread(lambda: self._raw.execute(operation, parameters))
         else:
             self._raw.execute(operation, parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
 import sqlite3
 import threading
@@ -95,3 +96,19 @@ async def test_a_stream_comes_in_parts(connection: Connection) -> None:
     assert await cursor.fetchone() == (0,)
     assert await cursor.fetchmany(2) == [(1,), (2,)]
     assert [row async for row in cursor] == [(3,), (4,)]
+
+
+async def test_whoever_begins_to_write_waits_for_another_process_in_a_thread(
+    connection: Connection, tmp_path: pathlib.Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "file.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(execute(connection, "BEGIN IMMEDIATE"))
+        await asyncio.sleep(0)
+        assert not waiting.done(), "the loop goes on"
+        other.execute("COMMIT")
+        async with asyncio.timeout(20):
+            await waiting
+    await execute(connection, "INSERT INTO rows VALUES (1, 0)")
+    await connection.commit()
+    assert await execute(connection, "SELECT number FROM rows") == [(1,)]
