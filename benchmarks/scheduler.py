@@ -1,15 +1,17 @@
 """Slices leased and returned per second by one Scheduler process, on SQLite and on PostgreSQL, in one run.
 
 Simulated workers (`benchmarks.swarm`, processes of their own) ask over real sockets, and return the results of a task
-together, as our Worker does. They share the machine with the Scheduler and the database, so besides slices per second
-the rounds tell slices per second of the Scheduler's own CPU: what it would do with a core to itself. Both databases
-wait for the disk at every commit.
+together, as our Worker does. The Scheduler has one core for itself, its threads and SQLite included; workers, clients
+and PostgreSQL have the others, so that what is returned per second is what one core of a Scheduler does. Nobody else
+may need that core: where the machine is shared, or the swarm is slower than the Scheduler, slices per second of the
+Scheduler's own CPU are told besides. `--no-pin` lets all of them run where they like, as on a machine with one core.
+Both databases wait for the disk at every commit.
 
-`flat out`: workers ask again at once. `paced`: 200 workers compute so long that they could return 2,000 slices a second
-together, and the time that a `requestTask` takes is that of a Scheduler with so much to do. `heard`: as flat out, and a
-client takes every result.
+`flat out`: workers ask again at once. `each result a request`: as official workers send them, where ours send piles.
+`paced`: 200 workers compute so long that they could return 2,000 slices a second together, and the time that a
+`requestTask` takes is that of a Scheduler with so much to do. `heard`: as flat out, and a client takes every result.
 
-    python -m benchmarks.scheduler [--quick] [--database sqlite] [--versus FOLDER] [--output json]
+    python -m benchmarks.scheduler [--quick] [--database sqlite] [--versus FOLDER] [--no-pin] [--output json]
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from benchmarks import common
@@ -57,11 +59,13 @@ class Case:
     pause_s: float = 0.0
     heard: bool = False
     weighed: bool = False
+    singly: bool = False
 
 
 CASES = (
-    Case("flat out, tasks of 1", 1, 40),
     Case("flat out, tasks of 10", 10, 40),
+    Case("flat out, tasks of 10, each result a request", 10, 40, singly=True),
+    Case("flat out, tasks of 1", 1, 40),
     Case("flat out, tasks of 100", 100, 20),
     Case("paced, tasks of 10", 10, 200, pause_s=1.0),
     Case("heard, tasks of 10", 10, 40, heard=True),
@@ -100,6 +104,40 @@ class Scheduler:
             await database.close()
 
 
+@contextlib.contextmanager
+def on_cores(cores: frozenset[int]) -> Iterator[None]:
+    """What is started in the block runs on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cores:
+    """Where the Scheduler runs, and where everything else does."""
+
+    scheduler: frozenset[int]
+    others: frozenset[int]
+
+    @classmethod
+    def shared(cls) -> Cores:
+        everywhere = frozenset(os.sched_getaffinity(0))
+        return cls(everywhere, everywhere)
+
+    @classmethod
+    def apart(cls) -> Cores:
+        """The last core for the Scheduler: the first ones serve the interrupts."""
+        *others, last = sorted(os.sched_getaffinity(0))
+        return cls(frozenset({last}), frozenset(others)) if others else cls.shared()
+
+    @property
+    def are_apart(self) -> bool:
+        return self.scheduler.isdisjoint(self.others)
+
+
 def _family_cpu(server: PostgresServer) -> float:
     assert server._process is not None
     parent, total = server._process.pid, cpu_seconds(server._process.pid)
@@ -112,7 +150,13 @@ def _family_cpu(server: PostgresServer) -> float:
 
 @contextlib.asynccontextmanager
 async def scheduler(
-    kind: str, postgres: PostgresServer | None, *, task: int, weighed: bool = False, code: pathlib.Path | None = None
+    kind: str,
+    postgres: PostgresServer | None,
+    *,
+    task: int,
+    weighed: bool = False,
+    code: pathlib.Path | None = None,
+    cores: Cores | None = None,
 ) -> AsyncIterator[Scheduler]:
     """A new Scheduler on an empty database. `code`: the folder of another version of it."""
     with tempfile.TemporaryDirectory() as name:
@@ -121,11 +165,12 @@ async def scheduler(
         prefix = (sys.executable, "-m", "benchmarks.weighed", str(weights)) if weighed else (sys.executable,)
         server = postgres if kind == "postgresql" else None
         url = sqlite_url(state / "scheduler.sqlite") if server is None else server.create(migrated=False)
-        command = await harness.Command.start(
-            "scheduler", "run", "--port", "0", "--state", str(state), "--database", url,
-            "--initial-credit", "1000000", "--max-task-slices", str(task),
-            log=state / "log", prefix=prefix, env={} if code is None else {"PYTHONPATH": str(code)},
-        )  # fmt: skip
+        with on_cores((cores or Cores.shared()).scheduler):
+            command = await harness.Command.start(
+                "scheduler", "run", "--port", "0", "--state", str(state), "--database", url,
+                "--initial-credit", "1000000", "--max-task-slices", str(task),
+                log=state / "log", prefix=prefix, env={} if code is None else {"PYTHONPATH": str(code)},
+            )  # fmt: skip
         try:
             address = (await command.wait_for_line("ready ")).split()[1]
             yield Scheduler(command, address, url, server, weights)
@@ -137,8 +182,9 @@ async def scheduler(
 
 @contextlib.asynccontextmanager
 async def swarms(url: str, workers: int, **orders: Any) -> AsyncIterator[list[LineProcess]]:
-    """Workers in as many processes as there are cores."""
-    share = [workers // common.CORES + (one < workers % common.CORES) for one in range(common.CORES)]
+    """Workers in as many processes as there are cores for them."""
+    cores = len(os.sched_getaffinity(0))
+    share = [workers // cores + (one < workers % cores) for one in range(cores)]
     given = [json.dumps({"url": url, "workers": many, **orders}) for many in share if many]
     processes = [await LineProcess.start(sys.executable, "-m", "benchmarks.swarm", one) for one in given]
     try:
@@ -158,11 +204,11 @@ async def told(processes: Sequence[LineProcess]) -> list[dict[str, Any]]:
 
 
 async def measure(
-    case: Case, kind: str, postgres: PostgresServer | None, seconds: float, code: pathlib.Path | None
+    case: Case, kind: str, postgres: PostgresServer | None, seconds: float, code: pathlib.Path | None, cores: Cores
 ) -> dict[str, float]:
     async with contextlib.AsyncExitStack() as stack:
         served = await stack.enter_async_context(
-            scheduler(kind, postgres, task=case.task, weighed=case.weighed, code=code)
+            scheduler(kind, postgres, task=case.task, weighed=case.weighed, code=code, cores=cores)
         )
         for _ in range(JOBS):
             client = await stack.enter_async_context(deployer(served.url, PrivateKey.generate()))
@@ -170,7 +216,9 @@ async def measure(
             if case.heard:
                 await client.subscribe(job, "result")
             await client.join(job)
-        processes = await stack.enter_async_context(swarms(served.url, case.workers, pause_s=case.pause_s))
+        processes = await stack.enter_async_context(
+            swarms(served.url, case.workers, pause_s=case.pause_s, singly=case.singly or not _takes_piles(code))
+        )
         for one in processes:
             one.write(b"go\n")
         await asyncio.sleep(WARM_UP_S + 2 * case.pause_s)
@@ -181,6 +229,10 @@ async def measure(
         found = await told(processes)
         after = await _spent(served, case)
     return _figures(found, before, after)
+
+
+def _takes_piles(code: pathlib.Path | None) -> bool:
+    return code is None or (code / "orchestrator" / "jobs" / "piles.py").exists()
 
 
 async def _spent(served: Scheduler, case: Case) -> tuple[float, float, float, float]:
@@ -254,8 +306,10 @@ async def sizes(kind: str, postgres: PostgresServer | None) -> dict[str, float]:
 
 async def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     seconds, rounds = (4.0, 1) if options.quick else (15.0, 3)
-    cases = [one for one in CASES if options.only is None or options.only in one.name]
+    cases = [one for one in CASES if options.only is None or one.name.endswith(options.only)]
     codes: list[pathlib.Path | None] = [None] if options.versus is None else [None, options.versus]
+    cores = Cores.shared() if options.no_pin else Cores.apart()
+    os.sched_setaffinity(0, cores.others)
     kinds = ["sqlite", "postgresql"] if options.database == "both" else [options.database]
     rates: dict[str, Any] = {}
     taken: dict[str, Any] = {}
@@ -267,21 +321,21 @@ async def measure_all(options: argparse.Namespace) -> dict[str, Any]:
                 for _ in range(rounds):
                     for code, into in zip(codes, found, strict=True):
                         if code is None or not case.weighed:
-                            into.append(await measure(case, kind, postgres, seconds, code))
+                            into.append(await measure(case, kind, postgres, seconds, code, cores))
                 middles = [_middle(one) for one in found if one]
                 rates[f"{kind}, {case.name}"] = {"now": middles[0], "before": middles[1] if middles[1:] else None}
             if options.only is None:
                 taken[kind] = await sizes(kind, postgres)
-    return {"rates": rates, "bytes": taken}
+    return {"apart": cores.are_apart, "rates": rates, "bytes": taken}
 
 
 def _middle(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: common.median([one[name] for one in rounds]) for name in rounds[0]}
 
 
-def _line(name: str, rate: dict[str, float]) -> str:
+def _line(name: str, rate: dict[str, float], *, apart: bool) -> str:
     line = (
-        f"{name}: {rate['slices_per_s']:,.0f} slices/s in {rate['tasks_per_s']:.0f} tasks/s, "
+        f"{name}: {rate['slices_per_s']:,.0f} slices/s{' on one core' if apart else ''} in {rate['tasks_per_s']:.0f} tasks/s, "
         f"{rate['slices_per_cpu_s']:,.0f} per CPU second of the Scheduler ({rate['scheduler_cores']:.2f} cores; swarm "
         f"{rate['swarm_cores']:.2f}, PostgreSQL {rate['database_cores']:.2f}, client {rate['client_cores']:.2f}); "
         f"requestTask p50 {rate['request_p50_ms']:.1f} ms, p99 {rate['request_p99_ms']:.1f} ms"
@@ -298,7 +352,8 @@ def main() -> None:
     parser.add_argument("--output", choices=["text", "json"], default="text")
     parser.add_argument("--quick", action="store_true", help="one short round: two minutes instead of fifteen")
     parser.add_argument("--database", choices=["both", "sqlite", "postgresql"], default="both")
-    parser.add_argument("--only", metavar="NAME", help="the cases with this in their names, and no sizes")
+    parser.add_argument("--only", metavar="NAME", help="the cases whose names end so, and no sizes")
+    parser.add_argument("--no-pin", action="store_true", help="no core for the Scheduler alone")
     parser.add_argument("--versus", type=pathlib.Path, metavar="FOLDER", help="another version's folder, in turns")
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -306,13 +361,16 @@ def main() -> None:
     machine = common.machine()
     found = asyncio.run(measure_all(options))
     lines, goals = [], []
+    apart = found["apart"]
     for name, rate in found["rates"].items():
-        lines.append(_line(name, rate["now"]))
+        lines.append(_line(name, rate["now"], apart=apart))
         if rate["before"] is not None:
-            lines.append(_line(f"  before: {name}", rate["before"]))
+            lines.append(_line(f"  before: {name}", rate["before"], apart=apart))
             ratio = rate["now"]["slices_per_cpu_s"] / rate["before"]["slices_per_cpu_s"]
             goals.append(common.Goal(f"{name}, slices per CPU second now / before", ratio))
-        if "flat out, tasks of 1" in name and not name.endswith("of 1"):
+        if name.endswith("flat out, tasks of 10"):
+            if apart:
+                goals.append(common.Goal(f"{name}, on one core / {GOAL}", rate["now"]["slices_per_s"] / GOAL, 1.0))
             goals.append(common.Goal(f"{name}, per CPU second / {GOAL}", rate["now"]["slices_per_cpu_s"] / GOAL, 1.0))
     for kind, one in found["bytes"].items():
         lines.append(f"{kind}, bytes: " + ", ".join(f"{what.replace('_', ' ')} {n:,.1f}" for what, n in one.items()))

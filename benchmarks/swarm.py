@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.jobs import piles
 from orchestrator.jobs.words import PUBLIC_JOIN_HASH, join_hash_hash
 from orchestrator.protocol.client import DcpClient
 from orchestrator.wallet.keys import PrivateKey
@@ -33,7 +34,8 @@ RESULT = {
 @dataclasses.dataclass(frozen=True)
 class Orders:
     """`cores` is what a worker asks for; `slice_ms` the CPU time that it says a slice took; `pause_s` how long it
-    computes a task. An `idle` worker only has its sessions."""
+    computes a task. An `idle` worker only has its sessions. `singly`: each result is a request, as with official
+    workers, though all of a task are in one message."""
 
     url: str
     workers: int
@@ -41,6 +43,7 @@ class Orders:
     slice_ms: float = 100.0
     pause_s: float = 0.0
     idle: bool = False
+    singly: bool = False
 
 
 @dataclasses.dataclass
@@ -108,17 +111,28 @@ class SimulatedWorker:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
         proof = {name: answer[name] for name in ("owner", "signature", "auth")}
         sent = time.perf_counter()
-        heard = await asyncio.gather(
-            *(
-                self._results.request("result", self._result(job, one["sliceNumber"], proof))
-                for job, slices in task.items()
-                for one in slices
-            )
-        )
+        results = [
+            [self._result(job, one["sliceNumber"], proof) for one in slices] for job, slices in task.items() if slices
+        ]
+        heard = await asyncio.gather(*(map(self._single if self._orders.singly else self._pile, results)))
         self.tally.result_s.append(time.perf_counter() - sent)
+        heard = [one for group in heard for one in group]
         accepted = sum(one["accepted"] for one in heard)
         self.tally.slices += accepted
         self.tally.refused += len(heard) - accepted
+
+    async def _single(self, results: list[dict[str, Any]]) -> list[Any]:
+        return await asyncio.gather(*(self._results.request("result", one) for one in results))
+
+    async def _pile(self, results: list[dict[str, Any]]) -> list[Any]:
+        if len(results) == 1:
+            return await self._single(results)
+        answer = await self._results.request(piles.OPERATION, piles.fold(results))
+        answers = piles.unfold_answers(answer, len(results))
+        for one in answers:
+            if isinstance(one, OrchestratorError):
+                raise one
+        return answers
 
     def _result(self, job: str, number: int, proof: dict[str, Any]) -> dict[str, Any]:
         slice_ms = self._orders.slice_ms
