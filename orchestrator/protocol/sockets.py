@@ -185,15 +185,19 @@ class SocketServer:
     async def run(self) -> None:
         """Write what was posted, for ever."""
         while True:
-            socket, packet = await self._post.get()
+            posted = [await self._post.get()]
+            while not self._post.empty():
+                posted.append(self._post.get_nowait())
             if not self._memory.is_settled:
+                # Acks are remembered as they are posted: once is enough for all of these, whatever comes meanwhile.
                 await self._memory.settle()
-            if packet is None:
-                self._spawn(self._close_socket(socket))
-            elif socket.sid in self._sockets:
-                # The text that python-socketio would make of emit("message", packet), without its detours.
-                with contextlib.suppress(engineio.exceptions.EngineIOError):  # closed meanwhile
-                    await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
+            for socket, packet in posted:
+                if packet is None:
+                    self._spawn(self._close_socket(socket))
+                elif socket.sid in self._sockets:
+                    # The text that python-socketio would make of emit("message", packet), without its detours.
+                    with contextlib.suppress(engineio.exceptions.EngineIOError):  # closed meanwhile
+                        await self._sio.eio.send(socket.eio_sid, "2" + json.dumps(["message", packet]))
 
     async def listen(self, host: str, port: int, server: web.Server, tls: ssl.SSLContext | None) -> int:
         """Accept connections at an address; the port. Raises OSError."""
