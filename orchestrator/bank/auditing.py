@@ -6,11 +6,11 @@ It reads the whole ledger once and changes nothing. Memory grows with accounts, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from orchestrator.bank import store
 from orchestrator.bank.amounts import format_amount
-from orchestrator.bank.chain import Lane, Posting, Verifier
+from orchestrator.bank.chain import Chained, Lane, Opening, Posting, Verifier
 from orchestrator.bank.kinds import AccountKind, PostingKind, kind_of, may_move
 from orchestrator.bank.ledger import Account
 from orchestrator.bank.pending import Pending, PendingState
@@ -72,11 +72,14 @@ class _Proved:
 
     def __init__(self) -> None:
         self.owners: dict[int, set[int]] = {}
-        """Of holds: who filled them, and who got the rest."""
+        """Of holds: who opened an empty one, who filled them, and who got the rest."""
         self.reserved: dict[int, tuple[Posting, int]] = {}
         """Of pending transfers: what put the money aside, and whose it was."""
         self.settled: dict[int, tuple[PostingKind, int]] = {}
         """How they ended, and who got it."""
+
+    def opened(self, hold: int, owner: int) -> None:
+        self.owners.setdefault(hold, set()).add(owner)
 
     def note(self, posting: Posting, source: int, target: int) -> None:
         match posting.kind:
@@ -97,20 +100,38 @@ async def _postings(
     names = {key: account.name for key, account in accounts.items()}
     verifier, problems, count = Verifier(noted), list[str](), 0
     expected: dict[int, int] = {}
-    async for row, source, target in store.all_postings(tx, names):
-        count += 1
+    async for row, source, target in _entries(tx, names):
         found = verifier.check(row)
-        posting = row.posting
-        expected[source] = expected.get(source, 0) - posting.amount
-        expected[target] = expected.get(target, 0) + posting.amount
-        proved.note(posting, source, target)
-        if not may_move(posting.kind, kind_of(posting.source), kind_of(posting.target)):
-            found.append(
-                f"posting {posting.id!r}: {posting.kind} from {posting.source} to {posting.target} is not possible"
-            )
+        if isinstance(row.entry, Opening):
+            proved.opened(source, target)
+        else:
+            count += 1
+            posting = row.entry
+            expected[source] = expected.get(source, 0) - posting.amount
+            expected[target] = expected.get(target, 0) + posting.amount
+            proved.note(posting, source, target)
+            if not may_move(posting.kind, kind_of(posting.source), kind_of(posting.target)):
+                found.append(
+                    f"posting {posting.id!r}: {posting.kind} from {posting.source} to {posting.target} is not possible"
+                )
         if found and len(problems) < MOST_PROBLEMS:
             problems += found
     return problems + verifier.finish(lanes), expected, count
+
+
+async def _entries(tx: Transaction, names: dict[int, str]) -> AsyncIterator[tuple[Chained, int, int]]:
+    """Postings and openings in the order of the chain, each with the numbers of its two accounts."""
+    openings = (await store.all_openings(tx))[::-1]
+    async for row, source, target in store.all_postings(tx, names):
+        while openings and _place(openings[-1][0]) < _place(row):
+            yield openings.pop()
+        yield row, source, target
+    while openings:
+        yield openings.pop()
+
+
+def _place(row: Chained) -> tuple[int, int]:
+    return row.lane or 0, row.number or 0
 
 
 def _balances(accounts: dict[int, Account], expected: dict[int, int]) -> list[str]:
@@ -146,6 +167,8 @@ async def _holds(tx: Transaction, accounts: dict[int, Account], proved: _Proved)
             problems.append(f"hold {hold_id} has no escrow account of its own")
         elif not is_open and accounts[key].balance != 0:
             problems.append(f"hold {hold_id} is released but holds {format_amount(accounts[key].balance)} DCC")
+        if key not in proved.owners:
+            problems.append(f"hold {hold_id} is in no chain: nothing proves that {_name(accounts, owner)} is its owner")
         problems.extend(
             f"hold {hold_id} says that {_name(accounts, owner)} is its owner, the chain {_name(accounts, other)}"
             for other in sorted(proved.owners.get(key, set()) - {owner})

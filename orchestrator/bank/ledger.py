@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from orchestrator.bank.amounts import MAX_AMOUNT, format_amount
-from orchestrator.bank.chain import Posting
+from orchestrator.bank.chain import Opening, Posting
 from orchestrator.bank.kinds import (
     CHAIN_RESERVE,
     FEES,
@@ -136,7 +136,7 @@ class Book:
     """Accounts, holds, and the postings known under the ids that are about to be used.
 
     The caller loads what an operation names (accounts that do not exist yet are opened here) and afterwards stores
-    `postings`, `opened`, `moved`, `new_holds`, `closed_holds`, `new_pending` and `settled_pending`.
+    `postings`, `opened`, `moved`, `new_holds`, `openings`, `closed_holds`, `new_pending` and `settled_pending`.
     """
 
     def __init__(
@@ -156,6 +156,8 @@ class Book:
         self.moved: dict[str, int] = {}
         """By how much each account has changed here."""
         self.new_holds: list[Hold] = []
+        self.openings: list[Opening] = []
+        """Of those of the new holds that are empty: no posting says whose they are."""
         self.closed_holds: list[Hold] = []
         self.new_pending: list[Pending] = []
         self.settled_pending: list[Pending] = []
@@ -291,6 +293,8 @@ class Book:
         self._account(hold.account)
         if amount:
             self._post([posting])
+        else:
+            self.openings.append(Opening(hold_id, hold.account, owner))
         return True
 
     def add_to_hold(self, hold_id: str, transfer_id: str, amount: int) -> bool:

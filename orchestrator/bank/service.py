@@ -325,7 +325,7 @@ class Bank:
         return await auditing.audit(tx, noted)
 
     async def adopt(self, tx: Transaction) -> int:
-        """Chain the postings that an elder version made without; how many there were."""
+        """Chain the postings and empty holds that an elder version made without; how many there were."""
         return await store.adopt(tx)
 
     async def _move(self, tx: Transaction, given_id: str, posting: Posting) -> bool:

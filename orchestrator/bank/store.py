@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.bank.chain import Chained, Lane, Posting
+from orchestrator.bank.chain import Chained, Lane, Opening, Posting
 from orchestrator.bank.kinds import AccountKind, PostingKind, kind_of
 from orchestrator.bank.ledger import Account, Book, Hold
 from orchestrator.bank.pending import Pending, PendingState
@@ -125,6 +125,23 @@ _update_lane = (
     .where(lanes.c.id == sa.bindparam("lane_id"))
     .values(number=sa.bindparam("new_number"), digest=sa.bindparam("new_digest"))
 )
+_escrow = accounts.alias("escrow")
+_select_openings = (
+    sa.select(
+        holds.c.id,
+        holds.c.lane,
+        holds.c.number,
+        holds.c.digest,
+        holds.c.account,
+        holds.c.owner,
+        _escrow.c.name.label("account_name"),
+        _owner.c.name.label("owner_name"),
+    )
+    .join(_escrow, _escrow.c.id == holds.c.account)
+    .join(_owner, _owner.c.id == holds.c.owner)
+    .order_by(holds.c.lane, holds.c.number, holds.c.id)
+)
+_filled = sa.exists().where(postings.c.target == holds.c.account, postings.c.kind == PostingKind.HOLD.value)
 _close_hold = holds.update().where(holds.c.id == sa.bindparam("hold_id")).values(is_open=False)
 
 
@@ -180,8 +197,10 @@ async def save(tx: AsyncConnection, book: Book, now: float) -> None:
     changes = _changes(book)
     if changes:
         await _add_to_balances.execute(tx, changes)
-    if book.new_holds:
-        await tx.execute(_insert_hold, [_hold_row(book, hold) for hold in book.new_holds])
+    empty = {one.hold for one in book.openings}
+    filled = [_hold_row(book, hold) for hold in book.new_holds if hold.id not in empty]
+    if filled:
+        await tx.execute(_insert_hold, filled)
     if book.new_pending:
         await tx.execute(_insert_pending, [_pending_row(book, one) for one in book.new_pending])
     if book.settled_pending:
@@ -192,30 +211,42 @@ async def save(tx: AsyncConnection, book: Book, now: float) -> None:
         await tx.execute(_settle_pending, rows)
     if book.closed_holds:
         await tx.execute(_close_hold, [{"hold_id": hold.id} for hold in book.closed_holds])
-    if book.postings:
-        keys = {name: account.key for name, account in book.accounts.items()}
-        await append(tx, [(posting, now) for posting in book.postings], keys)
+    if book.postings or book.openings:
+        await _append(tx, book, now)
 
 
-async def append(tx: AsyncConnection, new: Sequence[tuple[Posting, float]], keys: Mapping[str, int]) -> None:
-    """Chain postings to a lane and write them; last of all, so that the lane is free again soon."""
+async def _append(tx: AsyncConnection, book: Book, now: float) -> None:
+    """Chain what is new to a lane and write it; last of all, so that the lane is free again soon."""
     lane = await _take_lane(tx)
-    rows = [_posting_row(posting, keys, at, lane) for posting, at in new]
-    await _insert_postings.execute(tx, rows)
+    keys = {name: account.key for name, account in book.accounts.items()}
+    if book.postings:
+        await _insert_postings.execute(tx, [_posting_row(posting, keys, now, lane) for posting in book.postings])
+    if book.openings:
+        rows = [_hold_row(book, book.holds[one.hold]) | _place(lane, one) for one in book.openings]
+        await tx.execute(_insert_hold, rows)
     await _leave_lane(tx, lane)
 
 
 async def adopt(tx: AsyncConnection) -> int:
-    """Give the postings that are in no chain a place at the end of one; how many there were."""
+    """Give the postings and empty holds that are in no chain a place at the end of one; how many there were."""
     rows = (await tx.execute(_select_chained.where(postings.c.lane.is_(None)).order_by(postings.c.id))).all()
-    if rows:
+    empty = (await tx.execute(_select_openings.where(holds.c.lane.is_(None), ~_filled))).all()
+    if rows or empty:
         lane = await _take_lane(tx)
         for row in rows:
-            number, digest = lane.append(_posting_of_row(row), row.posted_at)
-            values = {"lane": lane.id, "number": number, "digest": digest}
+            values = _place(lane, _posting_of_row(row), row.posted_at)
             await tx.execute(postings.update().where(postings.c.id == row.id).values(values))
+        for row in empty:
+            values = _place(lane, _opening_of_row(row))
+            await tx.execute(holds.update().where(holds.c.id == row.id).values(values))
         await _leave_lane(tx, lane)
-    return len(rows)
+    return len(rows) + len(empty)
+
+
+def _place(lane: Lane, entry: Posting | Opening, posted_at: float = 0.0) -> dict[str, Any]:
+    """The columns that say where in the chain it comes."""
+    number, digest = lane.append(entry, posted_at)
+    return {"lane": lane.id, "number": number, "digest": digest}
 
 
 async def _take_lane(tx: AsyncConnection) -> Lane:
@@ -288,6 +319,14 @@ async def all_holds(tx: AsyncConnection) -> list[tuple[str, int, int, bool]]:
     return [(row.id, row.account, row.owner, row.is_open) for row in await tx.execute(sa.select(holds))]
 
 
+async def all_openings(tx: AsyncConnection) -> list[tuple[Chained, int, int]]:
+    """Every hold that was opened empty, in the order of the chain, with the numbers of its account and its owner's."""
+    rows = await tx.execute(_select_openings.where(holds.c.lane.is_not(None)))
+    return [
+        (Chained(_opening_of_row(row), 0.0, row.lane, row.number, row.digest), row.account, row.owner) for row in rows
+    ]
+
+
 async def all_pending(tx: AsyncConnection) -> list[tuple[Pending, int]]:
     """Every pending transfer, settled ones too, and the number of its account."""
     rows = await tx.execute(_select_pending.add_columns(pending.c.account))
@@ -350,6 +389,10 @@ def _posting_of_row(row: Any) -> Posting:
     return Posting(row.posting_id, PostingKind(row.kind), row.source, row.target, amount, row.detail)
 
 
+def _opening_of_row(row: Any) -> Opening:
+    return Opening(row.id, row.account_name, row.owner_name)
+
+
 def _pending_of_row(row: Any) -> Pending:
     return Pending(
         row.id, PostingKind(row.kind), row.source, row.target, row.high * LIMB + row.low, row.made_at, row.expires_at,
@@ -373,7 +416,7 @@ def _account_row(name: str, now: float) -> dict[str, Any]:
 
 def _hold_row(book: Book, hold: Hold) -> dict[str, Any]:
     keys = {"owner": book.accounts[hold.owner].key, "account": book.accounts[hold.account].key}
-    return {"id": hold.id, "is_open": hold.is_open, **keys}
+    return {"id": hold.id, "is_open": hold.is_open, **keys, "lane": None, "number": None, "digest": None}
 
 
 def _pending_row(book: Book, one: Pending) -> dict[str, Any]:

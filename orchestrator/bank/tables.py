@@ -107,5 +107,10 @@ holds = sa.Table(
     sa.Column("owner", sa.BigInteger, sa.ForeignKey("bank_accounts.id"), nullable=False, index=True),
     sa.Column("account", sa.BigInteger, sa.ForeignKey("bank_accounts.id"), nullable=False, unique=True),
     sa.Column("is_open", sa.Boolean, nullable=False),
+    # Its own place in the chain, where it was opened empty.
+    sa.Column("lane", sa.BigInteger),
+    sa.Column("number", sa.BigInteger),
+    sa.Column("digest", sa.LargeBinary),
+    sa.Index("uq_bank_holds_chain", "lane", "number", unique=True),
 )
 sa.Index("ix_bank_holds_open", holds.c.account, sqlite_where=sa.text("is_open = 1"), postgresql_where=holds.c.is_open)

@@ -113,7 +113,8 @@ def statement(*, account: str, limit: int, since: Any, until: Any, output: str, 
 )  # fmt: skip
 @click.option(
     "--adopt", is_flag=True,
-    help="First chain the postings that an elder version made without a chain while it still ran beside this one.",
+    help="First chain the postings and empty holds that an elder version made without a chain, while it still ran beside"
+    " this one.",
 )  # fmt: skip
 @books.options
 def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any) -> None:
@@ -273,7 +274,7 @@ def _print_audit(found: Audit, adopted: int) -> None:
     if len(found.problems) > _SHOWN_PROBLEMS:
         click.echo(f"… and more (--output json has {len(found.problems)} of them)")
     if adopted:
-        click.echo(f"{adopted} postings were chained")
+        click.echo(f"{adopted} postings and empty holds were chained")
     for lane in found.lanes:
         click.echo(f"lane {lane.id} ends with number {lane.number}: {lane.digest.hex()}")
     if found.reserve or found.withdrawing:

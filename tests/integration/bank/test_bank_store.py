@@ -25,6 +25,7 @@ A, B, W = "0x" + "A" * 40, "0x" + "B" * 40, "0x" + "C" * 40
 
 
 BEFORE_CHAINS = "0006_processes"
+BEFORE_OPENINGS = "0021_peer_bans"
 
 
 @pytest.fixture
@@ -454,6 +455,99 @@ async def test_what_an_elder_version_put_aside_has_no_terms_and_is_right(databas
     first.append(Posting("issue:1", PostingKind.ISSUE, ISSUANCE, A, 100), 1000.0)
     text = json.dumps([1, 2, second.id, "reserve", second.source, second.target, "5", "1000.0"], separators=(",", ":"))
     assert digest == hashlib.sha256(first.digest + text.encode()).digest(), "the hash of versions before"
+
+
+EMPTY = [
+    (
+        "UPDATE bank_holds SET owner = {W} WHERE id = 'j'",
+        "the opening of hold 'j' (number 2 of lane 1) is not what was",
+    ),
+    ("UPDATE bank_holds SET owner = {W} WHERE id = 'gone'", "the opening of hold 'gone' (number 3 of lane 1) is not"),
+    ("UPDATE bank_holds SET id = 'x' WHERE id = 'j'", "the opening of hold 'x' (number 2 of lane 1) is not what was"),
+    (
+        "UPDATE bank_holds SET owner = {W} WHERE id = 'filled'",
+        "the opening of hold 'filled' (number 4 of lane 1) is not what was chained",
+    ),
+    ("DELETE FROM bank_holds WHERE id = 'j'", "the opening of hold 'gone' (number 3 of lane 1) follows number 1"),
+    ("DELETE FROM bank_holds WHERE id = 'last'", "lane 1 should end with number 6, but ends with 5"),
+    (
+        "UPDATE bank_holds SET owner = {W}, lane = NULL, number = NULL, digest = NULL WHERE id = 'last'",
+        "lane 1 should end with number 6, but ends with 5",
+    ),
+    (
+        "UPDATE bank_lanes SET number = 5, digest = (SELECT digest FROM bank_postings WHERE number = 5);"
+        "UPDATE bank_holds SET owner = {W}, lane = NULL, number = NULL, digest = NULL WHERE id = 'last'",
+        "hold last is in no chain: nothing proves that 0xC{C} is its owner",
+    ),
+]
+
+
+async def test_whose_an_empty_hold_is_stands_in_the_chain(database: Database, bank: Bank) -> None:
+    async with database.transaction() as tx:
+        await bank.issue(tx, issue_id="1", account=A, amount=100)
+        for hold in ("j", "gone", "filled"):
+            assert await bank.hold(tx, hold_id=hold, account=A, amount=0)
+        assert not await bank.hold(tx, hold_id="j", account=A, amount=0)
+        with pytest.raises(IdReused):
+            await bank.hold(tx, hold_id="j", account=B, amount=0)
+        await bank.release(tx, "gone")
+        await bank.add_to_hold(tx, hold_id="filled", amount=5)
+        await bank.hold(tx, hold_id="last", account=B, amount=0)
+        await bank.open_account_with_credit(tx, W, 0)
+    async with database.transaction() as tx:
+        await _disarm(tx)
+        audit = await bank.audit(tx)
+        assert (audit.problems, audit.postings, [lane.number for lane in audit.lanes]) == ((), 2, [6])
+    whose = f"(SELECT id FROM bank_accounts WHERE name = '{W}')"
+    for statements, says in EMPTY:
+        with pytest.raises(ZeroDivisionError):
+            async with database.transaction() as tx:
+                for statement in statements.format(W=whose).split(";"):
+                    await tx.exec_driver_sql(statement)
+                problems = (await bank.audit(tx)).problems
+                assert says.format(C="C" * 39) in problems[0], (statements, problems)
+                raise ZeroDivisionError  # the next one finds it as it was
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_elder_empty_holds_are_chained_by_the_migration(
+    kind: str, bank: Bank, tmp_path: pathlib.Path, postgres_server: PostgresServer
+) -> None:
+    url = sqlite_url(tmp_path / "elder.sqlite") if kind == "sqlite" else postgres_server.create(migrated=False)
+    await asyncio.to_thread(running.upgrade, check_url(url), BEFORE_OPENINGS)
+    database = await Database.open(url, migrate=False)
+
+    async def as_an_elder_version(hold: str, owner: str) -> None:
+        async with database.transaction() as tx:
+            for name, its in ((owner, "address"), (f"escrow:{hold}", "escrow")):
+                await tx.exec_driver_sql(
+                    f"INSERT INTO bank_accounts (name, kind, high, low, opened_at) VALUES ('{name}', '{its}', 0, 0, 0)"
+                )
+            number = "(SELECT id FROM bank_accounts WHERE name = '{}')"
+            await tx.exec_driver_sql(
+                "INSERT INTO bank_holds (id, owner, account, is_open) VALUES"
+                f" ('{hold}', {number.format(owner)}, {number.format(f'escrow:{hold}')}, true)"
+            )
+
+    await as_an_elder_version("j", A)
+    await database.close()
+    database = await Database.open(url)
+    async with database.transaction() as tx:
+        audit = await bank.audit(tx)
+        assert (audit.problems, [lane.number for lane in audit.lanes]) == ((), [1])
+        await bank.issue(tx, issue_id="1", account=A, amount=100)
+        await bank.add_to_hold(tx, hold_id="j", amount=5)
+    await as_an_elder_version("late", B)  # a process of the version before, at work at the same time
+    async with database.transaction() as tx:
+        (problem,) = (await bank.audit(tx)).problems
+        assert problem == f"hold late is in no chain: nothing proves that {B} is its owner"
+        assert await bank.adopt(tx) == 1
+        assert await bank.adopt(tx) == 0
+        assert (await bank.audit(tx)).problems == ()
+    async with database.transaction() as tx:
+        await tx.exec_driver_sql("UPDATE bank_holds SET owner = (SELECT owner FROM bank_holds WHERE id = 'j')")
+        assert "'late' (number 4 of lane 1) is not what was chained" in str((await bank.audit(tx)).problems)
+    await database.close()
 
 
 def database_is_sqlite(tx: Transaction) -> bool:

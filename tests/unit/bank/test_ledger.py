@@ -1,6 +1,7 @@
 import pytest
 
 from orchestrator.bank.amounts import MAX_AMOUNT
+from orchestrator.bank.chain import Opening
 from orchestrator.bank.ledger import (
     ISSUANCE,
     MAX_BALANCE,
@@ -130,7 +131,7 @@ def test_a_refused_operation_changes_nothing() -> None:
 def test_a_hold_of_nothing() -> None:
     it = book()
     assert it.hold("h", "a", 0) and not it.hold("h", "a", 0)
-    assert it.postings == []
+    assert (it.postings, it.openings) == ([], [Opening("h", "escrow:h", "a")])
     with pytest.raises(NotEnoughFunds):
         it.pay("h", [Payment("1", "w", 1)])
     assert it.pay("h", [Payment("1", "w", 0)]) == 0
