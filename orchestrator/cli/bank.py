@@ -113,8 +113,8 @@ def statement(*, account: str, limit: int, since: Any, until: Any, output: str, 
 )  # fmt: skip
 @click.option(
     "--adopt", is_flag=True,
-    help="First chain the postings and empty holds that an elder version made without a chain, while it still ran beside"
-    " this one.",
+    help="First chain the postings and empty holds that an elder version made without a chain while it still ran"
+    " beside this one.",
 )  # fmt: skip
 @books.options
 def audit(*, noted: pathlib.Path | None, adopt: bool, output: str, **place: Any) -> None:

@@ -14,6 +14,7 @@ from orchestrator.cli.options import SettingsCommand, config_options, given, set
 from orchestrator.settings import SchedulerSettings, load
 
 _PLACE: Final = ("state_dir", "database_url")
+_VALUES: Final = ("blob_store", "s3_endpoint", "s3_region", "s3_access_key", "s3_secret_key")
 _OTHERS: Final = frozenset(SchedulerSettings.model_fields) - frozenset(_PLACE)
 PENDING: Final = 3
 DAMAGED: Final = 4
@@ -61,14 +62,18 @@ def migrate(*, output: str, config: pathlib.Path | None, show_config: bool, **fl
 
 
 @command.command(cls=SettingsCommand)
-@settings_options(SchedulerSettings, without=_OTHERS)
+@settings_options(SchedulerSettings, without=_OTHERS - frozenset(_VALUES))
 @config_options
+@click.option("--skip-values", is_flag=True, help="Do not read the big values.")
 @_output
-def check(*, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
-    """Whether the database answers, its schema is the newest, and the ledger adds up. Changes nothing.
+def check(*, skip_values: bool, output: str, config: pathlib.Path | None, show_config: bool, **flags: Any) -> None:
+    """Whether the database answers, its schema is the newest, the ledger adds up, and the big values are there.
+
+    Changes nothing. Every big value that a row refers to (code, arguments, inputs, results) is read from the folder or
+    store that the settings name, and must have the hash that is its name.
 
     Exit status: 0 all is well, 1 the database does not answer, 3 steps of the schema are pending, 4 the ledger has
-    problems (see `bank audit`), or numbers would be given twice.
+    problems (see `bank audit`), numbers would be given twice, or big values are missing or changed.
     """
     loaded = load(SchedulerSettings, given(flags), config)
     if show_config:
@@ -76,14 +81,16 @@ def check(*, output: str, config: pathlib.Path | None, show_config: bool, **flag
         return
     from orchestrator.scheduler.database_check import examine  # noqa: PLC0415 — slow to import
 
-    report = asyncio.run(examine(_url(loaded.settings)))
+    settings = loaded.settings
+    report = asyncio.run(examine(_url(settings), settings, values=not skip_values))
     if output == "json":
         click.echo(json.dumps(report))
     else:
         _print(report)
     if report["schema"]["pending"]:
         sys.exit(PENDING)
-    if report["numbers"] or (report["ledger"] is not None and report["ledger"]["problems"]):
+    parts = (report["ledger"], report["values"])
+    if report["numbers"] or any(part is not None and part["problems"] for part in parts):
         sys.exit(DAMAGED)
 
 
@@ -162,3 +169,23 @@ def _print(report: dict[str, Any]) -> None:
     click.echo(f"ledger     {said}: {ledger['accounts']} accounts, {ledger['postings']} postings")
     for problem in ledger["problems"]:
         click.echo(f"           {problem}")
+    if report["values"] is not None:
+        _print_values(report["values"])
+
+
+def _print_values(values: dict[str, Any]) -> None:
+    from orchestrator.scheduler.value_check import problem_line  # noqa: PLC0415 — slow to import
+
+    count, problems = values["values"], values["problems"]
+    if values["place"] == "off":
+        said = (
+            "none" if not count else f"{count} are referred to, not looked at: --blob-store does not say where they are"
+        )
+    elif problems:
+        said = f"{len(problems)} problems"
+    else:
+        said = f"all {count} are there" if count else "none"
+    where = "" if values["place"] == "off" else f" in {values['place']}"
+    click.echo(f"values     {said}; {values['checked']} read, {values['bytes'] / 1e6:.1f} MB{where}")
+    for problem in problems:
+        click.echo(f"           {problem_line(problem)}")

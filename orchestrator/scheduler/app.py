@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import pathlib
 import socket
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -22,13 +21,13 @@ from orchestrator.exporting.metrics_server import MetricsServer
 from orchestrator.protocol.server import DcpServer
 from orchestrator.protocol.session_memory import Memory, SessionMemory
 from orchestrator.scheduler.assembly import Side, assemble
-from orchestrator.scheduler.blobs import Blobs, BlobStore, DiskBlobs
+from orchestrator.scheduler.blob_places import place_of, store_at
+from orchestrator.scheduler.blobs import Blobs
 from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
 from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.exposure import server_limits, tls_context, trusted_proxies
 from orchestrator.scheduler.opening import opened
-from orchestrator.scheduler.s3 import Bucket, S3Blobs
 from orchestrator.scheduler.shared_bans import SharedBans
 from orchestrator.scheduler.shared_limits import SharedLimits
 from orchestrator.scheduler.shared_sessions import SharedSessions
@@ -38,7 +37,6 @@ from orchestrator.wallet import files
 KEYSTORE = "scheduler.keystore"
 DATABASE = "scheduler.sqlite"
 SESSIONS = "sessions"
-BLOBS = "blobs"
 DRAIN_S = 2.0
 """how long a Scheduler that stops waits for clients to answer"""
 
@@ -78,7 +76,8 @@ class SchedulerApp:
             database = await opened(url, migrate=settings.migrate, wait_s=settings.database_wait_s)
             stack.push_async_callback(database.close)
         bank = Bank(self._clock)
-        blobs = Blobs(_blob_store(settings, database), settings.blob_threshold)
+        values = store_at(place_of(settings, is_shared=database.is_shared), settings)
+        blobs = Blobs(values, settings.blob_threshold)
         stack.push_async_callback(blobs.close)
         chain = await ethereum.connected(stack, settings, bank, database, self._clock)
         place = f"{socket.gethostname()}:{settings.port}"
@@ -146,23 +145,6 @@ class SchedulerApp:
 
     def statistics(self) -> dict[str, Any]:
         return {"server": self.server.statistics(), "router": self.router.statistics()}
-
-
-def _blob_store(settings: SchedulerSettings, database: Database) -> BlobStore | None:
-    """Raises `InvalidInput`. A folder of one machine is of no use to processes on others: with a shared database it is
-    taken only when it is named."""
-    place = settings.blob_store
-    if place is None:
-        place = "off" if database.is_shared else str(settings.state_dir / BLOBS)
-    if place == "off":
-        return None
-    if not place.startswith("s3://"):
-        return DiskBlobs(pathlib.Path(place))
-    name, _, prefix = place.removeprefix("s3://").partition("/")
-    if not name or not settings.s3_access_key or not settings.s3_secret_key:
-        raise InvalidInput(f"blob_store is {place}; it needs a bucket's name, s3_access_key and s3_secret_key")
-    keys = (settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
-    return S3Blobs(Bucket(settings.s3_endpoint, name, prefix, *keys))
 
 
 @dataclasses.dataclass(frozen=True)

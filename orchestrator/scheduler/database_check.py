@@ -11,13 +11,19 @@ from orchestrator.bank import Bank
 from orchestrator.database import Database, check_url
 from orchestrator.errors import NotFound
 from orchestrator.migrations import running
+from orchestrator.scheduler.blob_places import place_of, store_at
 from orchestrator.scheduler.cluster import ALIVE_S
 from orchestrator.scheduler.store import bans, blob_intents, counters, owner_accounts, stamps
 from orchestrator.scheduler.store import cluster as store
+from orchestrator.scheduler.value_check import check_values
+from orchestrator.settings import SchedulerSettings
 
 
-async def examine(url: str) -> dict[str, Any]:
-    """A report as JSON. Changes nothing. Raises `InvalidInput`, `DatabaseAway`, `NotFound` (no SQLite file)."""
+async def examine(url: str, settings: SchedulerSettings, *, values: bool = True) -> dict[str, Any]:
+    """A report as JSON; `settings` say where big values are, which are all read if `values`. Changes nothing.
+
+    Raises `InvalidInput`, `DatabaseAway`, `NotFound` (no SQLite file).
+    """
     parsed = check_url(url)
     if parsed.get_backend_name() == "sqlite" and not await asyncio.to_thread(_is_file, parsed.database or ""):
         raise NotFound(
@@ -43,9 +49,12 @@ async def examine(url: str) -> dict[str, Any]:
             "rows": {},
             "numbers": [],
             "ledger": None,
+            "values": None,
         }
         if not schema.pending:
             await _look_inside(database, report)
+            if values:
+                report["values"] = await _values(database, settings)
     finally:
         await database.close()
     return report
@@ -73,6 +82,16 @@ async def _look_inside(database: Database, report: dict[str, Any]) -> None:
         "open_holds": audit.open_holds,
         "problems": list(audit.problems),
     }
+
+
+async def _values(database: Database, settings: SchedulerSettings) -> dict[str, Any]:
+    place = place_of(settings, is_shared=database.is_shared)
+    kept = store_at(place, settings)
+    try:
+        return await check_values(database, place, kept)
+    finally:
+        if kept is not None:
+            await kept.close()
 
 
 def _is_file(path: str) -> bool:
