@@ -123,9 +123,10 @@ class Blobs:
             raise BlobAway("a value cannot be stored at the moment; send it again in a while") from error
         return f"{MARK}{name}:{len(uri)}"
 
-    def is_mark(self, uri: str) -> bool:
-        """Whether the row holds a mark instead of the value."""
-        return self._store is not None and uri.startswith(MARK)
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a store."""
+        return self._store is not None
 
     async def resolve(self, job: str, uri: str, what: str = "a value") -> str:
         """The value itself; `what` says in errors which. Raises `BlobAway`."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.scheduler.blobs import BlobAway, Blobs
+from orchestrator.scheduler.blobs import MARK, BlobAway, Blobs
 from orchestrator.scheduler.catalog import Job
 
 KEPT = 64_000_000
@@ -47,8 +47,11 @@ class Programs:
     async def of(self, job: Job) -> Program:
         """Raises `BlobAway`."""
         code, arguments = job.spec[_CODE], job.spec[_ARGUMENTS]
-        if not isinstance(arguments, str) and not self._blobs.is_mark(code):
+        if not isinstance(arguments, str) and not code.startswith(MARK):
             return Program(code, arguments)
+        if not self._blobs.is_on:
+            problem = f"the program of job {job.id} lies outside the database, and no blob store is set to find it in"
+            raise BlobAway(problem)
         kept = self._kept.get(job.id)
         if kept is not None:
             self._kept.move_to_end(job.id)

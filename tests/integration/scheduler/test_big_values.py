@@ -108,6 +108,23 @@ async def test_code_and_arguments_travel_through_the_store(outside: SchedulerSet
         assert (await _spec(app, job))["codeLocation"] == ""
 
 
+async def test_a_scheduler_that_lost_its_store_goes_on_with_what_is_in_rows(
+    settings: SchedulerSettings, outside: SchedulerSettings
+) -> None:
+    """It was started without --blob-store, once."""
+    one = {"start": 1, "end": 1, "step": 1}
+    async with SchedulerApp(outside) as app, deployer(app.url) as client:
+        await client.deploy(marshaledArguments=kvin.marshal(ARGUMENTS), dataRange=one)
+        lost = await client.deploy(workFunctionURI=CODE, dataRange=one)
+    without = settings.model_copy(update={"blob_store": "off", "long_poll_s": 0.1})
+    async with SchedulerApp(without) as app, deployer(app.url) as client, fake_worker(app.url) as worker:
+        assert (await worker.take())["body"]["noWork"]["EBLOB"] == 2
+        small = await client.deploy(dataRange=one)
+        assert list((await worker.take())["body"]["newJobs"]) == [small]
+    async with SchedulerApp(outside) as app, fake_worker(app.url) as worker:
+        assert (await worker.take())["body"]["newJobs"][lost]["codeLocation"] == CODE
+
+
 async def test_code_that_is_in_its_row_stays_readable(settings: SchedulerSettings, outside: SchedulerSettings) -> None:
     """As the version before wrote it."""
     async with SchedulerApp(settings.model_copy(update={"blob_store": "off"})) as app, deployer(app.url) as client:
