@@ -49,6 +49,7 @@ from orchestrator.worker.evaluator_messages import Violation
 from orchestrator.worker.evaluator_parsing import parse as parse_line
 from orchestrator.worker.limits import OutputLimits
 from orchestrator.worker.line_protocol import LineSplitter
+from tests.postgres import PostgresServer
 
 Decoder = Callable[[Any], object]
 
@@ -404,8 +405,9 @@ class Services:
 
     current: Services | None = None
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, database_url: str | None = None) -> None:
         self._folder = folder
+        self._database_url = database_url
         self._runner = asyncio.Runner()
         self._connections = [_Connection("fuzz", dialect) for dialect in (4, 5)]
         self._app: SchedulerApp
@@ -426,7 +428,7 @@ class Services:
     async def _open(self) -> None:
         settings = SchedulerSettings(
             port=0, state_dir=self._folder, initial_credit=10**21, long_poll_s=0.0, estimation_slices=0,
-            database_url=None, max_groups_per_owner=20, market_half_life_s=60.0,
+            database_url=self._database_url, max_groups_per_owner=20, market_half_life_s=60.0,
         )  # fmt: skip
         self._app = await SchedulerApp(settings).__aenter__()
         for job in JOBS:
@@ -456,8 +458,9 @@ class Services:
 
 
 @contextlib.contextmanager
-def services() -> Iterator[Services]:
-    with tempfile.TemporaryDirectory() as folder, Services(pathlib.Path(folder)) as running:
+def services(database_url: str | None = None) -> Iterator[Services]:
+    """On a SQLite file of their own, when no database is named."""
+    with tempfile.TemporaryDirectory() as folder, Services(pathlib.Path(folder), database_url) as running:
         yield running
 
 
@@ -470,6 +473,7 @@ def _ask_service(name: str) -> tuple[st.SearchStrategy[Any], Decoder]:
     return st.tuples(operations, _MESSAGES, _ALLOWED, st.sampled_from([4, 5])), decode
 
 
+SERVICES = [f"service {name}" for name in _OPERATIONS]
 DECODERS |= {f"service {name}": _ask_service(name) for name in _OPERATIONS}
 
 
@@ -494,14 +498,19 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=sorted(DECODERS), action="append", help="this decoder instead of all in turn; may be repeated"
     )
+    parser.add_argument(
+        "--postgres", action="store_true", help="the services on a PostgreSQL of their own, and nothing else"
+    )
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
     until = time.monotonic() + options.minutes * 60
-    names = options.only or list(DECODERS)
+    names = options.only or (SERVICES if options.postgres else list(DECODERS))
     done = dict.fromkeys(names, 0)
     findings: dict[str, str] = {}
     seed = int(time.time())
-    with services():
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(PostgresServer()).create() if options.postgres else None
+        stack.enter_context(services(url))
         while time.monotonic() < until and len(findings) < len(names):
             seed += 1
             for name in names:

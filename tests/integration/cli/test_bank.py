@@ -17,15 +17,26 @@ from orchestrator.errors import InvalidInput, NotEnoughFunds, NotFound, Orchestr
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet import files
+from tests.postgres import name_of
 
 
-@pytest.fixture
-async def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SchedulerApp]:
+@pytest.fixture(params=["sqlite", "postgres"])
+async def app(
+    request: pytest.FixtureRequest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SchedulerApp]:
+    """On the SQLite file of its state folder, or on PostgreSQL."""
     monkeypatch.setenv("DCP_RESOURCE_DIR", str(tmp_path / "wallet"))
     for name in ("default", "other"):
         files.load_or_create(tmp_path / "wallet" / f"{name}.keystore", name)
-    async with SchedulerApp(SchedulerSettings(port=0, state_dir=tmp_path / "state")) as app:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    async with SchedulerApp(SchedulerSettings(port=0, state_dir=tmp_path / "state", database_url=url)) as app:
         yield app
+
+
+def books_of(app: SchedulerApp) -> list[str]:
+    """The options that name its database."""
+    state, url = str(app.settings.state_dir), app.settings.database_url
+    return ["--state", state] if url is None else ["--state", state, "--database", url]
 
 
 async def bank(*arguments: str, status: int = 0) -> str:
@@ -42,12 +53,12 @@ async def told(*arguments: str, status: int = 0) -> Any:
 
 
 async def test_from_issue_to_audit(app: SchedulerApp, tmp_path: pathlib.Path) -> None:
-    state, url = ["--state", str(app.settings.state_dir)], ["--scheduler", app.url]
+    state, url = books_of(app), ["--scheduler", app.url]
     default, other = (files.load(tmp_path / "wallet" / f"{name}.keystore").address for name in ("default", "other"))
     assert default is not None
     assert other is not None
     for is_new in (True, False):
-        made = await told("issue", "100", "--to", "default", *state, *url, "--id", "first")
+        made = await told("issue", "100", "--to", "default", *state[:2], *url, "--id", "first")
         assert (made["balance"], made["isNew"], made["toAccount"]) == ("100", is_new, default)
     with pytest.raises(OrchestratorError, match="only an operator's key"):
         await bank("issue", "100", "--to", default, "--key", "other", *url)
@@ -82,11 +93,18 @@ async def test_from_issue_to_audit(app: SchedulerApp, tmp_path: pathlib.Path) ->
     assert "3 postings, 3 accounts, 100 DCC issued" in await bank("audit", *state)
 
 
-async def test_the_audit_fails_when_something_is_wrong(app: SchedulerApp) -> None:
-    state = ["--state", str(app.settings.state_dir)]
-    await bank("issue", "100", "--to", "default", *state, "--scheduler", app.url, "--id", "first")
+async def test_the_audit_fails_when_something_is_wrong(app: SchedulerApp, request: pytest.FixtureRequest) -> None:
+    state = books_of(app)
+    await bank("issue", "100", "--to", "default", *state[:2], "--scheduler", app.url, "--id", "first")
 
     def tamper() -> None:
+        if app.settings.database_url is not None:
+            request.getfixturevalue("postgres_server").execute(
+                name_of(app.settings.database_url),
+                "SET session_replication_role = replica",
+                "UPDATE bank_postings SET posted_at = posted_at + 1",
+            )
+            return
         with sqlite3.connect(app.settings.state_dir / "scheduler.sqlite") as raw:
             raw.execute("DROP TRIGGER bank_postings_no_update")
             raw.execute("UPDATE bank_postings SET posted_at = posted_at + 1")
