@@ -24,6 +24,8 @@ from orchestrator.scheduler.task_request import TaskRequest
 
 log = logging.getLogger(__name__)
 
+NEWEST = 20
+"""leases that are looked at to see whether a worker has something to compute"""
 MOST_ASKED = 300
 """leases of one worker that other processes are asked about"""
 
@@ -51,6 +53,12 @@ class HeldLeases:
             await self._renew(wanted, request.peer)
         if wanted.lost:
             await self._take_back_lost(wanted, request.peer)
+
+    async def has_slices(self, worker: str, peer: str) -> bool:
+        """Whether slices are out that went to this worker lately."""
+        async with self._core.database.snapshot() as tx:
+            held = await leases.held_by(tx, worker, peer, NEWEST)
+            return bool(held) and bool(await slices.leased_under(tx, held))
 
     async def _take_back(self, worker: str, request: Request) -> None:
         """A worker that starts or stops holds nothing any more: its slices are ready for others at once. Only what was

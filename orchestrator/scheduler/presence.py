@@ -29,6 +29,8 @@ class Presence(Container[str]):
         self._asking: weakref.WeakValueDictionary[str, ServerConnection] = weakref.WeakValueDictionary()
         self._names: weakref.WeakKeyDictionary[ServerConnection, set[str]] = weakref.WeakKeyDictionary()
         self._leases: collections.OrderedDict[int, weakref.ref[ServerConnection]] = collections.OrderedDict()
+        self.served: weakref.WeakSet[ServerConnection] = weakref.WeakSet()
+        """Sessions over which slices went out here, ever."""
 
     def asks(self, worker: str, session: ServerConnection) -> None:
         """A request for work came."""

@@ -85,14 +85,24 @@ class TaskDistributor:
                     answer = await self._leasing.lease(wanted, groups, opened, reasons)
                     answer = answer or await self._late.lease(wanted, groups, opened)
                 if answer is not None:
+                    self._presence.served.add(request.connection)
                     visit.found({job: len(given) for job, given in answer["body"]["task"].items()})
                     return answer
                 patience = deadline - self._core.clock()
+                if patience > 0 and await self._has_to_begin(wanted, request):
+                    patience = 0.0
                 if patience <= 0 or not await visit.rest(patience):
                     self._roster.heard(wanted.profile.worker, self._core.clock())
                     reasons.update(self._elsewhere(wanted, groups))
                     break
         return self._answers.nothing(reasons)
+
+    async def _has_to_begin(self, wanted: TaskRequest, request: Request) -> bool:
+        """An official worker, which gives its requests no names, begins none of the slices that it has while it waits
+        for an answer."""
+        if wanted.request_id is not None or request.connection not in self._presence.served:
+            return False
+        return await self._held.has_slices(wanted.profile.worker, request.peer)
 
     def _elsewhere(self, wanted: TaskRequest, groups: Membership) -> dict[str, int]:
         """Jobs that wait in groups of others, by why the worker is not in those."""

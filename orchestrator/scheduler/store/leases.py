@@ -78,11 +78,14 @@ async def load(tx: AsyncConnection, ids: Iterable[int]) -> dict[int, Lease]:
     return {row["id"]: _lease(row) for row in rows.mappings()}
 
 
-async def held_by(tx: AsyncConnection, worker: str, peer: str) -> dict[int, frozenset[int]]:
-    """Leases of a worker that have not ended, with their jobs. Only the identity that took them counts."""
+async def held_by(tx: AsyncConnection, worker: str, peer: str, newest: int | None = None) -> dict[int, frozenset[int]]:
+    """Leases of a worker that have not ended, or so many of them, with their jobs. Only the identity that took them
+    counts."""
     query = sa.select(leases.c.id, leases.c.jobs).where(
         leases.c.worker == worker, leases.c.peer == peer, leases.c.ended.is_(False)
     )
+    if newest is not None:
+        query = query.order_by(leases.c.id.desc()).limit(newest)
     return {lease: _jobs(text) for lease, text in await tx.execute(query)}
 
 

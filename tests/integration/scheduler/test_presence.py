@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.scheduler.app import SchedulerApp
+from orchestrator.settings import SchedulerSettings
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, fake_worker, until
 from tests.parts.relays import CuttableProxy
 
@@ -49,6 +50,37 @@ async def test_a_worker_without_a_transport_is_not_waited_for(app: SchedulerApp)
         await until(lambda: app.server.statistics()["resumable"] >= 1)
         await stays.give_back(job, [1], "ENOPROGRESS", authorization_of(first))
         assert numbers(await stays.take(), job) == [1]
+
+
+async def test_an_official_worker_that_has_slices_is_not_kept_waiting_for_more(settings: SchedulerSettings) -> None:
+    """It begins none of them before it is answered. Ours, which name their requests, compute meanwhile."""
+    two = {"start": 1, "end": 2, "step": 1}
+    patient = settings.model_copy(update={"long_poll_s": 60.0, "estimation_slices": 0})
+    async with (
+        SchedulerApp(patient) as app,
+        deployer(app.url) as client,
+        fake_worker(app.url) as official,
+        fake_worker(app.url) as own,
+    ):
+        job = await client.deploy(dataRange=two)
+        given = await official.take()
+        assert numbers(given, job) == [1, 2]
+        async with asyncio.timeout(30):
+            assert numbers(await official.take(), job) == []
+            await official.result(job, 1, 1, authorization_of(given))
+            assert numbers(await official.take(), job) == []
+        await official.result(job, 2, 2, authorization_of(given))
+        waiting = asyncio.ensure_future(official.take())
+        await until(lambda: app.distributor.statistics()["resting"] == 1)
+        job = await client.deploy(dataRange=two)
+        assert len(numbers(await waiting, job)) == 2, "it had nothing, and rested"
+        kept = asyncio.ensure_future(own.take(requestId="a"))
+        await until(lambda: app.distributor.statistics()["resting"] == 1)
+        job = await client.deploy(dataRange=two)
+        assert len(numbers(await kept, job)) == 2
+        kept = asyncio.ensure_future(own.take(requestId="b"))
+        await until(lambda: app.distributor.statistics()["resting"] == 1)
+        kept.cancel()
 
 
 async def test_a_worker_that_is_there_twice_keeps_what_its_other_self_has(app: SchedulerApp) -> None:
