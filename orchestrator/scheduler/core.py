@@ -158,9 +158,11 @@ class Core:
 
     def _call_off(self, job: Job, lease_id: int, state: JobState | None) -> None:
         """A worker computes a slice that has its result. While the job goes on it hears so when it reports; a job
-        that has ended need not take its cores any longer."""
+        that has ended need not take its cores any longer. Only ours hear of it: see `Lease.may_be_called_off`."""
         lease = self.leases.cached(lease_id)
-        if lease is not None and self.audience is not None and state is not None and state.ended_at is not None:
+        if lease is None or self.audience is None or state is None or state.ended_at is None:
+            return
+        if lease.may_be_called_off:
             self.audience.command({lease.worker}, "remove", {"jobId": job.id})
 
     def publish_state(self, state: JobState) -> None:

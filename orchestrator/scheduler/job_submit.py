@@ -333,7 +333,7 @@ class JobSubmit:
             holders: set[str] = set()
             if state.status not in lifecycle.ENDED:
                 state = cancelled(state, self._core.clock(), "ECANCELLED", reason or "The job was cancelled")
-                holders = await slices.workers_holding(tx, job.key)
+                holders = await slices.to_call_off(tx, job.key)
                 state = await self._core.settlement.release(tx, job, state)
                 await jobs.save(tx, [state])
         if holders and self._core.audience is not None:

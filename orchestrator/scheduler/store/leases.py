@@ -34,7 +34,13 @@ class Lease:
     commissions: Mapping[int, Commission] = dataclasses.field(default_factory=dict)
     """by job: what the compute group takes through which its slices were handed out; as it was then"""
     request: str | None = None
-    """the worker's own name for the request that was answered with it"""
+    """the worker's own name for the request that was answered with it; official workers give none"""
+
+    @property
+    def may_be_called_off(self) -> bool:
+        """An official worker that is told to drop what it computes ends its sandbox and begins nothing there ever
+        again (dcp-worker 3.3.19, DistributiveWorker of dcp-client 5.6.1)."""
+        return self.request is not None
 
 
 _INSERT = BulkInsert(

@@ -261,12 +261,13 @@ def _failed_by(worker: str) -> sa.Exists:
     )
 
 
-async def workers_holding(tx: AsyncConnection, job: int) -> set[str]:
+async def to_call_off(tx: AsyncConnection, job: int) -> set[str]:
+    """Workers that have slices of a job and may be told to drop them (see `Lease.may_be_called_off`)."""
     query = (
         sa.select(leases.c.worker)
         .distinct()
         .join(slices, sa.or_(slices.c.lease == leases.c.id, slices.c.rival == leases.c.id))
-        .where(slices.c.job == job, _IS_OUT)
+        .where(slices.c.job == job, _IS_OUT, leases.c.request.is_not(None))
     )
     return set((await tx.execute(query)).scalars())
 

@@ -83,6 +83,39 @@ async def test_an_official_worker_that_has_slices_is_not_kept_waiting_for_more(s
         kept.cancel()
 
 
+async def test_only_workers_of_ours_are_told_to_drop_a_job(app: SchedulerApp) -> None:
+    """Official ones would begin nothing any more. What they compute of it is refused when they report it."""
+    async with deployer(app.url) as client, fake_worker(app.url) as official, fake_worker(app.url) as own:
+        job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
+        given = await official.take(targetLoad={"cpu": 1})
+        assert len(numbers(given, job)) == 1
+        assert len(numbers(await own.take(targetLoad={"cpu": 1}, requestId="a"), job)) == 1
+        heard: dict[FakeWorker, list[Any]] = {official: [], own: []}
+        routers = {worker: await commanded(worker, app.url, heard[worker]) for worker in heard}
+        await client.submit_service.request("cancelJob", {"job": job, "reason": "enough"})
+        await until(lambda: bool(heard[own]))
+        assert "remove" in str(heard[own])
+        await listen(routers[official], official)  # answered after whatever was sent before
+        assert heard[official] == []
+        told = await official.result(job, numbers(given, job)[0], 1, authorization_of(given))
+        assert (told["accepted"], told["slicePaymentAmount"]) == (False, "0")
+
+
+async def commanded(worker: FakeWorker, url: str, heard: list[Any]) -> Any:
+    async def hear(_: str, data: object) -> str:
+        heard.append(data)
+        return "success"
+
+    router = worker.client.connect(f"{url}eventRouter/", on_request=hear)
+    await listen(router, worker)
+    return router
+
+
+async def listen(router: Any, worker: FakeWorker) -> None:
+    options = {"filter": {"target": worker.id}}
+    await router.request("subscribeMany", {"schedmsgEvents": ["schedmsg::command"], "options": options})
+
+
 async def test_a_worker_that_is_there_twice_keeps_what_its_other_self_has(app: SchedulerApp) -> None:
     """Seen with two `localExec` of one client: when one ended, the other's slices were computed again."""
     async with deployer(app.url) as client, fake_worker(app.url) as worker, fake_worker(app.url) as other:

@@ -96,7 +96,7 @@ async def test_a_waiting_worker_hears_of_work_at_another_process(settings: Sched
 async def test_emitted_events_and_commands_cross(app: SchedulerApp, second: SchedulerApp) -> None:
     async with deployer(app.url) as client, fake_worker(second.url) as worker:
         job = await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
-        answer = await worker.take()
+        answer = await worker.take(requestId="ours")
         heard: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
         async def hear(_: str, data: object) -> str:
