@@ -121,7 +121,8 @@ class Job:
 
         `config` is the Scheduler's (see `orchestrator.protocol.config.fetch_config`); `account` pays. A slice without a
         result is None.
-        Raises JobFailed when the Scheduler cancels the job. Under cancellation the job is cancelled at the Scheduler.
+        Raises JobFailed when the Scheduler cancels the job, ConnectionLost when a session ends while it is being
+        deployed: the job may run all the same. Under cancellation the job is cancelled at the Scheduler.
         """
         services = {name: entry["location"] for name, entry in config["scheduler"]["services"].items()}
         self._stopped = asyncio.get_running_loop().create_future()
@@ -213,6 +214,8 @@ class Job:
             if stop.get("runStatus") == words.RunStatus.FINISHED:
                 await self._fetch_missing(results, client.identity, int(stop["sliceCount"]))
             return stop
+        except* OrchestratorError as group:  # what the caller is to catch comes alone
+            raise group.exceptions[0] from None
         finally:
             await router.close()
             await results.close()
