@@ -98,6 +98,7 @@ class SandboxPool:
         self._failed = 0
         self._ended_cpu_ns = 0
         self._deaths: collections.Counter[str] = collections.Counter()
+        self._waiting_for_engine: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._resting = False
 
@@ -112,6 +113,8 @@ class SandboxPool:
     ) -> None:
         self._closing = True
         self._refill_task.cancel()
+        for task in self._waiting_for_engine:
+            task.cancel()
         for waiter in self._waiters:
             waiter.cancel()
         try:
@@ -322,10 +325,21 @@ class SandboxPool:
         self._set_failure(exc)
         log.warning("sandbox_start_failed", extra={"code": exc.code, "error": exc.message})
         if isinstance(exc, RuntimeUnavailable):
-            await self._runtime.wait_until_available()
+            await self._wait_for_engine()
             return
         longest = min(_BACKOFF_FIRST_S * math.pow(2, min(self._failures_in_row - 1, 10)), _BACKOFF_MOST_S)
         self._not_before = time.monotonic() + longest * _jitter.uniform(0.5, 1.0)
+
+    async def _wait_for_engine(self) -> None:
+        """Until it is back. Whoever leaves the pool ends that."""
+        task = asyncio.current_task()
+        if self._closing or task is None:
+            return
+        self._waiting_for_engine.add(task)
+        try:
+            await self._runtime.wait_until_available()
+        finally:
+            self._waiting_for_engine.discard(task)
 
     def _try_at_once(self) -> None:
         """The Engine is gone: pauses that it was owed for refusals are over, so that this is noticed."""

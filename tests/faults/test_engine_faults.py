@@ -17,8 +17,8 @@ import pytest
 
 from tests.e2e import harness
 from tests.faults.parts import PROGRAM, Engine, Parts, assert_complete, deployed, running_parts
-from tests.faults.proxy import DockerProxy
 from tests.parts.containers import containers_of
+from tests.parts.docker_proxy import DockerProxy
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(600)]
 
@@ -120,12 +120,35 @@ async def _containers_at_work(parts: Parts, engine: Engine) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("how", ["stop", "pause"])
+async def test_the_worker_is_stopped_meanwhile(
+    engine: Engine, tmp_path: pathlib.Path, wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path,
+    how: str,
+) -> None:  # fmt: skip
+    """It ends, though the Engine does not come back before; its next start removes what it could not."""
+    env = {
+        **engine.env,
+        "DCP_ORCHESTRATOR_WORKER_DOCKER_TIMEOUT_S": "3",
+        "DCP_ORCHESTRATOR_WORKER_PROGRESS_TIMEOUT_S": "2",
+    }
+    async with running_parts(tmp_path, env) as parts, deployed(parts, wallet, node, npm_modules) as client:
+        await client.wait_for("result", count=20)
+        await asyncio.to_thread(getattr(engine, how))
+        assert parts.worker is not None
+        status = await parts.worker.stop(within=100)
+        await asyncio.to_thread(engine.ensure_running)
+        assert status == 0, parts.logs()
+        await parts.start_worker()
+        await assert_complete(client, parts)
+    assert containers_of(parts.worker_id(), engine.host) == []
+
+
 async def test_slow(
     engine: Engine, tmp_path: pathlib.Path, wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path
 ) -> None:
     """Every call takes 700 ms longer: the job takes longer, and that is all."""
     proxy = DockerProxy(engine.folder / "docker.sock", tmp_path / "p.sock")
-    proxy.delay_s = 0.7
+    proxy.delay = lambda _line: 0.7
     async with proxy.serve(), running_parts(tmp_path, {"DOCKER_HOST": proxy.host}) as parts:
         async with deployed(parts, wallet, node, npm_modules) as client:
             await assert_complete(client, parts)

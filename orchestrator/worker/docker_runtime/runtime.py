@@ -26,6 +26,7 @@ from orchestrator.worker.docker_runtime.engine import (
 )
 from orchestrator.worker.docker_runtime.engine_facts import parse_image
 from orchestrator.worker.docker_runtime.events import ContainerEvent, EventStream
+from orchestrator.worker.docker_runtime.given_up import GivenUp
 from orchestrator.worker.docker_runtime.own_cgroups import OwnCgroups
 from orchestrator.worker.docker_runtime.process_usage import ProcessUsage
 from orchestrator.worker.docker_runtime.settings import RuntimeSettings
@@ -42,7 +43,8 @@ log = logging.getLogger(__name__)
 _SWEEP_AT_CLOSE_S: Final = 30.0
 _RETRY_FIRST_S: Final = 0.25
 _RETRY_MOST_S: Final = 5.0
-_ABANDONED_CREATE_S: Final = 1.0
+_GIVEN_UP_LOOK_S: Final = 1.0
+_GIVEN_UP_PATIENCE_S: Final = 5.0
 
 
 @dataclass
@@ -75,6 +77,7 @@ class DockerRuntime:
         self._reap_soon = asyncio.Event()
         self._loss_listeners: list[Callable[[], None]] = []
         self._doubts = reaper.Doubts(self.settings.lease_patience_s)
+        self._given_up = GivenUp(_GIVEN_UP_PATIENCE_S)
         self._counts = _Counts()
         self.accounts = Accounts()
         """What ended sandboxes used, and for what."""
@@ -167,13 +170,24 @@ class DockerRuntime:
         with contextlib.suppress(TimeoutError, failures.RuntimeUnavailable):
             async with asyncio.timeout(_SWEEP_AT_CLOSE_S):
                 for container in list(self._containers.values()):
-                    with contextlib.suppress(failures.ContainerRefused):
+                    with contextlib.suppress(failures.ContainerRefused, failures.RuntimeUnavailable):
                         await container.remove()
-                # The Engine may refuse a removal and take it a moment later.
-                for pause in (0.0, 0.25, 1.0, 5.0):
-                    await asyncio.sleep(pause)
-                    if not await self.reap():
-                        break
+                await self._reap_to_the_end()
+
+    async def _reap_to_the_end(self) -> None:
+        """Until nothing of ours is left, nor to be expected. Raises RuntimeUnavailable when the Engine is not there."""
+        pause = 0.25
+        while True:
+            try:
+                # The Engine may refuse a removal and take it a moment later, and carry out a create that was given up.
+                if not await self.reap() and not self._given_up.open(time.monotonic()):
+                    return
+            except failures.RuntimeUnavailable as exc:
+                if exc.reason != "silent":
+                    raise
+                self._given_up.postpone(time.monotonic())
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _GIVEN_UP_LOOK_S)
 
     # -- the Engine
 
@@ -279,6 +293,7 @@ class DockerRuntime:
         container_id: str | None = None
         stream: AttachStream | None = None
         lease_until = time.time() + self.settings.lease_s
+        asked = False
         try:
             cgroup = self._cgroups.make(sandbox_id)
             body = self.lockdown.create_body(
@@ -291,6 +306,7 @@ class DockerRuntime:
                 isolation=self.isolation,
             )
             api = self._engine.api
+            asked = True
             made = await self._engine.call(
                 "create", api.create_container_from_config, body, reaper.container_name(sandbox_id)
             )
@@ -320,6 +336,8 @@ class DockerRuntime:
             if stream is not None:
                 stream.abort()
             self._live.discard(sandbox_id)
+            if asked and container_id is None and not isinstance(exc, failures.ContainerRefused):
+                self._given_up.add(sandbox_id, time.monotonic())
             self._note_failure(exc)
             self.spawn(self._discard(sandbox_id, container_id, cgroup), "docker-discard")
             raise
@@ -413,15 +431,19 @@ class DockerRuntime:
 
     async def _reap_regularly(self) -> None:
         while True:
+            may_come = self._given_up.open(time.monotonic())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.reap_period_s):
+                async with asyncio.timeout(_GIVEN_UP_LOOK_S if may_come else self.settings.reap_period_s):
                     await self._reap_soon.wait()
-                # A create that nobody waits for any more is still under way in the Engine.
-                await asyncio.sleep(_ABANDONED_CREATE_S)
+                await asyncio.sleep(_GIVEN_UP_LOOK_S)  # what was given up is still under way in the Engine
             self._reap_soon.clear()
-            with contextlib.suppress(OrchestratorError):
+            try:
                 await self.renew_leases()
                 await self.reap()
+            except failures.RuntimeUnavailable:
+                self._given_up.postpone(time.monotonic())
+            except OrchestratorError as exc:
+                log.warning("reaping_failed", extra={"code": exc.code, "error": exc.message})
 
     async def renew_leases(self) -> None:
         """Long before they are over, so that a few failures do not matter. Raises RuntimeUnavailable."""
@@ -442,6 +464,7 @@ class DockerRuntime:
         doomed = orphans[reaper.Verdict.OWNER_GONE]
         doomed += self._doubts.settled(orphans[reaper.Verdict.LEASE_OVER], time.monotonic())
         await removal.remove_orphans(self._engine, doomed, self._note_reaped)
+        self._given_up.settle(item.sandbox for item in doomed)
         removed = {(item.worker, item.sandbox) for item in doomed}
         kept = {(item.worker, item.sandbox) for item in found} - removed
         self._counts.leaked_cgroups += self._cgroups.remove_stale(
