@@ -4,8 +4,9 @@ Starts a Scheduler, two Workers and (as root) a Docker Engine of its own. Jobs o
 few seconds something breaks: a Worker, the Scheduler or a sandbox is killed, a part or the Engine is frozen, the Engine
 is restarted. One Worker is never killed: its memory, and that of the Scheduler between two kills, must not grow.
 
-Ends with status 1 when a result was wrong or missing, money was lost, a container or cgroup was left, or memory grew.
-The same --seed gives the same jobs and faults (their moments differ with the machine).
+Ends with status 1 when a result was wrong or missing, money was lost, a part ended by itself or would not end, a container or
+process was left, or memory grew. Each final check waits as long as the documented rules take, and says what is left and why
+it should not be. The same --seed gives the same jobs and faults (their moments differ with the machine).
 """
 
 from __future__ import annotations
@@ -15,32 +16,46 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import docker.errors
 
 from orchestrator.compute.job import Job, JobFailed, Range
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.wallet.keys import PrivateKey
-from orchestrator.worker.cgroups import CgroupFailure, CgroupTree
 from tests.e2e import harness
 from tests.faults.parts import Engine, free_port
+from tests.parts import leavings
 from tests.parts.containers import containers_of
 
 SAMPLE_S = 2.0
 SETTLE_S = 240.0
 """How long the last jobs may take once nothing breaks any more."""
+REAPED_S = 75.0
+"""A reaper's period and a look: by then a living Worker has removed what a killed one left."""
+END_S = 120.0
+"""A Worker's soft end: slices in work, 30 s for the Scheduler's word, 3 s for the goodbye, twice 30 s for the Engine."""
+REMOVED_S = 30.0
+"""After the ends: removals that the Engine has taken on, processes that are just ending."""
+UNDER_WAY_S = 10.0
+"""By then an Engine that answers has carried out what it was asked for."""
+EXPLAINED_S = 10.0
 WORD = 2**64
 
 
@@ -83,16 +98,19 @@ class Report:
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        # `asdict` makes a Counter anew from its pairs, and so counts the pairs.
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
 
 
 class Soak:
     """One run. `async with` it, then `run`."""
 
-    def __init__(self, seconds: float, seed: int, engine: Engine | None) -> None:
+    def __init__(self, seconds: float, seed: int, engine: Engine | None, last: Sequence[str] = ()) -> None:
+        """`last`: faults (see `FAULTS`) that come in this order when the time is over, before all is left in peace."""
         self.seconds = seconds
         self.random = random.Random(seed)
         self.engine = engine
+        self.last = last
         self.report = Report()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="dcp-soak-"))
         self.port = free_port()
@@ -101,6 +119,9 @@ class Soak:
         self.scheduler: harness.Command
         self.workers: dict[str, harness.Command] = {}
         self.disturbed_at = 0.0  # the last fault that a deploying client may feel
+        self.engine_away_at = 0.0  # the last moment when a Worker that was just started may have found no Engine
+        self.killed_at = 0.0  # the last kill of a Worker
+        self.running: dict[str, tuple[Kind, Job, float]] = {}
         self.samples: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
         self.began = time.monotonic()
 
@@ -126,11 +147,33 @@ class Soak:
         )  # fmt: skip
 
     async def stop(self) -> None:
+        """Kill what still runs: after `run` nothing does."""
         for command in (*self.workers.values(), self.scheduler):
             if command.process.returncode is None:
-                with contextlib.suppress(TimeoutError):
-                    await command.stop(within=60)
                 await command.kill()
+
+    async def _end(self, name: str, command: harness.Command) -> None:
+        """Stop a part softly. That it cannot be, or was dead already, is wrong."""
+        if command.process.returncode is not None:
+            self._ended_by_itself(name, command)
+            return
+        try:
+            status = await command.stop(within=END_S)
+        except TimeoutError:
+            self.report.wrong.append(f"{name} did not end within {END_S:g} s of SIGTERM. {_last_words(command)}")
+            await command.kill()
+        else:
+            if status:
+                self.report.wrong.append(f"{name} ended with status {status} when stopped. {_last_words(command)}")
+
+    def _ended_by_itself(self, name: str, command: harness.Command) -> None:
+        status, words = command.process.returncode, _last_words(command)
+        engine_away = time.monotonic() - self.engine_away_at < 60 and "Docker Engine" in words
+        if name == "mortal" and status == 1 and engine_away:
+            # As documented: it waits for an Engine that it has had, and a service manager starts it anew.
+            self.report.endings["worker started without an Engine"] += 1
+        else:
+            self.report.wrong.append(f"{name} ended by itself with status {status}. {words}")
 
     def worker_ids(self) -> list[str]:
         return [path.read_text().strip() for path in self.folder.glob("*/worker-id")]
@@ -147,17 +190,32 @@ class Soak:
             deployers = [group.create_task(self._deploy(client, config, identity, until)) for _ in range(8)]
             await self._break(until)
             await self._quiet()
-            try:
-                async with asyncio.timeout(SETTLE_S):
-                    await asyncio.gather(*deployers)
-            except TimeoutError:
-                self.report.wrong.append(f"jobs were still running {SETTLE_S:g} s after the last fault")
-            for task in side:
+            _, late = await asyncio.wait(deployers, timeout=SETTLE_S)
+            if late:
+                await self._tell_what_runs(client, config)
+            for task in (*side, *late):
                 task.cancel()
         self.report.seconds = time.monotonic() - self.began
-        await self.stop()
-        await asyncio.to_thread(self._judge)
+        await self._judge_what_is_left()
+        self._judge_memory()
+        self._judge_money()
         return self.report
+
+    async def _tell_what_runs(self, client: DcpClient, config: Any) -> None:
+        """Jobs that should long have ended, with the Scheduler's word on why they have not."""
+        for job_id, (kind, job, began) in self.running.items():
+            pheme = client.connect(config["scheduler"]["services"]["pheme"]["location"])
+            try:
+                async with asyncio.timeout(EXPLAINED_S):
+                    why = json.dumps(await pheme.request("explainJob", {"job": job_id}))
+            except (OrchestratorError, TimeoutError) as error:
+                why = f"the Scheduler does not say why: {error!r}"
+            finally:
+                await pheme.close()
+            self.report.wrong.append(
+                f"job {job_id} ({kind.name}, {time.monotonic() - began:.0f} s old, {len(job.results)} results) was still "
+                f"running {SETTLE_S:g} s after the last fault: {why}"
+            )
 
     async def _deploy(self, client: DcpClient, config: Any, key: PrivateKey, until: float) -> None:
         while time.monotonic() < until:
@@ -166,6 +224,7 @@ class Soak:
                 kind.work, Range(1, self.random.randint(1, kind.most)), name=f"soak {kind.name}", slice_payment=0.001
             )
             self.report.jobs[kind.name] += 1
+            self.running[job.id] = kind, job, time.monotonic()
             try:
                 results = await job.exec(client, config, key)
             except JobFailed as error:
@@ -178,9 +237,13 @@ class Soak:
                 if time.monotonic() - self.disturbed_at > 60:
                     self.report.wrong.append(f"deploying {job.id} ({kind.name}) failed without a cause: {error}")
                 await asyncio.sleep(1)
+            except Exception as error:  # the run goes on: it may find more
+                self.report.wrong.append(f"deploying {job.id} ({kind.name}) raised what it must not: {error!r}")
+                traceback.print_exception(error)
             else:
                 self.report.endings[f"{kind.name}: finished"] += 1
                 self._check(job, kind, results)
+            del self.running[job.id]
 
     def _check(self, job: Job, kind: Kind, results: Sequence[Any]) -> None:
         for number, result in enumerate(results, 1):
@@ -193,26 +256,34 @@ class Soak:
     # -- faults
 
     async def _break(self, until: float) -> None:
-        faults = {
-            self._kill_worker: 3, self._kill_sandbox: 5, self._freeze_worker: 2, self._freeze_scheduler: 2,
-            self._kill_scheduler: 1,
-        }  # fmt: skip
-        if self.engine is not None:
-            faults |= {self._freeze_engine: 2, self._restart_engine: 1}
+        faults = {fault: weight for fault, weight in FAULTS.items() if self.engine is not None or "engine" not in fault}
         while (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(self.random.uniform(3, 15), left))
             # The Scheduler is left alone in the second half, so that its memory can be followed.
             allowed = {
                 fault: weight
                 for fault, weight in faults.items()
-                if fault != self._kill_scheduler or left > self.seconds / 2
+                if fault != "kill scheduler" or left > self.seconds / 2
             }
             [fault] = self.random.choices(list(allowed), list(allowed.values()))
-            self.report.faults[fault.__name__.strip("_").replace("_", " ")] += 1
-            await fault()
+            await self._do(fault)
+        for fault in self.last:
+            await self._do(fault)
+
+    async def _do(self, fault: str) -> None:
+        self.report.faults[fault] += 1
+        mortal = self.workers["mortal"]
+        if mortal.process.returncode is not None:
+            self._ended_by_itself("mortal", mortal)
+            await self._start_worker("mortal")
+        try:
+            await getattr(self, f"_{fault.replace(' ', '_')}")()
+        except (AssertionError, OSError, subprocess.SubprocessError, docker.errors.DockerException) as error:
+            self.report.wrong.append(f"after {time.monotonic() - self.began:.0f} s, at the fault {fault!r}: {error!r}")
 
     async def _kill_worker(self) -> None:
         await self.workers["mortal"].kill()
+        self.killed_at = time.monotonic()
         await asyncio.sleep(self.random.uniform(0, 3))
         await self._start_worker("mortal")
 
@@ -248,11 +319,13 @@ class Soak:
         self.engine.pause()
         await asyncio.sleep(self.random.uniform(1, 8))
         self.engine.resume()
+        self.engine_away_at = time.monotonic()
 
     async def _restart_engine(self) -> None:
         assert self.engine is not None
         await asyncio.to_thread(self.engine.stop)
         await asyncio.to_thread(self.engine.start)
+        self.engine_away_at = time.monotonic()
 
     async def _quiet(self) -> None:
         """Everything runs again."""
@@ -283,46 +356,67 @@ class Soak:
                 f"{sum(self.report.faults.values())} faults, {memory}, {len(self.report.wrong)} wrong"
             )
 
-    def _judge(self) -> None:
+    async def _judge_what_is_left(self) -> None:
+        """While the Workers live, nothing of the killed ones may stay; and nothing at all after their soft end."""
+        workers, host = self.worker_ids(), self.engine.host if self.engine else None
+        # What a Worker asked the Engine for just before it was killed may come up yet.
+        await asyncio.sleep(max(self.killed_at + UNDER_WAY_S - time.monotonic(), 0))
+        left = await leavings.once_gone(lambda: leavings.orphans(workers, host), REAPED_S)
+        self.report.wrong += [f"{REAPED_S:g} s after the last fault, two Workers alive: {one}" for one in left]
+        for name, command in (*self.workers.items(), ("scheduler", self.scheduler)):
+            await self._end(name, command)
+        left = await leavings.once_gone(lambda: leavings.containers(workers, host), REMOVED_S)
+        left += await leavings.once_gone(lambda: leavings.processes(workers), REMOVED_S)
+        self.report.wrong += [f"{REMOVED_S:g} s after the Workers' end: {one}" for one in left]
+
+    def _judge_memory(self) -> None:
         for name, points in self.samples.items():
             self.report.memory[name] = figures = _growth(points)
             # Caches fill and heaps fragment for some minutes; a leak goes on. A tenth and 24 MiB are the noise of both.
             if figures["late_mib"] > figures["early_mib"] * 1.1 + 24:
                 self.report.wrong.append(f"the memory of the {name} grew: {figures}")
-        for worker in self.worker_ids():
-            if left := containers_of(worker, self.engine.host if self.engine else None):
-                self.report.wrong.append(f"{len(left)} containers of worker {worker} are left")
-            if boxes := _populated(worker):
-                self.report.wrong.append(f"processes of worker {worker} are left in {', '.join(boxes)}")
-        self._judge_money()
 
     def _judge_money(self) -> None:
         (path,) = (self.folder / "scheduler").glob("*.sqlite")
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             balances = database.execute("SELECT high, low FROM bank_accounts").fetchall()
-            open_jobs = database.execute("SELECT count(*) FROM bank_holds WHERE is_open").fetchone()[0]
+            forgotten = database.execute(
+                "SELECT jobs.id, jobs.status FROM jobs JOIN bank_holds ON bank_holds.id = 'job:' || jobs.id "
+                "WHERE bank_holds.is_open AND jobs.status IN ('finished', 'cancelled', 'corrupted')"
+            ).fetchall()
+            unended = database.execute(
+                "SELECT count(*) FROM jobs WHERE status NOT IN ('finished', 'cancelled', 'corrupted')"
+            ).fetchone()[0]
         if total := sum(high * WORD + low % WORD for high, low in balances):
             self.report.wrong.append(f"all accounts sum to {total}, not to zero")
-        if open_jobs:
-            self.report.endings["holds still open"] = open_jobs
+        self.report.wrong += [
+            f"the hold of job {job} ({status}) is still open. The rule: the end of a job returns what is left of it"
+            for job, status in forgotten
+        ]
+        if unended:  # whose client gave up deploying
+            self.report.endings["not ended: without a client"] = unended
 
-    def keep_logs(self) -> pathlib.Path:
-        return self.folder
+    def keep_engine_log(self) -> None:
+        """Beside the logs of the parts: an Engine that is disposed of takes its own along."""
+        if self.engine is not None:
+            with contextlib.suppress(OSError):
+                shutil.copy(self.engine.folder / "dockerd.log", self.folder)
 
 
-def _populated(worker: str) -> list[str]:
-    """Sandboxes of a worker in whose cgroups something runs. An empty one, of a worker killed between making it and the
-    container, is removed after half an hour."""
-    try:
-        tree = CgroupTree.of_this_machine(worker)
-    except CgroupFailure:
-        return []
-    return [
-        sandbox
-        for sandbox in tree.sandboxes()
-        for directory in tree.everywhere(f"{tree.base}/{sandbox}")
-        if any(path.read_text().strip() for path in directory.rglob("cgroup.procs"))
-    ]
+FAULTS: Mapping[str, float] = {
+    "kill worker": 3,
+    "kill sandbox": 5,
+    "freeze worker": 2,
+    "freeze scheduler": 2,
+    "kill scheduler": 1,
+    "freeze engine": 2,
+    "restart engine": 1,
+}
+"""What breaks, by its weight. The Engine only where it is the soak's own."""
+
+
+def _last_words(command: harness.Command) -> str:
+    return f"The end of its log: {command.log.read_text(errors='replace')[-1500:]}"
 
 
 def _growth(points: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -336,15 +430,24 @@ def _growth(points: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 async def soak(
-    seconds: float, seed: int, engine: Engine | None, tell: Callable[[str], None] = lambda _line: None
+    seconds: float,
+    seed: int,
+    engine: Engine | None,
+    tell: Callable[[str], None] = lambda _line: None,
+    last: Sequence[str] = (),
 ) -> tuple[Report, pathlib.Path]:
-    """Run one; the report, and the folder with the parts' logs."""
-    run = Soak(seconds, seed, engine)
+    """Run one; the report, and the folder with the parts' logs, which is removed when nothing is wrong."""
+    run = Soak(seconds, seed, engine, last)
+    tell(f"logs: {run.folder}")
     await run.start()
     try:
         report = await run.run(tell)
     finally:
         await run.stop()
+        run.keep_engine_log()
+        (run.folder / "report.json").write_text(json.dumps(run.report.to_json()))
+    if not report.wrong:
+        shutil.rmtree(run.folder)
     return report, run.folder
 
 
@@ -353,16 +456,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="how long jobs and faults go on (default: 60)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--quick", action="store_true", help="two minutes")
+    parser.add_argument(
+        "--last", metavar="FAULT", action="append", default=[], choices=list(FAULTS),
+        help=f"a fault for the very end; may be repeated: {', '.join(FAULTS)}",
+    )  # fmt: skip
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
     engine = Engine.make() if os.geteuid() == 0 else None
+    if engine is None and any("engine" in fault for fault in options.last):
+        parser.error("--last: only root has a Docker Engine of its own to break")
     try:
         if engine is not None:
             engine.start()
             engine.load_image()
         seconds = 120.0 if options.quick else options.minutes * 60
         print(f"seed {options.seed}, {seconds / 60:g} minutes", file=sys.stderr)
-        report, folder = asyncio.run(soak(seconds, options.seed, engine, lambda line: print(line, file=sys.stderr)))
+        told = functools.partial(print, file=sys.stderr, flush=True)
+        report, folder = asyncio.run(soak(seconds, options.seed, engine, told, options.last))
     finally:
         if engine is not None:
             engine.dispose()
