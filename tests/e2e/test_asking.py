@@ -19,8 +19,9 @@ FORBIDDEN = """
     const same = (x) => { progress(); return x; };
     await compute.for(new compute.RemoteDataPattern('http://127.0.0.1:9/{slice}', 2), same).exec().catch((e) => say('code', e.code));
 """
+# The first slice is at work for long enough to ask about it, whatever else the machine does.
 SLOW = """
-    const work = (i) => { progress(); console.log('begun'); const end = Date.now() + 1000; while (Date.now() < end) progress(); return i * i; };
+    const work = (i) => { progress(); console.log('begun'); const end = Date.now() + (i > 1 ? 200 : 10000); while (Date.now() < end) progress(); return i * i; };
     const job = compute.for(1, 6, work);
     job.on('console', () => say('begun'));
     say('results', Array.from(await job.exec()));

@@ -122,14 +122,16 @@ async def test_leaving_kills_all(runtime: Any, containers: Any, worker_id: str) 
 
 
 async def test_a_burst_of_takers_makes_the_pool_grow(runtime: Any) -> None:
-    settings = PoolSettings(capacity=4, warm=None, warm_least=1, warm_most=3)
-    async with runtime() as made, SandboxPool(made, settings) as pool:
-        await until(pool, 1)
+    """Four at once: how fast the machine makes the next ones does not matter."""
+    sized = PoolSettings(capacity=4, warm=None, warm_least=1, warm_most=3)
+    async with runtime() as made, SandboxPool(made, replace(sized, warm=4)) as pool:
+        await until(pool, 4)
+        pool.settings = sized
+        assert pool.target == 1
         taken = await asyncio.gather(*(pool.take() for _ in range(4)))
         assert pool.target == 3
         await until(pool, 3)
-        again = [sandbox.kill() for sandbox in taken]
-        await asyncio.gather(*again)
+        await asyncio.gather(*(sandbox.kill() for sandbox in taken))
         before = pool.statistics()["hits"]
         await asyncio.gather(*(pool.take() for _ in range(3)))
         assert pool.statistics()["hits"] - before == 3

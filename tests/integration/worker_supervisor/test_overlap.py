@@ -10,8 +10,9 @@ pytestmark = pytest.mark.docker
 
 JOB = "j" * 22
 SLEEPS = "async n => { progress(); await new Promise(done => setTimeout(done, 200)); return n }"
+# So much work, not so much time: on a busy machine an answer is long on its way, and that must be little beside it.
 COMPUTES = """n => {
-  progress(); const end = performance.now() + 100; while (performance.now() < end); return n }"""
+  progress(); let sum = 0; for (let k = 0; k < 2e8; k++) sum = (sum * 31 + k) | 0; return sum ? n : 0 }"""
 
 
 def most_at_once(w: Worker) -> list[int]:
@@ -41,9 +42,9 @@ async def test_slices_that_sleep_overlap_on_one_core(scheduler, worker):
 
 
 async def test_slices_that_compute_do_not(scheduler, worker):
-    scheduler.add(JOB, COMPUTES, data(40))
+    scheduler.add(JOB, COMPUTES, data(15))
     async with worker(scheduler, sandboxes=1, max_sandboxes=4) as w:
         seen = most_at_once(w)
-        await scheduler.done(40)
-    assert len(scheduler.results) == 40
+        await scheduler.done(15, timeout_s=120)
+    assert len(scheduler.results) == 15
     assert seen[0] == 1
