@@ -18,6 +18,8 @@ from orchestrator.wallet.keys import PrivateKey
 from orchestrator.wallet.keystores import Keystore
 
 HERE = pathlib.Path(__file__).parent
+PATIENCE_S = 100.0
+"""For what takes a second or two on a machine of its own. Tests say how fast something is to be where they mean it."""
 COMMAND = pathlib.Path(sys.executable).parent / "dcp-orchestrator"
 
 
@@ -41,7 +43,7 @@ class Command:
             )  # fmt: skip
         return cls(process, log)
 
-    async def wait_for_line(self, prefix: str, *, within: float = 60.0) -> str:
+    async def wait_for_line(self, prefix: str, *, within: float = PATIENCE_S) -> str:
         """The next line that starts with `prefix`. Raises AssertionError with the log when the command ends first."""
         assert self.process.stdout is not None
         async with asyncio.timeout(within):
@@ -65,7 +67,7 @@ class Command:
         finally:
             self.process.send_signal(signal.SIGCONT)
 
-    async def stop(self, *, within: float = 60.0) -> int:
+    async def stop(self, *, within: float = PATIENCE_S) -> int:
         """SIGTERM, and wait for the soft shutdown. Returns the exit status."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
@@ -167,7 +169,7 @@ class Client:
         self.process = process
         self.said: list[tuple[str, Any]] = []
 
-    async def wait_for(self, name: str, *, count: int = 1, within: float = 60.0) -> Any:
+    async def wait_for(self, name: str, *, count: int = 1, within: float = PATIENCE_S) -> Any:
         """Read on until `name` has been said `count` times in all; the last value."""
         async with asyncio.timeout(within):
             while sum(said == name for said, _ in self.said) < count:
@@ -177,7 +179,7 @@ class Client:
                     )
         return [value for said, value in self.said if said == name][-1]
 
-    async def finish(self, *, within: float = 90.0) -> ClientRun:
+    async def finish(self, *, within: float = PATIENCE_S) -> ClientRun:
         async with asyncio.timeout(within):
             while await self._read_line():
                 pass

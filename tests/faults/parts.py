@@ -57,7 +57,11 @@ class Parts:
             "scheduler", "run", "--host", self.host, "--port", str(self.port), "--state", str(self.folder / "scheduler"),
             "--initial-credit", "1000", log=self.folder / "scheduler.log", env={**self.env, **self.scheduler_env},
         )  # fmt: skip
-        await self.scheduler.wait_for_line("ready ")
+        try:
+            await self.scheduler.wait_for_line("ready ")
+        except BaseException:
+            await self.scheduler.kill()
+            raise
 
     async def start_worker(self, *arguments: str) -> None:
         self.worker = await harness.Command.start(
@@ -99,7 +103,9 @@ class Parts:
         findings: list[dict[str, Any]] = json.loads(out)["findings"]
         return findings
 
-    async def wait_for_log(self, text: str, *, part: str = "worker", after: int = 0, within: float = 60.0) -> int:
+    async def wait_for_log(
+        self, text: str, *, part: str = "worker", after: int = 0, within: float = harness.PATIENCE_S
+    ) -> int:
         """Wait until a part has logged `text` beyond the first `after` characters; where the text ends."""
         path = self.folder / f"{part}.log"
         async with asyncio.timeout(within):
@@ -154,7 +160,7 @@ async def deployed(
 
 
 async def assert_complete(
-    client: harness.Client, parts: Parts, *, duplicates_allowed: bool = False, within: float = 100
+    client: harness.Client, parts: Parts, *, duplicates_allowed: bool = False, within: float = harness.PATIENCE_S
 ) -> None:
     """The job ends by itself with every result, each told once."""
     try:

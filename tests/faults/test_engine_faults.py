@@ -234,7 +234,7 @@ async def test_no_disk_left_for_containers(
                     except OSError:
                         break
             async with deployed(parts, wallet, node, npm_modules, PROGRAM) as client:
-                await parts.wait_for_log("no space left on device", within=60)
+                await parts.wait_for_log("no space left on device", within=harness.PATIENCE_S)
                 ballast.unlink()
                 await assert_complete(client, parts)
         assert containers_of(parts.worker_id(), own.host) == []

@@ -75,7 +75,7 @@ async def test_the_worker_starts_before_its_network(
     try:
         await parts.start_scheduler()
         await parts.start_worker()
-        await parts.wait_for_log("scheduler_unreachable", within=60)
+        await parts.wait_for_log("scheduler_unreachable", within=harness.PATIENCE_S)
         cable.mend()
         async with deployed(parts, wallet, node, npm_modules) as client:
             await assert_complete(client, parts)
