@@ -28,7 +28,7 @@ from orchestrator.wallet.keys import PrivateKey
 
 GOALS = {0.01: 0.80, 0.1: 0.97, 1.0: 0.99}
 """Length of a slice in seconds → the part of bare Node's throughput that is wanted."""
-JOB_S = 20.0
+JOB_S = 60.0
 WORK = "function work(n) { let s = 1; for (let i = 0; i < n; i++) s = (s * 31 + i) % 1000003; return s; }"
 BARE = f"""
     {WORK}
@@ -169,7 +169,7 @@ def _ratio(rates: Rates, mine: str, bare: str) -> float:
 def main() -> None:
     options = common.parse_options(__doc__)
     machine = common.machine()
-    found = asyncio.run(measure(*((2, 5.0) if options.quick else (4, JOB_S))))
+    found = asyncio.run(measure(*((2, 5.0) if options.quick else (3, JOB_S))))
     goals, lines = [], []
     for slice_s, rates in found.items():
         name = f"slices of {slice_s * 1000:g} ms"

@@ -37,6 +37,11 @@ class Dealer(Desk):
         return min(1.0, self.policy.prefetch_s / 4)
 
     @property
+    def wants_crowding(self) -> bool:
+        """Whether a `Tick` should tell it: not where the kernel tells how long each slice waited for a core."""
+        return self.policy.most > self.policy.sandboxes and not self._queues_seen
+
+    @property
     def _takes_nothing(self) -> bool:
         """Whether no new work is asked for, for a reason of our own."""
         return self._draining or bool(self._pauses)

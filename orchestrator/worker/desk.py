@@ -116,6 +116,7 @@ class Desk:
         self._space_at = -math.inf
         self._crowding: float | None = None  # tasks that want a core, per core of the machine, if it can be known
         self._crowding_from = self._crowding_to = -math.inf  # the time that the last reading is about
+        self._queues_seen = False  # the kernel told how long the last slice stood in a run queue
         self._satisfied = False  # enough work is held: only events and the regular tick look again
         self._now = 0.0  # of the events that are being handled
         self._ticked_at: float | None = None

@@ -119,6 +119,7 @@ class Foreman(Intake):
 
     def _measure(self, job: Job, metrics: SliceMetrics) -> None:
         job.quanta.add(metrics.wall_time_s, metrics.cpu_time_s, metrics.queued_share)
+        self._queues_seen = metrics.queued_share is not None
         count = job.quanta.count
         if self.policy.most > self.policy.sandboxes and count & (count - 1) == 0:
             self._deal = True  # what is known of its density has changed; later the regular tick is enough

@@ -101,7 +101,7 @@ class Worker:
         self._capabilities = 0
         self._depth = 1
         self._on_ready = on_ready
-        self._crowd = machine.Crowd()
+        self._crowd = machine.Crowd(lambda: self.supervisor.wants_crowding)
 
     def _policy(self, settings: WorkerSettings) -> Policy:
         rules = published.rules(settings, self._config)

@@ -50,6 +50,9 @@ class _Parcel:
     awaited: bool
 
 
+_Unsigned = tuple[_Parcel, act.SendResult, Mapping[str, Any]]
+
+
 class Deliveries:
     """`run` it for what earlier processes left. Outcomes go to `tell`; with a `notary`, each carries its receipt.
 
@@ -79,8 +82,10 @@ class Deliveries:
         self._in_pile = in_pile
         self._sending: dict[int, Entry] = {}  # by the supervisor's key
         self._renewed: dict[int, task.Authorization] = {}  # by the entry's id
-        self._unsigned: list[tuple[_Parcel, act.SendResult, Mapping[str, Any]]] = []
-        self._to_pile: list[_Parcel] = []
+        self._dear: list[_Unsigned] = []
+        self._in_turn: list[_Unsigned] = []
+        self._awaited_in_turn = False
+        self._departing: list[_Parcel] = []
         self._leftovers = len(outbox.left)
         self.leftovers_settled = asyncio.Event()
         """Set once what earlier processes left is accepted or refused."""
@@ -101,9 +106,16 @@ class Deliveries:
         self.results += 1
         self._sending[action.key] = entry
         # What follows may wait long: the action, with its text, goes as soon as its receipt is signed.
-        self._unsigned.append((_Parcel(action.key, entry, action.authorization, action.awaited), action, data))
-        if len(self._unsigned) == 1:
-            self._traffic.tasks.create_task(self._sign())
+        unsigned = (_Parcel(action.key, entry, action.authorization, action.awaited), action, data)
+        if dear:  # its receipt goes to the disk with it
+            self._dear.append(unsigned)
+            if len(self._dear) == 1:
+                self._traffic.tasks.create_task(self._sign_at_once())
+            return
+        self._in_turn.append(unsigned)
+        if len(self._in_turn) == 1 or (action.awaited and not self._awaited_in_turn):
+            self._awaited_in_turn = action.awaited
+            self._traffic.tasks.create_task(self._sign_in_turn(_patience(action.awaited)))
 
     def renew(self, action: act.RenewResult) -> None:
         """A result on its way may be reported under a newer authorization, should the older one not count any more."""
@@ -111,30 +123,48 @@ class Deliveries:
         if entry is not None:
             self._renewed[entry.id] = action.authorization
 
-    async def _sign(self) -> None:
-        """What came in this turn of the event loop leaves together."""
-        batch, self._unsigned = self._unsigned, []
-        if self._notary is not None:
-            signed = await self._notary.receipts_for([reports.delivery(action) for _parcel, action, _data in batch])
-            for (parcel, _action, data), receipt in zip(batch, signed, strict=True):
-                self._outbox.renew(parcel.entry, {**data, "receipt": receipt})
-        self._depart([parcel for parcel, _action, _data in batch])
+    async def _sign_at_once(self) -> None:
+        """What came in this turn of the event loop is signed together, and then waits for others to leave with."""
+        batch, self._dear = self._dear, []
+        await self._sign(batch)
+        for parcel, _action, _data in batch:
+            self._traffic.tasks.create_task(self._wait_for_others(parcel))
+
+    async def _sign_in_turn(self, patience_s: float) -> None:
+        """Signed when it is to leave: a thread and the disk are asked once for all of a message."""
+        await self._traffic.pace.turn(patience_s)
+        batch, self._in_turn, self._awaited_in_turn = self._in_turn, [], False
+        if batch:  # else another waited for the same turn
+            await self._sign(batch)
+            self._depart([parcel for parcel, _action, _data in batch])
+
+    async def _sign(self, batch: Sequence[_Unsigned]) -> None:
+        if self._notary is None:
+            return
+        signed = await self._notary.receipts_for([reports.delivery(action) for _parcel, action, _data in batch])
+        for (parcel, _action, data), receipt in zip(batch, signed, strict=True):
+            self._outbox.renew(parcel.entry, {**data, "receipt": receipt})
+
+    async def _wait_for_others(self, parcel: _Parcel) -> None:
+        await self._traffic.pace.turn(_patience(parcel.awaited))
+        self._departing.append(parcel)
+        await asyncio.sleep(0)  # whoever waited for the same turn has come then
+        parcels, self._departing = self._departing, []
+        self._depart(parcels)
 
     def _depart(self, parcels: Sequence[_Parcel]) -> None:
-        together: list[_Parcel] = []
+        to_pile: list[_Parcel] = []
         for parcel in parcels:
             if self._in_pile == 1 or self._emissions.any_of(parcel.entry.job, (parcel.entry.slice,)):
                 self._traffic.tasks.create_task(self._send(parcel))
             else:
-                together.append(parcel)
-        if together:
-            self._traffic.tasks.create_task(self._wait_for_others(together))
+                to_pile.append(parcel)
+        self._pile_up(to_pile)
 
     # -- one by one ----------------------------------------------------------------------------------------------------
 
     async def _send(self, parcel: _Parcel) -> None:
         await self._emissions.told(parcel.entry.job, (parcel.entry.slice,))
-        await self._traffic.pace.turn(AWAITED_EVERY_S if parcel.awaited else EVERY_S)
         await self._send_now(parcel)
 
     async def _send_now(self, parcel: _Parcel) -> None:
@@ -206,14 +236,6 @@ class Deliveries:
 
     # -- in piles ------------------------------------------------------------------------------------------------------
 
-    async def _wait_for_others(self, parcels: Sequence[_Parcel]) -> None:
-        awaited = any(one.awaited for one in parcels)
-        await self._traffic.pace.turn(AWAITED_EVERY_S if awaited else EVERY_S)
-        self._to_pile += parcels
-        await asyncio.sleep(0)  # whoever waited for the same turn has come then
-        parcels, self._to_pile = self._to_pile, []
-        self._pile_up(parcels)
-
     def _pile_up(self, parcels: Sequence[_Parcel]) -> None:
         """Results of one lease go into one request; what has to wait for its turn, or lies on the disk, goes alone."""
         leases: dict[tuple[str, int], list[_Parcel]] = {}
@@ -282,6 +304,10 @@ class Deliveries:
             self._outbox.left.clear()
         self.leftovers_settled.set()
         self._traffic.settled()
+
+
+def _patience(awaited: bool) -> float:
+    return AWAITED_EVERY_S if awaited else EVERY_S
 
 
 def _cut(parcels: Sequence[_Parcel], most: int) -> Iterator[Sequence[_Parcel]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import math
 
@@ -205,9 +206,23 @@ def test_this_machine_says_something() -> None:
 
 async def test_a_crowd_is_the_mean_of_what_was_seen_since_the_last_question() -> None:
     seen: list[float | None] = [1.0, 2.0, 4.0, 2.0, 1.0, None, 3.0]
-    crowd = machine.Crowd(lambda: seen.pop(0))
+    crowd = machine.Crowd(look=lambda: seen.pop(0))
     assert crowd.take() is None
     await crowd.watch()
     assert crowd.take() == 2.0
     assert crowd.sample()
     assert crowd.take() is None, "one look says little"
+
+
+async def test_nobody_looks_at_a_crowd_that_is_not_wanted() -> None:
+    asked, looks = asyncio.Event(), []
+
+    def wanted() -> bool:
+        asked.set()
+        return False
+
+    crowd = machine.Crowd(wanted, lambda: looks.append(1))
+    watching = asyncio.ensure_future(crowd.watch())
+    await asked.wait()
+    watching.cancel()
+    assert not looks

@@ -201,3 +201,16 @@ def test_a_job_that_computes_on_a_busy_machine_keeps_its_sandboxes(desk, made):
             d(ev.SliceCompleted(sandbox, key, "r", 1, spent, True))
         d(ev.Tick(1.5))
     assert len(d.supervisor._sandboxes) == 2
+
+
+def test_the_crowd_is_wanted_until_the_kernel_tells_how_long_slices_waited(desk, made):
+    d = desk(sandboxes=1, max_sandboxes=4)
+    d.start({"job": list(range(1, 301))})
+    assert d.supervisor.wants_crowding
+    run(d, wall_s=0.3, cpu_s=0.3, made=made)
+    assert d.supervisor.wants_crowding
+    [(sandbox, key)] = [(s.id, next(iter(s.queue))) for s in d.supervisor._sandboxes.values() if s.queue]
+    spent = dataclasses.replace(made.metrics(0.3, 0.1), queued_share=0.5)
+    d(ev.SliceCompleted(sandbox, key, "r", 1, spent, True))
+    assert not d.supervisor.wants_crowding
+    assert not desk(sandboxes=2, max_sandboxes=2).supervisor.wants_crowding, "nothing overlaps"
