@@ -73,6 +73,8 @@ class FaultyServer(DcpServer):
         self._deaf: set[Any] = set()
         self._really_post = self._sockets.post
         self._sockets.post = self._faulty_post  # type: ignore[method-assign]
+        self._really_receive = self._sockets._on_message
+        self._sockets._on_message = self._faulty_receive
 
     def _fails(self, mark: str, packet: str | None) -> bool:
         if packet is not None and mark in self.faults and mark in packet:
@@ -80,7 +82,7 @@ class FaultyServer(DcpServer):
             return True
         return False
 
-    def _on_packet(self, socket: Any, packet: str) -> None:
+    def _faulty_receive(self, socket: Any, packet: str) -> None:
         if socket in self._deaf:
             return
         if self._fails("lose-request", packet):
@@ -88,11 +90,11 @@ class FaultyServer(DcpServer):
             return
         if self._fails("lose-ack", packet):
             super_post, self._sockets.post = self._sockets.post, lambda *_: None  # type: ignore[method-assign]
-            super()._on_packet(socket, packet)
+            self._really_receive(socket, packet)
             self._sockets.post = super_post  # type: ignore[method-assign]
             self._cut(socket)
             return
-        super()._on_packet(socket, packet)
+        self._really_receive(socket, packet)
 
     def _faulty_post(self, socket: Any, packet: str | None) -> None:
         if self._fails("lost-event", packet) or (
@@ -113,7 +115,7 @@ class FaultyServer(DcpServer):
             environ["aiohttp.request"].transport.abort()
 
     def forget_sessions(self) -> None:
-        self._links.clear()
+        self._books.links.clear()
         for socket in list(self._sockets._sockets.values()):
             self._cut(socket)
 
