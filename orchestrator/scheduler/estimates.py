@@ -112,6 +112,18 @@ def _number(value: Any) -> float:
     return min(float(value), 1e15)
 
 
+GRANTED_S = 3600.0
+"""what a slice may seem to have run beyond the time since it was leased: clocks are set"""
+MOST_CORES = 64
+"""that a slice may have used at once"""
+
+
+def is_believable(measured: Measured, since_s: float) -> bool:
+    """Whether a slice that was leased so long ago can have taken this. A lie would be in everybody's estimate, and make
+    leases of the job last for ever."""
+    return max(measured.wall_ms, measured.cpu_ms / MOST_CORES) <= (max(since_s, 0.0) + GRANTED_S) * 1000
+
+
 SLOWEST, FASTEST = 1 / 8, 8.0
 _COMPARED = 8
 

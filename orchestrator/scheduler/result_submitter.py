@@ -22,6 +22,7 @@ from orchestrator.protocol.server import Request
 from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
+from orchestrator.scheduler.estimates import is_believable
 from orchestrator.scheduler.group_commit import GroupCommit
 from orchestrator.scheduler.lifecycle import Ending, Verdict
 from orchestrator.scheduler.pricing import to_dcc
@@ -162,10 +163,12 @@ class ResultSubmitter:
         return arrival
 
     def _result(self, job: Job, one: ResultReport, lease_id: int, lease: Lease | None, peer: str) -> Report:
+        since_s = 0.0 if lease is None else self._core.clock() - lease.opened_at
         payee = one.payee if one.payee is not None else lease.payment_address if lease is not None else None
         return Report(
             job, one.number, lease_id, one.ending,
-            worker=one.worker, payee=self._payee(payee), uri=one.uri, measured=one.measured, reason=one.reason,
+            worker=one.worker, payee=self._payee(payee), uri=one.uri, reason=one.reason,
+            measured=one.measured if is_believable(one.measured, since_s) else None,
             commission=None if lease is None else lease.commissions.get(job.key),
             identity=peer,
             digest=fingerprint(one.uri) if job.rule is not None and one.ending is Ending.COMPLETED else "",

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidInput
-from orchestrator.scheduler.estimates import ALPHA, MIN_WALL_MS, Estimate, Measured, Speed, read_metrics, read_quanta
+from orchestrator.scheduler.estimates import (
+    ALPHA,
+    GRANTED_S,
+    MIN_WALL_MS,
+    MOST_CORES,
+    Estimate,
+    Measured,
+    Speed,
+    is_believable,
+    read_metrics,
+    read_quanta,
+)
 from orchestrator.scheduler.pricing import UNITS_PER_DCC, hold_for, parse_offer, to_dcc
 
 
@@ -127,3 +138,14 @@ def test_metrics_of_a_worker() -> None:
 @pytest.mark.parametrize("metrics", [None, [], {}, {"CPUTime": "x"}, {"CPUTime": math.nan}, {"CPUTime": -1}])
 def test_metrics_never_make_a_result_fail(metrics: Any) -> None:
     assert read_metrics(metrics).wall_ms == MIN_WALL_MS
+
+
+def test_no_slice_ran_for_longer_than_it_was_leased() -> None:
+    ran = Measured(cpu_ms=0, wall_ms=5_000 + GRANTED_S * 1000, gpu_ms=0, in_bytes=0, out_bytes=0)
+    assert is_believable(ran, 5.0)
+    assert not is_believable(ran, 4.9)
+    assert not is_believable(ran, -100.0)
+    many_threads = Measured(cpu_ms=ran.wall_ms * MOST_CORES, wall_ms=1, gpu_ms=0, in_bytes=0, out_bytes=0)
+    assert is_believable(many_threads, 5.0)
+    assert not is_believable(many_threads, 4.9)
+    assert not is_believable(read_metrics({"CPUTime": 1, "WallTime": 1e300}), 1e6)
