@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import pathlib
 import signal
@@ -15,6 +14,7 @@ import click
 from orchestrator.cli import logs
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
+from orchestrator.collecting import collect_seldom
 from orchestrator.settings import SchedulerSettings, load
 
 
@@ -55,7 +55,7 @@ async def serve(settings: SchedulerSettings, output: str = "text") -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with SchedulerApp(settings) as app:
-        _collect_seldom()
+        collect_seldom()
         click.echo(json.dumps({"event": "ready", "url": app.url}) if output == "json" else f"ready {app.url}")
         async with asyncio.TaskGroup() as group:
             running = group.create_task(app.run())
@@ -65,11 +65,3 @@ async def serve(settings: SchedulerSettings, output: str = "text") -> None:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-
-
-def _collect_seldom() -> None:
-    """What was loaded so far stays for ever: the collector need not look at it again and again. What requests leave
-    behind is nearly all freed without it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)

@@ -14,6 +14,7 @@ import click
 from orchestrator.cli import logs
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
+from orchestrator.collecting import collect_seldom
 from orchestrator.configuration.loading import Loaded
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import WorkerSettings, load
@@ -72,6 +73,7 @@ async def serve(settings: WorkerSettings, output: str = "text", loaded: Loaded[W
     def on_ready() -> None:
         account = worker.account
         assert account is not None
+        collect_seldom()
         line = {"event": "ready", "worker": account.worker_id, "paymentAddress": account.payment_address}
         click.echo(json.dumps(line) if output == "json" else f"ready {account.worker_id}")
 
