@@ -90,6 +90,10 @@ class SliceMeter:
         self._wall_ns = max(self._wall_ns, int(now * _NS))
         self._queued_ns = usage.queued_ns
 
+    def begin(self, now: float) -> None:
+        """The next slice begins now; what was used since the last reading counts for it."""
+        self._wall_ns = max(self._wall_ns, int(now * _NS))
+
     def answered(self, answers: Sequence[Answer], usage: Usage, now: float) -> list[SliceMetrics]:
         """The metrics of slices whose answers arrived together, in their order. `answers` must not be empty."""
         cpu = self._grow(usage)

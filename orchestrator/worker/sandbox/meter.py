@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
+from typing import Final
 
 from orchestrator import telemetry
 from orchestrator.jobs.words import SliceMetrics
@@ -22,6 +24,8 @@ from orchestrator.worker.metering import (
 
 log = logging.getLogger(__name__)
 
+_MOMENT_S: Final = 0.0005
+
 
 class SandboxMeter:
     """Nothing is charged before `attach`."""
@@ -32,6 +36,7 @@ class SandboxMeter:
         self._container: Container | None = None
         self._phase = Phase.START
         self._paid_ns = 0
+        self._answered_at = -math.inf
 
     def attach(self, container: Container) -> None:
         self._container = container
@@ -47,10 +52,20 @@ class SandboxMeter:
             now = self._loop.time()
             self._meter.mark(self._container.usage.read(now), now, self._phase)
 
+    def begin(self) -> None:
+        """A slice begins in an idle sandbox. What was used since an answer of this very moment is what that slice left
+        behind; it counts for the next one, as it does where slices are queued, and no reading is spent on it."""
+        now = self._loop.time()
+        if now - self._answered_at < _MOMENT_S:
+            self._meter.begin(now)
+        else:
+            self.mark()
+
     def answered(self, answers: Sequence[Answer], now: float) -> list[SliceMetrics]:
         """What slices cost whose answers arrived together, by one reading."""
         assert self._container is not None
         metered = self._meter.answered(answers, self._container.usage.read(now), now)
+        self._answered_at = now
         for metrics in metered:
             self._paid_ns += round(metrics.cpu_time_s * 1e9)
         return metered

@@ -87,7 +87,7 @@ class Pipeline:
     def _send(self, item: RunningSlice) -> None:
         if not self._running:
             # What was used while idle is nobody's slice.
-            self._meter.mark()
+            self._meter.begin()
             self._begin(item, self._loop.time())
         self._running.append(item)
         self._write(item.line)

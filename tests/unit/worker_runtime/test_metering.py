@@ -35,6 +35,16 @@ def test_idle_time_between_slices_is_nobodys() -> None:
     assert meter.totals().overhead_cpu_ns == 90
 
 
+def test_a_slice_that_follows_at_once_takes_over_what_the_one_before_left() -> None:
+    meter = SliceMeter()
+    meter.mark(Usage(0, 0), 0.0)
+    meter.answered([answer()], Usage(10, 0), 1.0)
+    meter.begin(1.5)
+    [metrics] = meter.answered([answer()], Usage(30, 0), 2.0)
+    assert (metrics.cpu_time_s, metrics.wall_time_s) == (20e-9, 0.5)
+    assert meter.totals().overhead_cpu_ns == 0
+
+
 def test_answers_that_come_together_share_by_their_own_figures() -> None:
     meter = SliceMeter()
     meter.mark(Usage(0, 0), 0.0)
