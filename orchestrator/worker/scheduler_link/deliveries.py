@@ -176,7 +176,8 @@ class Deliveries:
             else:
                 self._tell(ev.ResultAccepted(parcel.key, answer))
         finally:
-            self._settled(parcel)
+            self._forget(parcel)
+            self._traffic.settled()
 
     async def _deliver(self, entry: Entry) -> Any:
         """The Scheduler's answer to a result. Raises its refusal, which is recorded."""
@@ -229,10 +230,9 @@ class Deliveries:
         lost = error.code in _LEASE_IS_LOST or error.code in _OUTVOTED.values()
         self._tell(ev.ResultRefused(parcel.key, error.code, error.message, lost=lost))
 
-    def _settled(self, parcel: _Parcel) -> None:
+    def _forget(self, parcel: _Parcel) -> None:
         self.results -= 1
         self._sending.pop(parcel.key, None)
-        self._traffic.settled()
 
     # -- in piles ------------------------------------------------------------------------------------------------------
 
@@ -263,6 +263,7 @@ class Deliveries:
             return
         for parcel, said in zip(parcels, answers, strict=True):
             self._hear(parcel, said)
+        self._traffic.settled()
 
     def _hear(self, parcel: _Parcel, said: Any) -> None:
         """What the Scheduler said of a member of a pile."""
@@ -279,7 +280,7 @@ class Deliveries:
         else:
             self._accepted(parcel.entry)
             self._tell(ev.ResultAccepted(parcel.key, said))
-        self._settled(parcel)
+        self._forget(parcel)
 
     # -- what earlier processes left -----------------------------------------------------------------------------------
 
