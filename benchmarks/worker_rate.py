@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from benchmarks import common
+from orchestrator.jobs import piles
 from orchestrator.protocol.config import build_config, config_text
 from orchestrator.protocol.server import DcpServer, Request
 from orchestrator.wallet.keys import PrivateKey
@@ -22,6 +23,7 @@ from tests.faults.parts import free_port
 
 SANDBOXES = (1, 2, 8, 64)
 MANY = 500
+ANSWER = {"accepted": True, "metrics": {}, "slicePaymentAmount": "0.001"}
 JOB = {
     "jobId": "rate", "jobCgId": "rate-public", "public": {"name": "rate", "description": "", "link": ""},
     "codeLocation": "data:,(x) => { progress(); return x }", "argumentsLocation": [], "dependencies": [],
@@ -43,10 +45,15 @@ class Instant:
         match request.operation:
             case "requestTask@3":
                 return self._task(request.data)
+            case piles.OPERATION:
+                members = piles.unfold(request.data)
+                self.results += len(members)
+                self.first.set()
+                return piles.fold_answers([ANSWER] * len(members))
             case "result":
                 self.results += 1
                 self.first.set()
-                return {"metrics": {}, "slicePaymentAmount": "0.001"}
+                return ANSWER
             case "subscribeMany":
                 return {"tokens": [{"event": label, "token": label} for label in request.data["schedmsgEvents"]]}
         return {"success": True}
@@ -69,6 +76,7 @@ async def measure(sandboxes: int, seconds: float) -> dict[str, float]:
     instant, port = Instant(), free_port()
     names = ("taskDistributor", "resultSubmitter", "eventRouter")
     config = build_config(f"http://127.0.0.1:{port}/", services=names)
+    config["scheduler"]["services"]["resultSubmitter"]["tuning"] = {"resultsInPile": piles.MOST}
     services = dict.fromkeys((*names, "packageManager"), instant)
     with tempfile.TemporaryDirectory() as folder:
         state = pathlib.Path(folder)
