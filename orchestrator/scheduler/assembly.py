@@ -75,7 +75,7 @@ async def assemble(
     company = 0
     if database.is_shared:
         core.cluster = Cluster(database, roster, clock, place)
-        company = await core.cluster.join(identity.address)
+        company = await core.cluster.join(identity.address, settings.database_wait_s)
         core.cluster.hear("work", core.work_elsewhere)
         core.cluster.hear("bans", core.changed_elsewhere)
         core.cluster.on_missed(core.look_again)

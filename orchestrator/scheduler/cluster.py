@@ -174,9 +174,12 @@ class Cluster:
 
     # --- life
 
-    async def join(self, identity: str) -> int:
-        """Make this process known; how many others are alive. Raises `InvalidInput` when they have another key."""
-        agreed = await retried(lambda: self._join(identity))
+    async def join(self, identity: str, wait_s: float = 0.0) -> int:
+        """Make this process known; how many others are alive. A database that is away is waited for so long.
+
+        Raises `InvalidInput` when the others have another key, and `DatabaseAway`.
+        """
+        agreed = await retried(lambda: self._join(identity), patience=wait_s)
         if agreed[0] != identity:
             raise InvalidInput(
                 f"this database belongs to a Scheduler with the address {agreed[0]}, and the keystore here is that of "

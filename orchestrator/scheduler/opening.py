@@ -6,7 +6,7 @@ import logging
 
 import tenacity
 
-from orchestrator.database import Database, DatabaseAway
+from orchestrator.database import Database, DatabaseAway, retried
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ async def opened(url: str, *, migrate: bool, wait_s: float) -> Database:
         with attempt:
             database = await Database.open(url, migrate=migrate)
             try:
-                await database.ping()
+                await retried(database.ping)
             except BaseException:
                 await database.close()
                 raise

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from orchestrator.bank import Bank
 from orchestrator.database import Database, DatabaseAway, retried
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.errors import ConnectionLost, RemoteError
 from orchestrator.scheduler.app import KEYSTORE, SchedulerApp
+from orchestrator.scheduler.cluster import Cluster
 from orchestrator.settings import SchedulerSettings
 from orchestrator.wallet.keys import PrivateKey
 from tests.integration.scheduler.actors import FakeWorker, authorization_of, deployer, until
@@ -156,6 +158,31 @@ async def test_a_scheduler_that_starts_first_waits_and_says_for_what(
     await asyncio.to_thread(own_server.start)
     async with asyncio.timeout(30):
         await starting
+
+
+async def test_a_scheduler_that_is_cut_off_while_it_starts_goes_on(
+    settings: SchedulerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen when PostgreSQL crashed within the first statement: the process ended with the driver's error."""
+    cut: list[str] = []
+
+    def cut_once(owner: type, name: str, database_of: Callable[[Any], Database]) -> None:
+        work = getattr(owner, name)
+
+        async def worked(self: Any, *arguments: Any) -> Any:
+            if name not in cut:
+                cut.append(name)
+                async with database_of(self).snapshot() as tx:
+                    await tx.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+            return await work(self, *arguments)
+
+        monkeypatch.setattr(owner, name, worked)
+
+    cut_once(Database, "ping", lambda database: database)
+    cut_once(Cluster, "_join", lambda cluster: cluster._database)
+    async with asyncio.timeout(30), SchedulerApp(settings):
+        pass
+    assert cut == ["ping", "_join"]
 
 
 async def test_a_server_that_refuses_is_not_waited_for(settings: SchedulerSettings, own_server: PostgresServer) -> None:
