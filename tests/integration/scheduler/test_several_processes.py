@@ -82,15 +82,17 @@ async def test_workers_at_two_processes_agree(app: SchedulerApp, second: Schedul
 
 
 async def test_a_waiting_worker_hears_of_work_at_another_process(settings: SchedulerSettings, another: Another) -> None:
-    settings = settings.model_copy(update={"long_poll_s": 60.0})
-    async with SchedulerApp(settings) as app, SchedulerApp(another()) as second:
-        second.settings = app.settings
-        async with deployer(app.url) as client, fake_worker(second.url) as worker:
-            asked = asyncio.ensure_future(worker.take())
-            await until(lambda: "worker" in str(second.roster.entries().get(worker.id)))
-            await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
-            async with asyncio.timeout(20):
-                assert (await asked)["body"]["task"]
+    async with (
+        SchedulerApp(settings) as app,
+        SchedulerApp(another().model_copy(update={"long_poll_s": 60.0})) as second,
+        deployer(app.url) as client,
+        fake_worker(second.url) as worker,
+    ):
+        asked = asyncio.ensure_future(worker.take())
+        await until(lambda: "worker" in str(second.roster.entries().get(worker.id)))
+        await client.deploy(dataRange={"start": 1, "end": 2, "step": 1})
+        async with asyncio.timeout(20):
+            assert (await asked)["body"]["task"]
 
 
 async def test_emitted_events_and_commands_cross(app: SchedulerApp, second: SchedulerApp) -> None:
