@@ -84,13 +84,13 @@ def kinds() -> list[Kind]:
         Kind("no socket.io", begin, rubbish, in_volleys=True, leaves=True),
         Kind("forged", begin, [dcp(forged)], in_volleys=True),
         Kind("replayed", begin, [dcp(connect)], in_volleys=True, leaves=True),
-        Kind("giant of fragments", begin, [dcp(fragment(5, n, 10_000, 60_000)) for n in range(20)]),
-        Kind("giant frame", [*begin, _frame_head(8_000_000)], [b"x" * 60_000]),
+        Kind("giant of fragments", begin, [dcp(fragment(5, n, 10_000, 16_000)) for n in range(20)]),
+        Kind("giant frame", [*begin, _frame_head(8_000_000)], [b"x" * 16_000]),
         Kind("half open", [*begin, dcp(connect)], []),
         Kind("silent", [upgrade], []),
         Kind("slow reader", begin, [dcp(connect_message(PrivateKey.generate()))], reads=False),
         Kind("slow request", [b"GET / HTTP/1.1\r\n"], [b"X-A: b\r\n"]),
-        Kind("giant body", [post.encode()], [b"x" * 60_000]),
+        Kind("giant body", [post.encode()], [b"x" * 16_000]),
         Kind("configuration", [config], [config], reads=False),
     ]
 

@@ -9,12 +9,13 @@
  * says; then the frames, each behind its length. All numbers are 32 bits in the machine's order. Connection n does kind n
  * modulo their number.
  *
- * Frames that are written alone wait until the connection takes them, and one that was closed is opened again a little
- * later. A kind with volleys waits for nothing: handshake and volley are one write, and a connection that takes no more
+ * Frames that are written alone wait until the connection takes them, and one that was closed is opened again after
+ * RECONNECT_S. A kind with volleys waits for nothing: handshake and volley are one write, and a connection that takes no more
  * for PATIENCE_S, or was cut off, is given up for a new one. MESSAGES_PER_SECOND is for all of them together.
  *
- * Prints one JSON object per kind at the end. `offered` are frames that the kernel has taken (of volleys without the
- * handshake), `bytes` all their bytes, `acked` those of them that the other side's kernel has acknowledged.
+ * Prints one JSON object per kind at the end, and then one of itself. `offered` are frames that the kernel has taken (of
+ * volleys without the handshake), `bytes` all their bytes, `acked` those of them that the other side's kernel has
+ * acknowledged; `left` are connections that were given up, `cut` those that the server ended, `refused` with 429.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,6 +32,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -252,5 +254,9 @@ int main(int count, char **words)
            "\"offered\": %lu, \"bytes\": %lu, \"acked\": %lu, \"seconds\": %.3f}\n",
            i, k->opened, k->refused, k->cut, k->failed, k->left, k->offered, k->bytes, k->acked, took);
   }
+  struct rusage used;
+  getrusage(RUSAGE_SELF, &used);
+  printf("{\"cores\": %.3f}\n", (used.ru_utime.tv_sec + used.ru_stime.tv_sec
+                                 + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6) / took);
   return 0;
 }

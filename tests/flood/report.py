@@ -22,6 +22,7 @@ class Report:
     """of all TCP connections of the machine"""
     scheduler_cpu: float
     """cores that the Scheduler used during the flood"""
+    gun_cpu: float
     metrics: Mapping[str, float]
     """how much the Scheduler's counters grew during the flood"""
     log: str
@@ -57,6 +58,7 @@ class Report:
             "memory_most_mib": self.memory_most >> 20,
             "kernel_memory_most_mib": self.kernel_memory_most >> 20,
             "scheduler_cores": round(self.scheduler_cpu, 2),
+            "gun_cores": round(self.gun_cpu, 2),
         }
 
     def _sum(self, name: str) -> float:

@@ -62,7 +62,7 @@ async def flood(folder: pathlib.Path, force: Force, *, calm_s: float, settings: 
         await watch.look(force.seconds)
         after = await siege.metrics()
         outputs = await siege.outputs()
-    shots = [json.loads(line) for line in outputs.pop("gun").splitlines()]
+    *shots, itself = [json.loads(line) for line in outputs.pop("gun").splitlines()]
     return Report(
         seconds=watch.took,
         gun={all_kinds[one.pop("kind")].name: one for one in shots},
@@ -72,6 +72,7 @@ async def flood(folder: pathlib.Path, force: Force, *, calm_s: float, settings: 
         memory_most=watch.memory_most,
         kernel_memory_most=watch.kernel_most,
         scheduler_cpu=watch.cpu,
+        gun_cpu=itself["cores"],
         metrics={name: value - watch.before.get(name, 0) for name, value in after.items()},
         log=(folder / "scheduler.log").read_text(),
     )
