@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _ADMITTED_AT_ONCE = 32
-_ACCEPTED_AT_ONCE = 512
-"""those included that are refused, which is quick: nobody honest waits behind them in the kernel"""
+ACCEPTING_S = 0.002
+"""So much CPU time goes into accepting connections, and refusing most of them, before others have their turn again:
+whoever has a session must not wait for a crowd at the door, and whoever has none not for long behind one."""
 _MOST_WAITING = 512
 """accepted connections of one address that wait for their turn"""
 _WELCOME_COST = 3.0
@@ -274,8 +275,8 @@ class Door:
     def _accept(
         self, listener: socket.socket, make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
     ) -> None:
-        admitted = 0
-        for _ in range(_ACCEPTED_AT_ONCE):
+        admitted, until = 0, time.thread_time() + ACCEPTING_S
+        while admitted < _ADMITTED_AT_ONCE and time.thread_time() < until:
             try:
                 connection, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -305,8 +306,6 @@ class Door:
             self._waiting[place] += 1
             self._spawn(self._welcome(connection, place, is_direct, make, tls))
             admitted += 1
-            if admitted == _ADMITTED_AT_ONCE:
-                return
 
     def _accept_again(self, listener: socket.socket, *arguments: Any) -> None:
         if listener in self._listeners:

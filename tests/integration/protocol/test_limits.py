@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +17,8 @@ import aiohttp
 import pytest
 
 from orchestrator import telemetry
+from orchestrator.protocol import gate
+from orchestrator.protocol.bans import Ban
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.errors import ConnectionLost, RemoteError
 from orchestrator.protocol.guard import GuardLimits, TrustedProxies
@@ -99,6 +103,21 @@ async def until(condition: Any) -> None:
 
 
 # --- connections
+
+
+async def test_a_crowd_at_the_door_is_turned_away_bit_by_bit(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two bits all others have their turn."""
+    setup.server.ban(Ban(OTHER, float("inf"), "for a test"))
+    counted = Readings()
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "thread_time", lambda: next(ticks) * gate.ACCEPTING_S / 4)
+    crowd = [socket.create_connection(("127.0.0.1", setup.server.port), source_address=(OTHER, 0)) for _ in range(10)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert 0 < counted.total("dcp.scheduler.connections.refused") <= 6
+    await until(lambda: counted.total("dcp.scheduler.connections.refused") == 10)
+    for one in crowd:
+        one.close()
 
 
 @pytest.mark.parametrize("setup", [limits(address_half_open=2)], indirect=True)
