@@ -219,6 +219,8 @@ class Door:
         self._spawn = spawn
         self._listeners: list[socket.socket] = []
         self._waiting: Counter[str] = Counter()
+        self._arriving: set[socket.socket] = set()
+        """accepted connections that nobody looks after yet"""
         self._gates: dict[asyncio.BaseTransport, Gate] = {}
         self._refusals: deque[tuple[float, socket.socket]] = deque()
         self.turned_away = 0
@@ -261,6 +263,8 @@ class Door:
             asyncio.get_running_loop().remove_reader(listener)
             listener.close()
         self._listeners.clear()
+        for connection in self._arriving:
+            connection.close()
         self.sweep(now=float("inf"), patience=float("inf"))
 
     def sweep(self, now: float, patience: float) -> None:
@@ -304,6 +308,7 @@ class Door:
                 continue
             connection.setblocking(False)
             self._waiting[place] += 1
+            self._arriving.add(connection)
             self._spawn(self._welcome(connection, place, is_direct, make, tls))
             admitted += 1
 
@@ -319,7 +324,10 @@ class Door:
         make: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext | None,
     ) -> None:
+        self._arriving.discard(connection)
         try:
+            if connection.fileno() < 0:
+                return  # closed before anybody looked after it
             await self._turns.take(place, cost=_WELCOME_COST)
             loop = asyncio.get_running_loop()
             handshake = None if tls is None else _HANDSHAKE_S

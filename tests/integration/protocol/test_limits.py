@@ -107,7 +107,7 @@ async def until(condition: Any) -> None:
 
 async def test_a_crowd_at_the_door_is_turned_away_bit_by_bit(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two bits all others have their turn."""
-    setup.server.ban(Ban(OTHER, float("inf"), "for a test"))
+    setup.server.ban(Ban(OTHER, time.monotonic() + 60, "for a test"))
     counted = Readings()
     ticks = itertools.count()
     monkeypatch.setattr(time, "thread_time", lambda: next(ticks) * gate.ACCEPTING_S / 4)
