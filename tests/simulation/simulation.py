@@ -17,6 +17,7 @@ from tests.simulation.audit import Audit
 from tests.simulation.clients import Client, JobPlan, Saver
 from tests.simulation.network import Network
 from tests.simulation.process import SchedulerProcess
+from tests.simulation.rows import Rows
 from tests.simulation.sql_database import SqlDatabase, template
 from tests.simulation.workers import Shared, Traits, Worker
 from tests.simulation.world import Faults, Violation, World
@@ -160,8 +161,8 @@ class _Simulation:
         started = time.process_time()
         plan = self._plan
         self._world = world = World(plan.seed, plan.faults)
-        self._database = SqlDatabase(world, self._committed, is_shared=plan.schedulers > 1)
-        self._audit = Audit(world, self._database.raw)
+        self._database = SqlDatabase(world, lambda: self._audit.step(), is_shared=plan.schedulers > 1)
+        self._audit = Audit(world, Rows(self._database.raw))
         self._network = Network(world)
         self._shared = Shared()
         self._broken: str | None = None
@@ -234,9 +235,6 @@ class _Simulation:
         self._world.note(request.connection.peer[:8], f"{request.operation} {of}: {text}")
         self._audit.answered(request, answer)
 
-    def _committed(self) -> None:
-        self._audit.step()
-
     async def _kill_now_and_then(self, process: SchedulerProcess) -> None:
         mean = self._plan.faults.scheduler_kill_every_s
         while mean > 0:
@@ -265,12 +263,10 @@ class _Simulation:
 
     def _check_clients(self) -> None:
         """A client that was told of the end of its job has heard every result before."""
+        results = self._audit.results()
         for client in self._clients:
             if client.refused is None:
-                rows = self._database.raw.execute(
-                    "SELECT r.number FROM slice_results r JOIN jobs j ON j.key = r.job WHERE j.id = ?", (client.job,)
-                )
-                missing = {number for (number,) in rows} - client.heard
+                missing = results[client.job] - client.heard
                 if missing:
                     raise Violation(f"{client.name} never heard of results {sorted(missing)[:20]}")
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import pathlib
-import re
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,13 +18,8 @@ from typing import Any
 import sqlalchemy
 
 from orchestrator.database import Database, sqlite_url
+from tests.simulation.rows import watch
 from tests.simulation.world import World
-
-_WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+(\w+)")
-_BESIDE = frozenset(
-    {"processes", "sessions", "present_workers", "facts", "events", "counters", "owner_accounts", "bans"}
-)
-"""tables of which no rule speaks"""
 
 
 class Transaction:
@@ -34,25 +28,12 @@ class Transaction:
     def __init__(self, connection: sqlalchemy.Connection) -> None:
         self._connection = connection
         self.dialect = connection.dialect
-        self.changed: set[str] = set()
-        """tables that were written to"""
 
     async def execute(self, statement: Any, parameters: Any = None) -> sqlalchemy.CursorResult[Any]:
-        if getattr(statement, "is_dml", False):
-            self.changed.add(statement.table.name)
-        elif isinstance(statement, sqlalchemy.TextClause):
-            self._note(statement.text)
         return self._connection.execute(statement, parameters)
 
     async def exec_driver_sql(self, statement: str, parameters: Any = None) -> sqlalchemy.CursorResult[Any]:
-        self._note(statement)
         return self._connection.exec_driver_sql(statement, parameters)
-
-    def _note(self, statement: str) -> None:
-        """The table that it writes to."""
-        found = _WRITES.match(statement)
-        if found is not None:
-            self.changed.add(found[1])
 
     async def scalar(self, statement: Any, parameters: Any = None) -> Any:
         return self._connection.scalar(statement, parameters)
@@ -75,7 +56,7 @@ class _Stream:
 
 
 class SqlDatabase:
-    """Has the methods of `orchestrator.database.Database`. `committed` is called after every commit that matters."""
+    """Has the methods of `orchestrator.database.Database`. `committed` is called after every commit."""
 
     def __init__(self, world: World, committed: Callable[[], None], *, is_shared: bool) -> None:
         self.is_shared = is_shared
@@ -95,15 +76,13 @@ class SqlDatabase:
         await self._pause()
         async with self._lock:
             self.raw.execute("BEGIN IMMEDIATE")
-            self.tx.changed.clear()
             try:
                 yield self.tx
             except BaseException:
                 self.raw.execute("ROLLBACK")
                 raise
             self.raw.execute("COMMIT")
-            if not self.tx.changed <= _BESIDE:
-                self._committed()
+            self._committed()
         await self._pause()
 
     @contextlib.asynccontextmanager
@@ -148,6 +127,7 @@ def template() -> sqlite3.Connection:
         empty = sqlite3.connect(":memory:", check_same_thread=False)
         with contextlib.closing(sqlite3.connect(path)) as file:
             file.backup(empty)
+    watch(empty)
     return empty
 
 
