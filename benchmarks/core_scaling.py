@@ -2,8 +2,9 @@
 
 Leases and settles slices as the services do, with everything but the database: who is there (`Roster`), what a request
 says, whose turn it is (`Board`), matching, packing, reports, settlement, the job's next status, the market, wages and
-the postings of the Bank. Workers take turns: each reports what it holds and asks for more, so that each one's entry is
-as old as it can be and every worker has slices out. What a job's slices leave in the database is not kept here, so a
+the postings of the Bank. In virtual time each worker reports what it holds and asks for more, so that each one's entry
+is as old as it can be and every worker has slices out; whoever finds none waits in the line of those who wait
+(`WaitingLine`), and is called when slices come back. What a job's slices leave in the database is not kept here, so a
 job of ten million is as large as its counters say; `python -m tests.simulation` has the database, too.
 
 By jobs, it is the board that counts: jobs of a thousand owners at most, with four kinds of requirements and two groups,
@@ -19,6 +20,7 @@ import argparse
 import collections
 import dataclasses
 import gc
+import heapq
 import json
 import resource
 import time
@@ -26,7 +28,7 @@ from typing import Any
 
 from orchestrator.bank.ledger import Account, AccountKind, Book, Hold, Payment, escrow_account
 from orchestrator.jobs.words import PUBLIC_GROUP, RunStatus
-from orchestrator.scheduler import escrow
+from orchestrator.scheduler import escrow, lifecycle
 from orchestrator.scheduler.board import Board, BoardRules, Entry
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.estimates import Estimate, Measured
@@ -37,36 +39,48 @@ from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, w
 from orchestrator.scheduler.offers import candidate_for
 from orchestrator.scheduler.packing import PackingRules, pack
 from orchestrator.scheduler.roster import Roster
-from orchestrator.scheduler.settling import Report, next_state, settle
+from orchestrator.scheduler.settling import Report, Settled, next_state, settle
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
-from orchestrator.scheduler.task_request import parse_task_request
+from orchestrator.scheduler.task_request import TaskRequest, parse_task_request
+from orchestrator.scheduler.waiting_line import Waiter, WaitingLine, left_over
 
 PRICE = 10**13
 JOBS = 5
 """jobs that wait at the same time; all but one for a worker with other capabilities"""
 ALLOWED = 1.3
-ROUND_S = 45.0
-"""in which every worker has its turn"""
+SLICE_S = 1.0
+LONG_POLL_S, PAUSE_S = 5.0, 0.5
+"""how long a request waits for work, and a worker until it asks again"""
+GIVEN_BACK = 100
+"""of every so many tasks one slice comes back unfinished"""
 SPEC = {"greedyEstimation": False, "discrete": False, "requirements": 64}
 BUDGET, LIMIT, RULES = Budget(), ErrorLimit(), PackingRules()
+TASK_S = RULES.target_task_s
 MEASURED = Measured(cpu_ms=1000.0, wall_ms=1000.0, gpu_ms=0.0, in_bytes=10.0, out_bytes=10.0)
 _GROUP = frozenset({PUBLIC_GROUP_ID})
 
 
 class World:
-    """A job of `slices` and `workers` who share it."""
+    """A job of `slices` and `workers` who share it, in virtual time: a worker reports when its task is done and asks
+    for more. When there is nothing it waits in the line, until it is called or its request has waited for long enough;
+    then it asks again. Now and then slices come back, and workers that wait are called for them."""
 
     def __init__(self, workers: int, slices: int) -> None:
         self.now = 1_000_000.0
-        self.step_s = ROUND_S / workers
-        self.roster = Roster(alive_s=2 * ROUND_S)
+        self.roster = Roster(alive_s=10 * TASK_S)
         self.market = Market(MarketRules(PRICE))
         self.board = Board(BoardRules())
+        self.line = WaitingLine()
         self.wishes = [_wish(f"worker {i}") for i in range(workers)]
         self.held: list[list[Slice]] = [[] for _ in range(workers)]
+        self.resting: list[Waiter | None] = [None] * workers
+        self.called: collections.deque[int] = collections.deque()
         for wish in self.wishes:
             wanted = parse_task_request(wish)
             self.roster.saw(wanted.profile, wanted.load, self.now)
+        self.agenda = [(self.now + TASK_S * i / workers, 0, i) for i in range(workers)]
+        """when which worker is done or loses patience; the number tells requests of one worker apart"""
+        self.requests = [0] * workers
         record = JobRecord(1, "j" * 22, "owner", "account", SPEC, None, False, PRICE, 0, self.now)
         self.job = Job(record, None)
         estimate = Estimate().fold([MEASURED])
@@ -81,24 +95,77 @@ class World:
             self.board.post(key, "owner" if mine else f"owner {key}", profile, state, weight=self._weight(state))
         self.escrow = escrow_account("job:1")
         self.balances = {self.escrow: slices * PRICE}
-        self.leases = self.turns = 0
+        self.ready: collections.deque[Slice] = collections.deque()
+        """slices that came back"""
+        self.leases = self.reported = self.in_vain = self.calls = 0
 
     def turn(self) -> int:
-        """The next worker reports what it has and asks for more. How many slices were accepted."""
-        index = self.turns % len(self.wishes)
-        self.turns += 1
-        self.now += self.step_s
-        pieces = self.held[index]
+        """What happens next: somebody who was called looks, or a task ends, or somebody has waited for long enough. How
+        many slices were accepted."""
+        if self.called:
+            self._look(self.called.popleft())
+            return 0
+        self.now, request, index = heapq.heappop(self.agenda)
+        if request != self.requests[index]:
+            return 0  # it was called meanwhile
+        waiter = self.resting[index]
+        if waiter is not None:  # it is told that there is nothing, and asks again
+            self._answered(index, waiter)
+            self._at(self.now + PAUSE_S, index)
+            return 0
+        pieces, self.held[index] = self.held[index], []
+        accepted = self._report(f"worker {index}", pieces) if pieces else 0
+        self._enter(index)
+        return accepted
+
+    def _at(self, when: float, index: int) -> None:
+        self.requests[index] += 1
+        heapq.heappush(self.agenda, (when, self.requests[index], index))
+
+    def _enter(self, index: int) -> None:
+        wanted = parse_task_request(self.wishes[index])
+        self.resting[index] = waiter = self.line.enter(wanted, lambda: self.called.append(index))
+        self._look(index)
+        if self.resting[index] is waiter:
+            self.in_vain += 1
+
+    def _look(self, index: int) -> None:
+        """As a request does: it looks at the board, and rests or is answered."""
+        waiter = self.resting[index]
+        if waiter is None:
+            return
+        calls = self.line.look(waiter)
+        pieces = self._request(waiter.wanted)
+        for call in left_over(calls, {self.job.id: len(pieces)}):
+            self._call(call.slices, call.tried, waiter)
         if pieces:
-            self._report(f"worker {index}", pieces)
-        self.held[index] = self._request(self.wishes[index])
-        return len(pieces)
+            self._answered(index, waiter)
+            self.held[index] = pieces
+            self._at(self.now + len(pieces) * SLICE_S, index)
+        elif self.line.rest(waiter):
+            if not calls:  # its patience goes on where it was called in vain
+                self._at(self.now + LONG_POLL_S, index)
+        else:
+            self.called.append(index)
+
+    def _answered(self, index: int, waiter: Waiter) -> None:
+        self.resting[index] = None
+        for call in left_over(self.line.leave(waiter), {}):
+            self._call(call.slices, call.tried, waiter)
+
+    def _call(self, slices: int, tried: frozenset[int] = frozenset(), by: Waiter | None = None) -> None:
+        """Slices wait: as the dispatcher does."""
+        entry = self.board.get(self.state.key)
+        left = min(slices, escrow.may_lease(self.state.funded, self.state.counts))
+        if entry is not None and left > 0:
+            self.calls += self.line.call(
+                entry.key, entry.profile, entry.state.estimate, left, lambda _waiter, _given: 1, tried=tried, by=by
+            )
 
     def _weight(self, state: JobState) -> float:
         return self.market.weight(PRICE, state.estimate.work_s)
 
-    def _request(self, wish: dict[str, Any]) -> list[Slice]:
-        wanted = parse_task_request(wish)
+    def _request(self, wanted: TaskRequest) -> list[Slice]:
         worker = wanted.profile
         self.roster.saw(worker, wanted.load, self.now, wanted.size)
 
@@ -117,24 +184,43 @@ class World:
         self.leases += 1
         counts = self.state.counts
         number = min(plan[0].slices, escrow.may_lease(self.state.funded, counts))
-        self._change(dataclasses.replace(self.state, counts=counts.leased_fresh(number), served_at=self.now))
+        again = [lifecycle.lease(self.ready.popleft(), self.leases) for _ in range(min(number, len(self.ready)))]
+        if again:
+            counts = counts.moved(SliceState.READY, SliceState.LEASED, len(again))
+        fresh = number - len(again)
+        first = counts.cursor + 1
+        counts = counts.leased_fresh(fresh)
+        self._change(dataclasses.replace(self.state, counts=counts, served_at=self.now))
         escrow.validate(self.state.funded, self.state.counts)
-        return [Slice(counts.cursor + 1 + i, SliceState.LEASED, self.leases) for i in range(number)]
+        return again + [Slice(first + i, SliceState.LEASED, self.leases) for i in range(fresh)]
 
-    def _report(self, worker: str, pieces: list[Slice]) -> None:
-        """Its results come, and it is paid."""
+    def _report(self, worker: str, pieces: list[Slice]) -> int:
+        """Its results come, and it is paid; one of them it gives back now and then."""
+        self.reported += 1
+        gives_back = self.reported % GIVEN_BACK == 0
         reports = [
             Report(
-                self.job, one.number, one.lease, Ending.COMPLETED,
+                self.job, one.number, one.lease,
+                Ending.RETURNED if gives_back and one is pieces[-1] else Ending.COMPLETED,
                 worker=worker, payee=worker, uri="data:,1", measured=MEASURED,
             )
             for one in pieces
         ]  # fmt: skip
         settled = settle(self.job, self.state, {one.number: one for one in pieces}, reports, BUDGET)
-        assert all(one.verdict is Verdict.ACCEPTED for one in reports)
+        accepted = sum(one.verdict is Verdict.ACCEPTED for one in reports)
+        assert accepted + gives_back == len(pieces)
         self._change(next_state(settled.state, LIMIT, self.now))
-        self.market.paid(PRICE, len(reports), self.now)
+        self.ready.extend(settled.changed.values())
+        if settled.slices_wait:
+            self._call(len(settled.changed))
         self.roster.heard(worker, self.now)
+        if accepted:
+            self.market.paid(PRICE, accepted, self.now)
+            self._pay(worker, settled)
+        assert len(settled.events) == accepted
+        return accepted
+
+    def _pay(self, worker: str, settled: Settled) -> None:
         book = Book(
             [
                 Account(self.escrow, AccountKind.ESCROW, self.balances[self.escrow]),
@@ -143,10 +229,9 @@ class World:
             [Hold("job:1", "account")],
         )
         amount = sum(wage.amount for wage in settled.wages)
-        book.pay("job:1", [Payment(f"wage:{self.job.id}:{pieces[0].number}", worker, amount)])
+        book.pay("job:1", [Payment(f"wage:{self.job.id}:{settled.wages[0].number}", worker, amount)])
         for name in (self.escrow, worker):
             self.balances[name] = book.balance(name)
-        assert len(settled.events) == len(pieces)
 
     def _change(self, state: JobState) -> None:
         self.state = state
@@ -205,19 +290,28 @@ def cost(workers: int, slices: int, sample: int) -> float:
 def run_world(workers: int, slices: int, parts: int = 10) -> dict[str, Any]:
     """One job to its end: CPU microseconds per slice in each part of it, in the order of time, and what was kept."""
     world = World(workers, slices)
-    started, spent = time.monotonic(), []
+    started, spent, tasks, vain = time.monotonic(), [], [], []
     done = 0
     for part in range(1, parts + 1):
-        before, begun = done, time.process_time()
-        while done < slices * part // parts:
-            done += world.turn()
-        spent.append((time.process_time() - begun) / max(1, done - before) * 1e6)
+        before, begun, leased, in_vain = done, time.process_time(), world.leases, world.in_vain
+        # Half of a slice is to lease it, and half to settle it: the first tasks are leased before any result comes.
+        while done < 2 * slices * part // parts:
+            world.turn()
+            done = world.state.counts.cursor + world.state.counts.accepted
+        number = (done - before) / 2
+        spent.append((time.process_time() - begun) / number * 1e6)
+        tasks.append(number / max(1, world.leases - leased))
+        vain.append((world.in_vain - in_vain) / number)
     world.check_end()
     return {
         "workers": workers,
         "slices": slices,
         "tasks": world.leases,
         "CPU µs per slice, by tenths of the job": [round(one, 1) for one in spent],
+        "slices per task": [round(one, 1) for one in tasks],
+        "requests in vain per slice": [round(one, 3) for one in vain],
+        "workers called": world.calls,
+        "virtual seconds": round(world.now - 1_000_000.0, 1),
         "seconds": round(time.monotonic() - started, 1),
         "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }

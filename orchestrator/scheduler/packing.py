@@ -5,6 +5,10 @@ a lost worker loses little and that the end of a job is shared. Empty slices the
 slices of minutes one per core. What remains of a job is shared among the workers that are around (guided
 self-scheduling: each takes a part of what is left, so parts shrink towards the end); a worker that is alone shares with
 nobody.
+
+Among very many workers the Scheduler itself is what the end waits for: to hand out R core-seconds in tasks of t takes
+R / t answers, of `answer_s` each, and the last task takes t. Both together are least at t = √(R × answer_s), and
+shorter than that no task becomes for the sake of sharing.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ class PackingRules:
     target_task_s: float = 10.0
     min_task_s: float = 0.5
     """a task is not split below this much work just to share the end of a job"""
+    answer_s: float = 0.002
+    """what a task costs the Scheduler, from the request for it to its results"""
     max_slices: int = 500
     """per task, over all jobs: bounds one signed message"""
     unknown_slice_s: float = 1.0
@@ -163,7 +169,8 @@ def _portion(job: Candidate, taken: dict[int, int], share: float, cluster_load: 
     wanted = math.floor(share * rules.target_task_s / seconds)
     # Half of this worker's part of what is left, but not less than is worth a message.
     fair_part = math.ceil(left * share / (2 * cluster_load)) if cluster_load else left
-    worth_it = math.ceil(share * rules.min_task_s / seconds)
+    least_s = max(rules.min_task_s, math.sqrt(left * seconds * rules.answer_s))
+    worth_it = math.ceil(share * least_s / seconds)
     return max(1, min(left, wanted, max(fair_part, worth_it)))
 
 

@@ -41,6 +41,18 @@ def test_the_end_of_a_job_is_shared() -> None:
     assert portion.slices == 2
 
 
+def test_very_many_workers_do_not_all_ask_for_single_slices() -> None:
+    """10,000 core-seconds in tasks of one are 10,000 answers, in tasks of five 2,000 that take no longer than 4 s."""
+    of_thousands = pack([job(waiting=10_000, slice_s=1.0)], 1.0, 100_000.0, RULES)
+    assert of_thousands == [Portion(1, 5)]
+    # The less is left, the finer it is shared, down to what is worth a message.
+    assert pack([job(waiting=1_000, slice_s=1.0)], 1.0, 100_000.0, RULES) == [Portion(1, 2)]
+    assert pack([job(waiting=100, slice_s=1.0)], 1.0, 100_000.0, RULES) == [Portion(1, 1)]
+    # Where few share, their parts are larger than that in any case.
+    assert pack([job(waiting=10_000, slice_s=1.0)], 1.0, 1_000.0, RULES) == [Portion(1, 5)]
+    assert pack([job(waiting=1_000, slice_s=1.0)], 1.0, 100.0, RULES) == [Portion(1, 5)]
+
+
 def test_a_discrete_job_gives_one_slice_per_task() -> None:
     assert pack([job(discrete=True)], 8.0, 8.0, RULES) == [Portion(1, 1)]
 
