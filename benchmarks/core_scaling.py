@@ -298,7 +298,7 @@ def run_world(workers: int, slices: int, parts: int = 10) -> dict[str, Any]:
         while done < 2 * slices * part // parts:
             world.turn()
             done = world.state.counts.cursor + world.state.counts.accepted
-        number = (done - before) / 2
+        number = max(1, done - before) / 2
         spent.append((time.process_time() - begun) / number * 1e6)
         tasks.append(number / max(1, world.leases - leased))
         vain.append((world.in_vain - in_vain) / number)
