@@ -23,6 +23,9 @@ from orchestrator.scheduler.task_answer import slice_seconds
 from orchestrator.scheduler.task_request import TaskRequest
 from orchestrator.scheduler.waiting_line import Call, Waiter, WaitingLine, left_over
 
+MOST_CALLED_IN_TURN = 4
+"""workers that one late slice is offered to, one after the other, until it is looked at again"""
+
 
 class Dispatcher:
     """`run()` must be running while requests wait."""
@@ -104,6 +107,10 @@ class Dispatcher:
             return
         tried = frozenset() if before is None else before.tried
         if before is not None and before.late:
+            # Others took what was late, or it is for few: not all who wait need find that out in turn. Whoever asks
+            # anew looks without being called, and there is another look at the job soon.
+            if self._watchman.is_quiet(key, self._core.clock()) or len(tried) >= MOST_CALLED_IN_TURN:
+                return
             self._line.call(
                 key, entry.profile, entry.state.estimate, before.slices, _late_share, tried=tried, late=True, by=by
             )

@@ -156,6 +156,7 @@ def _judge(
     batch: Settled, pieces: dict[int, Slice], report: Report, budget: lifecycle.Budget, was: Slice | None
 ) -> None:
     """`was` is the slice as it is in the database."""
+    report.paid = 0  # a transaction that the database took back is done again
     piece = pieces.get(report.number)
     court = batch.court
     if court is not None and report.ending is Ending.COMPLETED:

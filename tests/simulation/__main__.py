@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     """0 when every rule held for every seed."""
     options = _parser().parse_args(arguments)
     logging.disable(logging.CRITICAL)  # leases that expire by the hundreds are no news here
-    limits = Limits(options.workers, options.jobs, options.slices, options.minutes)
+    limits = Limits(
+        options.workers, options.jobs, options.slices, options.minutes, in_memory=options.memory, least=options.least
+    )
     seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
     failed: list[Report] = []
     totals: dict[str, float] = {}
@@ -60,9 +62,12 @@ def command(seed: int, limits: Limits) -> str:
         ("--jobs", limits.jobs, usual.jobs),
         ("--slices", limits.slices, usual.slices),
         ("--minutes", limits.fault_minutes, usual.fault_minutes),
+        ("--least", limits.least, usual.least),
     ):
         if value != default:
             parts.append(f"{flag} {value}")
+    if limits.in_memory:
+        parts.append("--memory")
     return " ".join(parts)
 
 
@@ -78,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, default=usual.fault_minutes,
         help=f"virtual minutes of faults, about ({usual.fault_minutes:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--least", type=float, default=usual.least, metavar="PART",
+        help="of these numbers of workers and jobs every seed has at least this part (0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", action="store_true",
+        help="rows in memory instead of SQLite, one scheduler process: for thousands of workers",
     )  # fmt: skip
     parser.add_argument("--log", type=pathlib.Path, metavar="FILE", help="write the event log of the (last) seed")
     parser.add_argument("--keep-going", action="store_true", help="go on after a broken rule")

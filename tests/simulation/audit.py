@@ -7,14 +7,16 @@ rows are read again, and all of them are checked.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Set
 from typing import Any
 
-from orchestrator.bank.amounts import parse_amount
+from orchestrator.bank.amounts import UNITS, parse_amount
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler import escrow
 from tests.simulation.mirror import Mirror
-from tests.simulation.rows import Changes, JobRow, LeaseRow, Place, Rows, SliceRow
+from tests.simulation.rows import Changes, JobRow, LeaseRow, Place, Postings, Rows, SliceRow
 from tests.simulation.workers import right_value
 from tests.simulation.world import Violation, World
 
@@ -26,6 +28,18 @@ _ALLOWED = {
     ("leased", "leased"), ("leased", "ready"), ("leased", "accepted"), ("leased", "failed"),
 }  # fmt: skip
 """what a slice may have become between two commits"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Private:
+    """The compute group of jobs that are in no other."""
+
+    account: str
+    """who gets its commission"""
+    rate: int
+    """in 10^-18"""
+    members: Set[str]
+    """identities of workers"""
 
 
 class Audit:
@@ -43,6 +57,8 @@ class Audit:
         """who was given which lease"""
         self._told: dict[str, int] = {}
         """units that workers were told are paid, by address"""
+        self.private: dict[str, Private] = {}
+        """by the id of the job"""
         self.commits = 0
         self._full_at = FULL_EVERY
 
@@ -215,6 +231,10 @@ class Audit:
             lease = answer["auth"]["lease"]["id"]
             self._demand(lease not in self._granted, "no lease is given twice", lease)
             self._granted[lease] = request.peer
+            for job in answer["body"]["task"]:
+                within = self.private.get(job)
+                is_in = within is None or request.peer in within.members
+                self._demand(is_in, "a job's slices go only to workers of its groups", (job, request.peer))
         if request.operation == "result":
             self._check_verdict(request, answer)
 
@@ -244,14 +264,15 @@ class Audit:
         """`acknowledged`: postings that somebody was told of. Returns figures for the report."""
         self.step()
         self._look_at_all()
-        postings, sums, earned = self._rows.postings()
-        missing = {name: units for name, units in acknowledged.items() if postings.get(name) != units}
+        postings = self._rows.postings()
+        missing = {name: units for name, units in acknowledged.items() if postings.units.get(name) != units}
         self._demand(not missing, "what was acknowledged is posted, once", missing)
         accounts = self._mirror.accounts
-        wrong = [name for name, (units, _) in accounts.items() if units != sums.get(name, 0)]
+        wrong = [name for name, (units, _) in accounts.items() if units != postings.sums.get(name, 0)]
         self._demand(not wrong, "every balance is the sum of its postings", wrong)
-        unpaid = {name: units for name, units in self._told.items() if earned.get(name, 0) < units}
+        unpaid = {name: units for name, units in self._told.items() if postings.earned.get(name, 0) < units}
         self._demand(not unpaid, "what a worker is told is paid was paid", unpaid)
+        self._check_commissions(postings)
         jobs = self._mirror.jobs
         unfinished = [job for job in jobs.values() if not job.ended]
         self._demand(not expect_ended or not unfinished, "every job ends", unfinished)
@@ -261,9 +282,16 @@ class Audit:
             "slices": len(self._mirror.slices),
             "accepted": sum(job.accepted for job in jobs.values()),
             "given up": sum(job.failed for job in jobs.values()),
-            "postings": len(postings),
+            "postings": len(postings.units),
             "commits": self.commits,
         }
+
+    def _check_commissions(self, postings: Postings) -> None:
+        due: dict[str, int] = {within.account: 0 for within in self.private.values()}
+        for job, within in self.private.items():
+            due[within.account] += self._mirror.paid.get(f"escrow:job:{job}", 0) * within.rate // UNITS
+        wrong = {name: (units, due[name]) for name in due if (units := postings.earned.get(name, 0)) != due[name]}
+        self._demand(not wrong, "a group gets its part of every wage", wrong)
 
     def results(self) -> dict[str, set[int]]:
         """Slices that have a result, by the id of their job."""

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator import kvin
+from orchestrator.database import DatabaseAway
 from orchestrator.errors import OrchestratorError
 from orchestrator.jobs.words import PUBLIC_GROUP
 from tests.simulation.network import Connection, Network, NoAnswer
-from tests.simulation.workers import Shared
+from tests.simulation.workers import Shared, group_descriptor, group_secret
 from tests.simulation.world import World
 
 
@@ -25,6 +26,8 @@ class JobPlan:
     cancels: bool = False
     starts_at: float = 0.0
     redundancy: Mapping[str, Any] | None = None
+    groups: tuple[str, ...] = ("public",)
+    """keys of compute groups"""
 
 
 class Speaker:
@@ -37,16 +40,23 @@ class Speaker:
         self._connection: Connection | None = None
 
     async def ask(self, service: str, operation: str, data: Any, *, repeatable: bool = True) -> Any:
+        """`data` may be a function of the connection, for what is bound to it."""
         while True:
             await self._may_crash()
             connection = await self._connected()
+            said = data(connection) if callable(data) else data
             try:
                 answers = await self._network.ask(
-                    connection, service, [(operation, data)],
+                    connection, service, [(operation, said)],
                     authorized=frozenset({self.address}), patience_s=10.0, repeatable=repeatable,
                 )  # fmt: skip
             except NoAnswer:
                 connection.end()
+                continue
+            if isinstance(answers[0], OrchestratorError) and answers[0].code == DatabaseAway.code:
+                # Nobody knows whether it was done: once more, over another session.
+                connection.end()
+                await asyncio.sleep(self._world.random.random())
                 continue
             return answers[0]
 
@@ -100,7 +110,7 @@ class Client(Speaker):
         self.deployed = True
         if self._connection is not None:
             await self.welcome(self._connection)
-        await self.ask("computeGroups", "addJobToGroups", {"job": self.job, "cgArray": [PUBLIC_GROUP]})
+        await self._join()
         if self.plan.listed:
             await self._feed()
         if self.plan.cancels:
@@ -108,6 +118,23 @@ class Client(Speaker):
             await self.ask("jobSubmit", "cancelJob", {"job": self.job, "reason": "enough"})
         await self.stopped.wait()
         self._world.note(self.name, f"has heard the end of its job and {len(self.heard)} results")
+
+    async def _join(self) -> None:
+        """Into a group that there is not yet, or that is full, later; where it costs too much the job is given up."""
+        while True:
+            answer = await self.ask("computeGroups", "addJobToGroups", self._joining)
+            if not isinstance(answer, dict) or (answer["success"] and "failed" not in answer):
+                return
+            code = answer["failed"][0]["code"] if answer["success"] else answer["code"]
+            self._world.note(self.name, f"cannot join {self.plan.groups}: {code}")
+            if code not in ("ENOTFOUND", "EGROUPLIMIT") or self.stopped.is_set():
+                await self.ask("jobSubmit", "cancelJob", {"job": self.job, "reason": "no group"})
+                return
+            await asyncio.sleep(1 + 5 * self._world.random.random())
+
+    def _joining(self, connection: Connection) -> dict[str, Any]:
+        own = [group_descriptor(key, connection.dcpsid) for key in self.plan.groups if key != "public"]
+        return {"job": self.job, "cgArray": [*([PUBLIC_GROUP] if "public" in self.plan.groups else []), *own]}
 
     def _submission(self) -> dict[str, Any]:
         data: dict[str, Any] = {
@@ -184,6 +211,34 @@ class Client(Speaker):
             if self.deployed:
                 await self._connected()
             await asyncio.sleep(5.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupPlan:
+    """A compute group with a secret."""
+
+    key: str
+    commission: str
+    fee: str
+    jobs: int | None
+    """the most that it takes at once"""
+
+
+class GroupOwner(Speaker):
+    def __init__(self, world: World, network: Network, plan: GroupPlan) -> None:
+        super().__init__(world, network, f"owner of {plan.key}")
+        self.plan = plan
+        self.account = world.new_address()
+
+    async def run(self) -> None:
+        join = {"joinKey": self.plan.key, "joinHash": group_secret(self.plan.key)}
+        terms = {
+            "commissionRate": self.plan.commission, "addJobFee": self.plan.fee, "maxConcurrentJobs": self.plan.jobs,
+            "paymentAddress": self.account,
+        }  # fmt: skip
+        data = {"joinDescriptor": join, "otherProperties": terms}
+        answer = await self.ask("computeGroups", "createGroup", data)
+        self._world.note(self.name, f"has made it: {answer['success']}")
 
 
 class Saver(Speaker):

@@ -81,6 +81,8 @@ class Mirror:
         """The first thing in which another copy differs."""
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
+            if name == "states":
+                mine, theirs = ({key: +one for key, one in states.items() if +one} for states in (mine, theirs))
             if mine != theirs:
                 if not isinstance(mine, dict):
                     return f"{name}: {mine!r} and {theirs!r}"

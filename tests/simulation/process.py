@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from orchestrator.bank import Bank
+from orchestrator.database import DatabaseAway
 from orchestrator.errors import Fault, OrchestratorError
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler.assembly import assemble
@@ -36,7 +37,13 @@ class SchedulerProcess:
 
     async def start(self) -> None:
         world = self._world
-        parts = await assemble(self._settings, self._database, Bank(world.now), IDENTITY, world.now, place=self._name)
+        while True:
+            bank, clock = Bank(world.now), world.now
+            try:
+                parts = await assemble(self._settings, self._database, bank, IDENTITY, clock, place=self._name)
+                break
+            except DatabaseAway:  # whoever watches over the process starts it again
+                await asyncio.sleep(1.0)
         self._services = parts.services
         self.is_up = True
         world.note(self._name, "starts")
@@ -72,7 +79,10 @@ class SchedulerProcess:
         self._world.steps += len(requests)
         answers: Answers
         if hasattr(handler, "handle_batch"):
-            answers = list(await handler.handle_batch(requests))
+            try:
+                answers = list(await handler.handle_batch(requests))
+            except OrchestratorError as error:
+                answers = [error] * len(requests)
         else:
             answers = []
             for request in requests:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from orchestrator.bank.store import LIMB
 from orchestrator.scheduler.lifecycle import Counts
@@ -109,6 +109,45 @@ class JobRow:
         return f"escrow:job:{self.id}"
 
 
+def must_agree(spec: Mapping[str, Any]) -> int | None:
+    """See `JobRow.agree`."""
+    rule = spec.get("redundancy")
+    return None if rule is None or rule["trusting"] else int(rule["agree"])
+
+
+@dataclasses.dataclass
+class Touched:
+    """Keys of rows; accounts and postings by their names."""
+
+    places: set[Place] = dataclasses.field(default_factory=set)
+    jobs: set[int] = dataclasses.field(default_factory=set)
+    accounts: set[str] = dataclasses.field(default_factory=set)
+    postings: set[str] = dataclasses.field(default_factory=set)
+    leases: set[int] = dataclasses.field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.places or self.jobs or self.accounts or self.postings or self.leases)
+
+
+@dataclasses.dataclass
+class Postings:
+    """All of them."""
+
+    units: dict[str, int] = dataclasses.field(default_factory=dict)
+    """by id"""
+    sums: dict[str, int] = dataclasses.field(default_factory=dict)
+    """what they come to, by account"""
+    earned: dict[str, int] = dataclasses.field(default_factory=dict)
+    """what payments brought, by account"""
+
+    def add(self, name: str, kind: str, source: str, target: str, units: int) -> None:
+        self.units[name] = units
+        self.sums[source] = self.sums.get(source, 0) - units
+        self.sums[target] = self.sums.get(target, 0) + units
+        if kind == "payment":
+            self.earned[target] = self.earned.get(target, 0) + units
+
+
 @dataclasses.dataclass
 class Changes:
     """Rows as they are now; a touched place without a row here has none."""
@@ -126,7 +165,21 @@ class Changes:
     leases: dict[int, LeaseRow | None] = dataclasses.field(default_factory=dict)
 
 
-class Rows:
+class Rows(Protocol):
+    """Where the copy is read from."""
+
+    def changed(self) -> Changes | None:
+        """What was touched since the last time; None when nothing was."""
+        ...
+
+    def everything(self) -> Changes:
+        """All rows. What was touched before stays noted."""
+        ...
+
+    def postings(self) -> Postings: ...
+
+
+class SqlRows:
     """Reads what `watch` noted."""
 
     def __init__(self, raw: sqlite3.Connection) -> None:
@@ -134,7 +187,6 @@ class Rows:
         self._agree: dict[int, int | None] = {}
 
     def changed(self) -> Changes | None:
-        """What was touched since the last time; None when nothing was."""
         touched = self._raw.execute("SELECT DISTINCT kind, one, two FROM touched").fetchall()
         if not touched:
             return None
@@ -143,7 +195,6 @@ class Rows:
         return changes
 
     def everything(self) -> Changes:
-        """All rows. What was touched before stays noted."""
         self._raw.execute("SAVEPOINT everything")
         self._raw.execute("DELETE FROM touched")
         for table, (kind, one, two) in _WATCHED.items():
@@ -153,21 +204,14 @@ class Rows:
         self._raw.execute("RELEASE everything")
         return changes
 
-    def postings(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-        """Units of each posting by its id, their sums by account, and what payments brought to each account."""
-        units: dict[str, int] = {}
-        sums: dict[str, int] = {}
-        earned: dict[str, int] = {}
+    def postings(self) -> Postings:
+        found = Postings()
         for name, kind, source, target, high, low in self._raw.execute(
             "SELECT p.posting_id, p.kind, s.name, t.name, p.high, p.low FROM bank_postings p"
             " JOIN bank_accounts s ON s.id = p.source JOIN bank_accounts t ON t.id = p.target"
         ):
-            units[name] = amount = high * LIMB + low
-            sums[source] = sums.get(source, 0) - amount
-            sums[target] = sums.get(target, 0) + amount
-            if kind == "payment":
-                earned[target] = earned.get(target, 0) + amount
-        return units, sums, earned
+            found.add(name, kind, source, target, high * LIMB + low)
+        return found
 
     def _read(self, touched: Iterable[tuple[int, int, int]]) -> Changes:
         keys: dict[int, set[int]] = {kind: set() for kind in (_JOB, _ACCOUNT, _POSTING, _LEASE)}
@@ -204,8 +248,7 @@ class Rows:
     def _job(self, row: tuple[Any, ...]) -> JobRow:
         key, spec = row[0], row[15]
         if key not in self._agree:
-            rule = json.loads(spec).get("redundancy")
-            self._agree[key] = None if rule is None or rule["trusting"] else int(rule["agree"])
+            self._agree[key] = must_agree(json.loads(spec))
         return JobRow(*row[:3], int(row[3]), *row[4:14], row[14] is not None, self._agree[key])
 
 

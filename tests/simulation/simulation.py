@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import random
@@ -10,14 +11,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.bank.amounts import parse_amount
 from orchestrator.scheduler.redundancy import Offer
 from orchestrator.settings import SchedulerSettings
 from tests.simulation import virtual_loop
-from tests.simulation.audit import Audit
-from tests.simulation.clients import Client, JobPlan, Saver
+from tests.simulation.audit import Audit, Private
+from tests.simulation.clients import Client, GroupOwner, GroupPlan, JobPlan, Saver
+from tests.simulation.memory.database import MemoryDatabase, exchanged
 from tests.simulation.network import Network
 from tests.simulation.process import SchedulerProcess
-from tests.simulation.rows import Rows
 from tests.simulation.sql_database import SqlDatabase, template
 from tests.simulation.workers import Shared, Traits, Worker
 from tests.simulation.world import Faults, Violation, World
@@ -25,6 +27,7 @@ from tests.simulation.world import Faults, Violation, World
 LONGEST_REST_S = 600.0
 """once the faults are over, every job must have ended after this much virtual time, and thrice the time that its slices
 take on the workers that stay"""
+MOST_DECEIVERS = 3
 CREDIT = 8 * 10**18
 """what an account has at first, where jobs have fifty slices at most: enough for most of them"""
 
@@ -41,6 +44,10 @@ class Plan:
     schedulers: int
     lease_s: float
     credit: int
+    group: GroupPlan | None = None
+    """some jobs are in it, and some workers"""
+    in_memory: bool = False
+    """without SQL"""
 
     @property
     def deadline_s(self) -> float:
@@ -49,7 +56,8 @@ class Plan:
             job.slices * job.slice_s * (1 if job.redundancy is None else job.redundancy["of"]) for job in self.jobs
         )
         # What several workers compute is done no sooner than the slowest of them is.
-        rates = [one.cores * one.speed for one in self.workers if not one.leaves]
+        closed = any("public" not in job.groups for job in self.jobs)
+        rates = [one.cores * one.speed for one in self.workers if not one.leaves and (one.group or not closed)]
         rate = sum(rates) if all(job.redundancy is None for job in self.jobs) else min(rates)
         return self.faults.until + LONGEST_REST_S + 3 * work_s / rate
 
@@ -62,6 +70,10 @@ class Limits:
     jobs: int = 3
     slices: int = 50
     fault_minutes: float = 2.0
+    in_memory: bool = False
+    """rows without SQL: for thousands of workers"""
+    least: float = 0.0
+    """part of these numbers that every seed has at least"""
 
 
 @dataclasses.dataclass
@@ -106,7 +118,7 @@ def plan_of(seed: int, limits: Limits = Limits()) -> Plan:
             liar=chance.random() < 0.3,
             leaves=index > 0 and chance.random() < 0.3,
         )
-        for index in range(chance.randint(1, limits.workers))
+        for index in range(chance.randint(max(1, round(limits.least * limits.workers)), limits.workers))
     )
     jobs = tuple(
         JobPlan(
@@ -117,18 +129,65 @@ def plan_of(seed: int, limits: Limits = Limits()) -> Plan:
             cancels=chance.random() < 0.15,
             starts_at=chance.random() * 30,
         )
-        for _ in range(chance.randint(1, limits.jobs))
+        for _ in range(chance.randint(max(1, round(limits.least * limits.jobs)), limits.jobs))
     )
+    faults = dataclasses.replace(faults, database_restart=_restarts(seed) if wild and not limits.in_memory else 0.0)
+    group = _group(seed)
+    workers = _deceiving(workers)
+    if group is not None:
+        workers, jobs = _in_group(seed, group, workers, jobs)
     return Plan(
         seed=seed,
         faults=faults,
         workers=workers,
         jobs=_compared(seed, jobs, workers),
         savers=chance.randint(0, 2),
-        schedulers=chance.choice([1, 1, 1, 2, 3]),
+        schedulers=1 if limits.in_memory else chance.choice([1, 1, 1, 2, 3]),
         lease_s=chance.choice([20.0, 60.0]),
         credit=CREDIT * max(1, limits.slices // 50),
+        group=group,
+        in_memory=limits.in_memory,
     )
+
+
+# Each with a chance of its own: what else a plan has does not depend on it.
+
+
+def _deceiving(workers: Sequence[Traits]) -> tuple[Traits, ...]:
+    """Liars that also give wrong results where workers must agree: no more than can be outvoted."""
+    chosen = [index for index, one in enumerate(workers) if one.liar][:MOST_DECEIVERS]
+    return tuple(dataclasses.replace(one, deceives=index in chosen) for index, one in enumerate(workers))
+
+
+def _restarts(seed: int) -> float:
+    return random.Random(f"database {seed}").choice([0.0, 0.0, 0.0, 0.005, 0.02])
+
+
+def without_sql(plan: Plan) -> Plan:
+    """The same with rows in memory: they are one process's, and never away."""
+    faults = dataclasses.replace(plan.faults, database_restart=0.0)
+    return dataclasses.replace(plan, faults=faults, schedulers=1, in_memory=True)
+
+
+def _group(seed: int) -> GroupPlan | None:
+    chance = random.Random(f"group {seed}")
+    if chance.random() < 0.6:
+        return None
+    return GroupPlan(
+        "lab", chance.choice(["0", "0.05", "0.25"]), chance.choice(["0", "0.01"]), chance.choice([None, 1])
+    )
+
+
+def _in_group(
+    seed: int, group: GroupPlan, workers: Sequence[Traits], jobs: Sequence[JobPlan]
+) -> tuple[tuple[Traits, ...], tuple[JobPlan, ...]]:
+    chance = random.Random(f"in group {seed}")
+    members = tuple(
+        dataclasses.replace(one, group=group.key) if index == 0 or chance.random() < 0.4 else one
+        for index, one in enumerate(workers)
+    )
+    kinds = [("public",), (group.key,), ("public", group.key)]
+    return members, tuple(dataclasses.replace(job, groups=chance.choice(kinds)) for job in jobs)
 
 
 def _compared(seed: int, jobs: Sequence[JobPlan], workers: Sequence[Traits]) -> tuple[JobPlan, ...]:
@@ -136,21 +195,23 @@ def _compared(seed: int, jobs: Sequence[JobPlan], workers: Sequence[Traits]) -> 
     than must agree, and a Scheduler lets them ask for so many. A chance of its own: the rest of a plan does not depend
     on it."""
     chance = random.Random(f"compared {seed}")
-    agree = max(2, sum(one.liar for one in workers) + 1)
-    honest = sum(not one.liar and not one.leaves for one in workers)
+    agree = max(2, sum(one.deceives for one in workers) + 1)
+    honest = sum(not one.deceives and not one.leaves for one in workers)
     found = []
     for job in jobs:
         of = agree + chance.randrange(3)
         rule = {"agree": agree, "of": of, "trusting": chance.random() < 0.3}
-        may = min(honest, Offer().most) >= of
+        may = min(honest, Offer().most) >= of and "public" in job.groups
         found.append(dataclasses.replace(job, redundancy=rule) if may and chance.random() < 0.8 else job)
     return tuple(found)
 
 
 def simulate(plan: Plan) -> Report:
     """Run it to its end or to the first broken rule."""
-    template()
-    return virtual_loop.run(_Simulation(plan).run())
+    if not plan.in_memory:
+        template()
+    with exchanged() if plan.in_memory else contextlib.nullcontext():
+        return virtual_loop.run(_Simulation(plan).run())
 
 
 class _Simulation:
@@ -161,8 +222,8 @@ class _Simulation:
         started = time.process_time()
         plan = self._plan
         self._world = world = World(plan.seed, plan.faults)
-        self._database = SqlDatabase(world, lambda: self._audit.step(), is_shared=plan.schedulers > 1)
-        self._audit = Audit(world, Rows(self._database.raw))
+        self._database = self._open_database()
+        self._audit = Audit(world, self._database.rows)
         self._network = Network(world)
         self._shared = Shared()
         self._broken: str | None = None
@@ -170,13 +231,17 @@ class _Simulation:
         self._clients = [
             Client(world, self._network, self._shared, f"client {i}", job) for i, job in enumerate(plan.jobs)
         ]
+        owner = None if plan.group is None else GroupOwner(world, self._network, plan.group)
         addresses = [client.address for client in self._clients]
         self._savers = [Saver(world, self._network, f"saver {i}", addresses, 10) for i in range(plan.savers)]
         workers = [
             Worker(world, self._network, self._shared, f"worker {i}", traits, plan.lease_s)
             for i, traits in enumerate(plan.workers)
         ]
+        if owner is not None:
+            self._know_group(owner)
         actors: list[Any] = [
+            *([] if owner is None else [owner.run()]),
             *(one.run() for one in workers),
             *(one.stay() for one in self._clients),
             *(one.fund() for one in self._clients),
@@ -202,6 +267,21 @@ class _Simulation:
             self._database.close()
         figures |= {"requests": world.steps, "virtual s": world.elapsed, "cpu s": time.process_time() - started}
         return Report(plan.seed, self._broken, world.log, figures)
+
+    def _open_database(self) -> SqlDatabase | MemoryDatabase:
+        def committed() -> None:
+            self._audit.step()
+
+        if self._plan.in_memory:
+            return MemoryDatabase(self._world, committed)
+        # A database that goes away is a server, and others may be at work on it too.
+        is_shared = self._plan.schedulers > 1 or self._plan.faults.database_restart > 0
+        return SqlDatabase(self._world, committed, is_shared=is_shared)
+
+    def _know_group(self, owner: GroupOwner) -> None:
+        key, rate = owner.plan.key, parse_amount(owner.plan.commission)
+        private = Private(owner.account, rate, self._shared.members.get(key, set()))
+        self._audit.private = {one.job: private for one in self._clients if one.plan.groups == (key,)}
 
     async def _start_schedulers(self) -> None:
         settings = SchedulerSettings(

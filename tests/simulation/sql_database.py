@@ -18,7 +18,8 @@ from typing import Any
 import sqlalchemy
 
 from orchestrator.database import Database, sqlite_url
-from tests.simulation.rows import watch
+from tests.simulation.outages import Commit, Outages
+from tests.simulation.rows import SqlRows, watch
 from tests.simulation.world import World
 
 
@@ -66,29 +67,37 @@ class SqlDatabase:
         self._listeners: dict[object, Callable[[str], None]] = {}
         self._committed = committed
         self._lock = asyncio.Lock()
+        self._outages = Outages(world)
         engine, self.raw = _engine()
         template().backup(self.raw)
         self._connection = engine.connect()
         self.tx = Transaction(self._connection)
+        self.rows = SqlRows(self.raw)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         await self._pause()
         async with self._lock:
+            self._outages.reach()
             self.raw.execute("BEGIN IMMEDIATE")
             try:
                 yield self.tx
+                if (outcome := self._outages.commit()) is Commit.LOST:
+                    raise self._outages.broken()
             except BaseException:
                 self.raw.execute("ROLLBACK")
                 raise
             self.raw.execute("COMMIT")
             self._committed()
+            if outcome is Commit.UNHEARD:
+                raise self._outages.broken()
         await self._pause()
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
         await self._pause()
         async with self._lock:
+            self._outages.reach()
             self.raw.execute("BEGIN")
             try:
                 yield self.tx

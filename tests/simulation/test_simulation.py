@@ -21,6 +21,7 @@ from orchestrator.scheduler.lifecycle import Budget, Counts, Ending, Slice, Slic
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.redundancy import Decision, Opinion, Panel
 from orchestrator.scheduler.store import leases, slices
+from tests.simulation import rules
 from tests.simulation.__main__ import command, main
 from tests.simulation.simulation import Limits, plan_of, simulate
 
@@ -207,3 +208,8 @@ def test_a_broken_rule_is_told_with_the_command_that_shows_it_again(
     assert "broken rule" in text or "failed" in text
     assert "again: python -m tests.simulation --seed " in text
     assert "--slices 49" in text
+
+
+def test_the_page_says_where_each_rule_is_checked() -> None:
+    text = rules.PAGE.read_text()
+    assert rules.rewritten(text) == text, "run python -m tests.simulation.rules"

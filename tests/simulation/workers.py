@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,8 +30,12 @@ class Traits:
     cores: int
     speed: float
     liar: bool = False
+    deceives: bool = False
+    """gives wrong results where workers must agree; fewer than must agree do so"""
     leaves: bool = False
     """gone for good at the end of the faults"""
+    group: str = ""
+    """the key of a compute group that it is in, besides the public one"""
 
 
 @dataclasses.dataclass
@@ -41,6 +46,8 @@ class Shared:
     seen: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
     compared: set[str] = dataclasses.field(default_factory=set)
     """jobs whose workers must agree: what is right does not depend on who computes it"""
+    members: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    """identities of the workers of each compute group"""
     over: bool = False
 
     def remember(self, auth: Mapping[str, Any]) -> None:
@@ -58,6 +65,15 @@ def wrong_value(number: int) -> str:
     return f"data:,wrong-{number}"
 
 
+def group_secret(key: str) -> str:
+    """The join hash of a group."""
+    return f"eh1-{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def group_descriptor(key: str, dcpsid: str) -> dict[str, str]:
+    return {"joinKey": key, "joinHashHash": join_hash_hash(dcpsid, group_secret(key))}
+
+
 class Worker:
     def __init__(
         self, world: World, network: Network, shared: Shared, name: str, traits: Traits, lease_s: float
@@ -66,6 +82,8 @@ class Worker:
         self._world, self._network, self._shared, self._traits = world, network, shared, traits
         self._lease_s = lease_s
         self._key = PrivateKey(world.random.getrandbits(248).to_bytes(32, "big"))
+        if traits.group:
+            shared.members.setdefault(traits.group, set()).add(self._key.address)
         self.payee = world.new_address()
         self._connection: Connection | None = None
         self._old: list[tuple[str, dict[str, Any]]] = []
@@ -161,7 +179,7 @@ class Worker:
         """Liars tell the same lie."""
         if job not in self._shared.compared:
             return f"data:,{number}-{self.name}"
-        if self._traits.liar and not self._world.calm and self._world.random.random() < 0.5:
+        if self._traits.deceives and not self._world.calm and self._world.random.random() < 0.5:
             return wrong_value(number)
         return right_value(number)
 
@@ -209,14 +227,17 @@ class Worker:
         by_job: dict[str, list[int]] = {}
         for job, number in held:
             by_job.setdefault(job, []).append(number)
-        proof = join_hash_hash(self._connection.dcpsid if self._connection else "", PUBLIC_JOIN_HASH)
+        dcpsid = self._connection.dcpsid if self._connection else ""
+        groups = [{"joinKey": "public", "joinHashHash": join_hash_hash(dcpsid, PUBLIC_JOIN_HASH)}]
+        if self._traits.group:
+            groups.append(group_descriptor(self._traits.group, dcpsid))
         return {
             "targetLoad": {"cpu": cores, "gpu": 0, "longSlices": 1},
             "coreStats": {"worker": self.name, "lCores": self._traits.cores, "pCores": self._traits.cores},
             "capabilities": 80,
             "paymentAddress": self.payee,
             "jobIds": [],
-            "workerComputeGroups": [{"joinKey": "public", "joinHashHash": proof}],
+            "workerComputeGroups": groups,
             "worktimes": [{"name": "map-basic", "version": "1.0.0"}],
             "fetchState": 1 if cores else 0,
             "soteriaJobs": by_job,
@@ -260,5 +281,7 @@ class Worker:
         elif kind == 5:
             report[1]["paymentAddress"] = world.random.choice(["nobody", None, 7])
             report[1]["result"] = world.random.choice([None, "data:application/x-kvin,{", f"data:,{number}"])
+        if report[0] == "result" and report[1]["job"] in self._shared.compared and not self._traits.deceives:
+            report[1]["result"] = right_value(report[1]["slice"])
         world.note(self.name, f"lies about slice {number} of {job[:6]}, in way {kind}")
         await self._ask("resultSubmitter", *report)

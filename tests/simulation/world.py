@@ -40,6 +40,8 @@ class Faults:
     client_crash: float = 0.0
     scheduler_kill_every_s: float = 0.0
     """mean time between kills of a scheduler process; 0 = never"""
+    database_restart: float = 0.0
+    """a transaction: the database goes away over its commit, and comes back after a while"""
 
 
 class World:

@@ -131,6 +131,17 @@ def test_a_late_result_is_taken_only_when_there_is_money_beside_what_is_out() ->
         assert (report.verdict, report.paid, len(batch.wages)) == (verdict, paid, min(paid, 1))
 
 
+def test_a_report_that_is_judged_again_tells_of_no_pay_that_it_did_not_bring() -> None:
+    """The database took the first transaction back, or nobody heard that it did not."""
+    job = build(record())
+    out, counts = Slice(1, SliceState.LEASED, 5), Counts(total=1, cursor=1, leased=1)
+    report = Report(job, 1, 5, Ending.COMPLETED, payee="worker")
+    settling.settle(job, state(counts, 1), {1: out}, [report], BUDGET)
+    assert (report.verdict, report.paid) == (Verdict.ACCEPTED, PRICE)
+    settling.settle(job, state(counts, 1), {1: dataclasses.replace(out, lease=6)}, [report], BUDGET)
+    assert (report.verdict, report.paid) == (Verdict.LATE, 0)
+
+
 class Escrow(RuleBasedStateMachine):
     """A job, its workers and its hold: anything may come in any order, late, twice, or under a lease that is over.
 
