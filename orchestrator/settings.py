@@ -266,6 +266,12 @@ class SchedulerSettings(ComponentSettings):
         json_schema_extra=flag(topic="Redundancy"),
     )
     max_opinions: int = Field(15, ge=2, description="most workers that a job may have asked about one slice")
+    opinion_wait_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="time without a further opinion after which a slice on which workers must agree is given up, "
+        "seconds",
+    )
     trusted_after: int = Field(
         10, ge=1, description="results that others agreed with after which an owner's jobs may believe a worker alone"
     )

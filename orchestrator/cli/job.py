@@ -1,4 +1,4 @@
-"""`dcp-orchestrator job`: an owner looks at jobs, asks why one waits, pays for more of it, and cancels it."""
+"""`dcp-orchestrator job`: an owner deploys jobs, looks at them, asks why one waits, pays for more, and cancels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.bank.amounts import format_amount, parse_amount
-from orchestrator.cli import connection, phrases
+from orchestrator.cli import connection, job_deploy, phrases
 from orchestrator.cli.connection import identity_option, once_option, output_option, scheduler_option
 from orchestrator.jobs.words import RunStatus, parse_job_id
 from orchestrator.wallet import files
@@ -27,7 +27,11 @@ _MOMENTS: Final = ("deployTime", "endTime")
 
 @click.group()
 def command() -> None:
-    """Look at your jobs, ask why one waits, put money into one, and cancel it."""
+    """Deploy a job, look at yours, ask why one waits, put money into one, and cancel it."""
+
+
+for _command in (job_deploy.deploy, job_deploy.wait, job_deploy.results):
+    command.add_command(_command)
 
 
 @command.command()

@@ -16,7 +16,7 @@ _COMMANDS = {
     "db": ("orchestrator.cli.db", "Migrate and check the database of a Scheduler."),
     "doctor": ("orchestrator.cli.doctor", "Whether this machine can be a Worker, and what to do."),
     "group": ("orchestrator.cli.group", "Make, change and give up compute groups."),
-    "job": ("orchestrator.cli.job", "Look at your jobs, ask why one waits, pay for more, cancel."),
+    "job": ("orchestrator.cli.job", "Deploy jobs, look at yours, ask why one waits, pay for more, cancel."),
     "keystore": ("orchestrator.cli.keystore", "Make, show and re-encrypt keystore files."),
     "local": ("orchestrator.cli.local", "The whole distributed computer in one process."),
     "receipts": ("orchestrator.cli.receipts", "Read and verify what a Worker signed about its slices."),

@@ -13,25 +13,21 @@ import decimal
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from orchestrator import kvin
-from orchestrator.errors import Fault, OrchestratorError
+from orchestrator.compute.following import Following, JobEvent, JobFailed, services_of
+from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.jobs import values, words
 from orchestrator.protocol.client import ClientConnection, DcpClient
-from orchestrator.protocol.errors import ConnectionClosed
 from orchestrator.wallet.keys import PrivateKey
 
-_LABELS = ("result", "status", "console", "error", "noprogress", "custom")
+__all__ = ["PUBLIC", "Group", "Job", "JobEvent", "JobFailed", "Range", "Redundancy"]
+
 _UPLOAD_BYTES = 1_000_000
 _ALPHABET = string.ascii_letters + string.digits
-
-
-class JobFailed(OrchestratorError):
-    """The Scheduler stopped the job before it was finished. `code` is the Scheduler's."""
-
-    code = "ECANCELLED"
-    fault = Fault.JOB
+_CANCEL_S = 5.0
+"""the longest that a cancelled `exec` tries to cancel its job"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class Range:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Redundancy:
     """`agree` workers must give the same result of a slice before it is accepted, and at most `of` are asked; each of
-    them is paid whose result is not shown wrong. What is None is the Scheduler's choice: 2 of 3, if nobody changed it.
+    them is paid whose result is not shown wrong. What is None is the Scheduler's choice: 2 of 4, if nobody changed it.
 
     `trusting`: the result of a worker is accepted alone that has given this owner many right ones, but for spot checks.
     Work functions must give the same result everywhere: see docs/redundancy.md.
@@ -64,23 +60,35 @@ class Redundancy:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class JobEvent:
-    """What the Scheduler tells a job's owner. `data` is as on the wire; `value` is the decoded result of `result`.
+class Group:
+    """A compute group, by its join key or its id. `join_hash` (see `orchestrator.jobs.words.join_hash`) proves that the
+    deployer knows the secret; None for one that lets this identity in without."""
 
-    The first event of a job with redundancy is `confidence`: what that costs.
-    """
+    key: str | None = None
+    join_hash: str | None = None
+    id: str | None = None
 
-    label: str
-    data: Mapping[str, Any]
-    value: Any = None
+    def descriptor(self, dcpsid: str) -> dict[str, Any]:
+        """What travels on the connection with this session id."""
+        if self.key == words.PUBLIC_GROUP["joinKey"]:
+            return words.PUBLIC_GROUP
+        if self.key is None:
+            return {"opaqueId": self.id}
+        proof = {} if self.join_hash is None else {"joinHashHash": words.join_hash_hash(dcpsid, self.join_hash)}
+        return {"joinKey": self.key, **proof}
+
+
+PUBLIC: Final = Group(key=words.PUBLIC_GROUP["joinKey"])
 
 
 class Job:
     """A job before and while it runs. An object deploys once.
 
-    `work_function` is JavaScript source of a function of (input, *arguments). Only workers whose sandboxes have at
-    least the level `isolation` get slices; by default any worker does. With `redundancy` several workers must agree on
-    each slice; by default the first result counts.
+    `work_function` is JavaScript source of a function of (input, *arguments). It offers `slice_payment` DCC per slice,
+    or `market_multiple` times the market value (once, when neither is given). Only workers whose sandboxes have at
+    least the level `isolation` and whose engines have what is in `requires` get slices, and only workers of `groups`;
+    by default any worker does. With `redundancy` several workers must agree on each slice; by default the first result
+    counts. Whoever is in these groups sees `name` and `description`.
     """
 
     def __init__(
@@ -90,25 +98,59 @@ class Job:
         arguments: Sequence[Any] = (),
         *,
         name: str = "",
-        slice_payment: float | None = None,
+        description: str = "",
+        slice_payment: float | str | None = None,
+        market_multiple: float | str | None = None,
+        requires: words.Capability | None = None,
         isolation: words.Isolation | None = None,
         redundancy: Redundancy | None = None,
+        groups: Sequence[Group] = (PUBLIC,),
     ) -> None:
+        if slice_payment is not None and market_multiple is not None:
+            raise InvalidInput("give slice_payment or market_multiple, not both")
         self.id = "".join(secrets.choice(_ALPHABET) for _ in range(22))
         self.work_function = work_function
         self.inputs = inputs
         self.arguments = tuple(arguments)
         self.name = name or f"Ad-Hoc Job{self.id[-6:]}"
+        self.description = description
         self.slice_payment = slice_payment
+        self.market_multiple = market_multiple
+        self.requires = words.Capability(0) if requires is None else requires
         self.isolation = isolation
         self.redundancy = redundancy
+        self.groups = tuple(groups)
         self.confidence: Mapping[str, Any] | None = None
         """what the redundancy costs, as the Scheduler told when the job was deployed: `agree`, `of`, `trusting`;
         `opinions` {least, expected, most} paid per slice; `perSlice` and `total` (of `slices` slices), the same in DCC
         as decimal text"""
-        self.results: dict[int, Any] = {}
-        self._stopped: asyncio.Future[Mapping[str, Any]] | None = None
-        self._tokens: dict[str, str] = {}
+        self.is_deployed = False
+        """the Scheduler has the job with all its inputs: it goes on without us"""
+        self._following: Following | None = None
+
+    @property
+    def results(self) -> dict[int, Any]:
+        """What has come so far, by slice."""
+        return {} if self._following is None else self._following.results
+
+    async def quote(self, client: DcpClient, config: Mapping[str, Any], account: PrivateKey) -> Mapping[str, Any]:
+        """What the job would cost if it was deployed now. Nothing is deployed, held or kept.
+
+        Amounts are decimal text in DCC: `slicePrice`; `total` {least, expected, most} of its `slices`; `held` {first,
+        most}, what is set aside at the deploy and when all inputs are there; `available`, what `account` has; and with
+        redundancy what `confidence` has after the deploy, as `redundancy`. The market value may move until the deploy.
+
+        Raises RemoteError: ENOSYS for a Scheduler that is not ours, EINVAL for what it would refuse.
+        """
+        submit = client.connect(services_of(config)["jobSubmit"])
+        wish = self._terms() | {"paymentAccount": account.address}
+        if not isinstance(self.inputs, Range):
+            wish["slices"] = len(self.inputs)
+        try:
+            answer: Mapping[str, Any] = await submit.request("quoteJob", wish, authorize=[account])
+            return answer
+        finally:
+            await submit.close()
 
     async def exec(
         self,
@@ -116,42 +158,50 @@ class Job:
         config: Mapping[str, Any],
         account: PrivateKey,
         on_event: Callable[[JobEvent], None] = lambda _event: None,
+        *,
+        outlives: bool = False,
     ) -> list[Any]:
         """Deploy, wait for the end, and return the results in slice order.
 
         `config` is the Scheduler's (see `orchestrator.protocol.config.fetch_config`); `account` pays. A slice without a
         result is None.
-        Raises JobFailed when the Scheduler cancels the job, ConnectionLost when a session ends while it is being
-        deployed: the job may run all the same. Under cancellation the job is cancelled at the Scheduler.
+        Raises JobFailed when the Scheduler cancels the job, or no compute group takes it; ConnectionLost when a session
+        ends while it is being deployed: the job may run all the same. Under cancellation the job is cancelled at the
+        Scheduler; with `outlives` only while it has not got all its inputs.
         """
-        services = {name: entry["location"] for name, entry in config["scheduler"]["services"].items()}
-        self._stopped = asyncio.get_running_loop().create_future()
-        submit = client.connect(services["jobSubmit"])
+        submit = client.connect(services_of(config)["jobSubmit"])
         try:
-            answer = await submit.request("submit@5", self._submission(account), authorize=[account])
-            await self._deployed(answer, submit, on_event)
-            stop = await self._follow(client, services, submit, on_event)
+            await self._submit(submit, account, on_event)
+            async with Following(client, config, self.id, on_event) as self._following:
+                await self._complete(client, config, submit, self._following.result_service)
+                return await self._following.end()
         except asyncio.CancelledError:
-            with contextlib.suppress(OrchestratorError, TimeoutError):
-                async with asyncio.timeout(5):
-                    reason = {"job": self.id, "owner": account.address, "reason": "interrupted"}
-                    await submit.request("cancelJob", reason)
+            if not (outlives and self.is_deployed):
+                await self._cancel(submit, account, "interrupted")
             raise
         finally:
             await submit.close()
-        if stop.get("runStatus") != words.RunStatus.FINISHED:
-            raise JobFailed(f"job {self.id} was stopped: {stop.get('reason')}", code=stop.get("code"))
-        return [self.results.get(number) for number in range(1, int(stop.get("sliceCount", len(self.results))) + 1)]
 
-    async def _deployed(self, answer: Any, submit: ClientConnection, on_event: Callable[[JobEvent], None]) -> None:
-        """Raises `JobFailed` when the Scheduler knows nothing of what was asked for."""
-        told = answer.get("redundancy") if isinstance(answer, Mapping) else None
-        if isinstance(told, Mapping):
-            self.confidence = told
-            on_event(JobEvent("confidence", told))
-        elif self.redundancy is not None:
-            await submit.request("cancelJob", {"job": self.id, "reason": "the Scheduler has no redundancy"})
-            raise JobFailed("this Scheduler has no redundancy: it accepts the first result of a slice", code="ENOSYS")
+    async def deploy(
+        self,
+        client: DcpClient,
+        config: Mapping[str, Any],
+        account: PrivateKey,
+        on_event: Callable[[JobEvent], None] = lambda _event: None,
+    ) -> None:
+        """Deploy with all inputs, and do not wait: `Following` hears of the job later. Raises as `exec` does; what is
+        cancelled before the job is complete cancels it."""
+        services = services_of(config)
+        submit, results = client.connect(services["jobSubmit"]), client.connect(services["resultSubmitter"])
+        try:
+            await self._submit(submit, account, on_event)
+            await self._complete(client, config, submit, results)
+        except asyncio.CancelledError:
+            await self._cancel(submit, account, "interrupted")
+            raise
+        finally:
+            await submit.close()
+            await results.close()
 
     async def add_funds(
         self,
@@ -176,99 +226,88 @@ class Job:
         wish: dict[str, Any] = {"job": self.id, "account": account.address, "transferId": transfer_id}
         if amount is not None:
             wish["amount"] = str(amount)
-        submit = client.connect(config["scheduler"]["services"]["jobSubmit"]["location"])
+        submit = client.connect(services_of(config)["jobSubmit"])
         try:
             answer: Mapping[str, Any] = await submit.request("addFunds", wish, authorize=[account])
             return answer
         finally:
             await submit.close()
 
-    async def _follow(
-        self,
-        client: DcpClient,
-        services: Mapping[str, str],
-        submit: ClientConnection,
-        on_event: Callable[[JobEvent], None],
-    ) -> Mapping[str, Any]:
-        assert self._stopped is not None
+    # --- the steps of a deploy
 
-        def hear(operation: str, data: Any) -> str:
-            if operation == "event":
-                self._hear(data["event"]["data"], on_event)
-            return "success"
+    async def _submit(
+        self, submit: ClientConnection, account: PrivateKey, on_event: Callable[[JobEvent], None]
+    ) -> None:
+        """Raises `JobFailed` when the Scheduler knows nothing of what was asked for."""
+        answer = await submit.request("submit@5", self._submission(account), authorize=[account])
+        told = answer.get("redundancy") if isinstance(answer, Mapping) else None
+        if isinstance(told, Mapping):
+            self.confidence = told
+            on_event(JobEvent("confidence", told))
+        elif self.redundancy is not None:
+            await submit.request("cancelJob", {"job": self.id, "reason": "the Scheduler has no redundancy"})
+            raise JobFailed("this Scheduler has no redundancy: it accepts the first result of a slice", code="ENOSYS")
 
-        router = client.connect(services["eventRouter"], on_word=hear)
-        results = client.connect(services["resultSubmitter"])
-        session_ended = asyncio.Event()
-        router.on_session_end(lambda _error: session_ended.set())
-        try:
-            await self._subscribe(router)
-            async with asyncio.TaskGroup() as group:
-                resubscribing = group.create_task(self._subscribe_again(router, session_ended))
-                await self._join_public_group(client, services["computeGroups"])
-                if not isinstance(self.inputs, Range):
-                    await self._upload(submit)
-                    await results.request("closeJob", {"job": self.id})
-                stop = await self._stopped
-                resubscribing.cancel()
-            if stop.get("runStatus") == words.RunStatus.FINISHED:
-                await self._fetch_missing(results, client.identity, int(stop["sliceCount"]))
-            return stop
-        except* OrchestratorError as group:  # what the caller is to catch comes alone
-            raise group.exceptions[0] from None
-        finally:
-            await router.close()
-            await results.close()
+    async def _complete(
+        self, client: DcpClient, config: Mapping[str, Any], submit: ClientConnection, results: ClientConnection
+    ) -> None:
+        await self._join_groups(client, services_of(config)["computeGroups"], submit)
+        if not isinstance(self.inputs, Range):
+            await self._upload(submit)
+            await results.request("closeJob", {"job": self.id})
+        self.is_deployed = True
 
-    async def _subscribe(self, router: ClientConnection) -> None:
-        await router.request(
-            "subscribeMany",
-            {
-                "reliableEvents": ["stop", "nofunds"],
-                "optionalEvents": list(_LABELS),
-                "options": {"filter": {"job": self.id}},
-            },
-        )
+    async def _cancel(self, submit: ClientConnection, account: PrivateKey, reason: str) -> None:
+        with contextlib.suppress(OrchestratorError, TimeoutError):
+            async with asyncio.timeout(_CANCEL_S):
+                wish = {"job": self.id, "owner": account.address, "reason": reason}
+                await submit.request("cancelJob", wish)
 
-    async def _subscribe_again(self, router: ClientConnection, session_ended: asyncio.Event) -> None:
-        """A Scheduler that was restarted has forgotten the session, and with it who wants to hear."""
-        while True:
-            await session_ended.wait()
-            session_ended.clear()
-            with contextlib.suppress(ConnectionClosed):
-                await self._subscribe(router)
-
-    async def _join_public_group(self, client: DcpClient, url: str) -> None:
+    async def _join_groups(self, client: DcpClient, url: str, submit: ClientConnection) -> None:
+        """Raises `JobFailed` when one does not take the job, which is cancelled then."""
         groups = client.connect(url)
         try:
-            await groups.request("addJobToGroups", {"job": self.id, "cgArray": [words.PUBLIC_GROUP]})
+            if any(group.join_hash is not None for group in self.groups):
+                await groups.request("keepalive", {})  # the proofs need a session
+            wanted = [group.descriptor(groups.dcpsid or "") for group in self.groups]
+            answer = await groups.request("addJobToGroups", {"job": self.id, "cgArray": wanted})
         finally:
             await groups.close()
+        refused = answer.get("failed") or [] if answer.get("success") else [answer]
+        if refused:
+            await submit.request("cancelJob", {"job": self.id, "reason": "a compute group does not take it"})
+            raise JobFailed(f"job {self.id} is not deployed: {refused[0]['message']}", code=refused[0]["code"])
+
+    def _terms(self) -> dict[str, Any]:
+        """What decides about the price."""
+        paid, multiple = self.slice_payment, self.market_multiple
+        data: dict[str, Any] = {
+            "mvMultSlicePayment": 0 if paid is not None else 1 if multiple is None else multiple,
+            "absoluteSlicePayment": 0 if paid is None else paid,
+        }
+        if isinstance(self.inputs, Range):
+            data["dataRange"] = self.inputs.to_json()
+        if self.redundancy is not None:
+            data["redundancy"] = self.redundancy.to_json()
+        return data
 
     def _submission(self, account: PrivateKey) -> dict[str, Any]:
-        offer = self.slice_payment
-        data: dict[str, Any] = {
+        data = self._terms() | {
             "paymentAccount": account.address,
             "workFunctionURI": values.encode_data_uri(self.work_function, ""),
             "job": self.id,
-            "mvMultSlicePayment": 1 if offer is None else 0,
-            "absoluteSlicePayment": 0 if offer is None else offer,
             "requirePath": [],
             "dependencies": [],
-            "requirements": int(words.Capability.KVIN_V9),
-            "description": "",
+            "requirements": int(words.Capability.KVIN_V9 | self.requires),
+            "description": self.description,
             "name": self.name,
             "link": "",
             "isOpen": False,
             "worktime": {"name": "map-basic", "version": "^1.0.0", "custom": False},
             "marshaledArguments": kvin.marshal([_argument(value) for value in self.arguments]),
         }
-        if isinstance(self.inputs, Range):
-            data["dataRange"] = self.inputs.to_json()
         if self.isolation is not None:
             data["isolation"] = str(self.isolation)
-        if self.redundancy is not None:
-            data["redundancy"] = self.redundancy.to_json()
         return data
 
     async def _upload(self, submit: ClientConnection) -> None:
@@ -284,34 +323,6 @@ class Job:
         if pile:
             await submit.request("addSliceData", {"job": self.id, "dataValues": kvin.marshal(pile)})
 
-    def _hear(self, data: Mapping[str, Any], on_event: Callable[[JobEvent], None]) -> None:
-        label = data["eventName"]
-        value = None
-        if label == "result":
-            number = int(data["sliceNumber"])
-            if number in self.results:
-                return  # sent again, because our acknowledgement was lost
-            value = self.results[number] = _decode(data["result"]["result"])
-        on_event(JobEvent(label, data, value))
-        if label == "stop" and self._stopped is not None and not self._stopped.done():
-            self._stopped.set_result(data)
-
-    async def _fetch_missing(self, results: ClientConnection, identity: PrivateKey, count: int) -> None:
-        missing = [number for number in range(1, count + 1) if number not in self.results]
-        if not missing:
-            return
-        found = await results.request(
-            "fetchResult", {"job": self.id, "owner": identity.address, "range": missing}, authorize=[identity]
-        )
-        for entry in found:
-            if entry:
-                self.results[int(entry["slice"])] = _decode(values.decode_uri_component(entry["value"]))
-
 
 def _argument(value: Any) -> dict[str, str]:
     return {"string": kvin.stringify(value), "method": "kvin", "MIMEType": "application/x-kvin"}
-
-
-def _decode(uri: str) -> Any:
-    """The value behind a result URI. URLs are left as they are."""
-    return values.value_of_uri(uri) if uri.startswith("data:") else uri

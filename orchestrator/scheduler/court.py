@@ -55,15 +55,20 @@ class Court:
         opinion = dataclasses.replace(opinion, place=len(before.opinions), uri="" if known else opinion.uri)
         panel = before.hear(opinion)
         self._new[number, opinion.lease] = None
-        decision = panel.decide(
-            self._trust, self._rules, lambda _, rate: self._checks.chosen(self._job_id, number, rate)
-        )
+        decision = self._decision(number, panel)
         if decision.outcome is not Outcome.MORE:
             panel = panel.settled(decision)
             self._settled[number] = None
         self._panels[number] = panel
         self._learn(panel)
         return decision
+
+    def decision(self, number: int) -> Decision:
+        """Where a slice stands."""
+        return self._decision(number, self.panel(number))
+
+    def _decision(self, number: int, panel: Panel) -> Decision:
+        return panel.decide(self._trust, self._rules, lambda _, rate: self._checks.chosen(self._job_id, number, rate))
 
     def _learn(self, panel: Panel) -> None:
         agreed = [one for one in panel.opinions if one.state is State.AGREED]

@@ -11,11 +11,12 @@ from orchestrator.scheduler import escrow, explaining
 from orchestrator.scheduler import groups as rules
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
-from orchestrator.scheduler.explaining import Facts, GroupFacts, Holding
+from orchestrator.scheduler.explaining import Doubt, Facts, GroupFacts, Holding
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
 from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, census
 from orchestrator.scheduler.pricing import hold_for, to_dcc
+from orchestrator.scheduler.redundancy import Panel, Rule
 from orchestrator.scheduler.refusals import together
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.settling import facts_of
@@ -98,6 +99,7 @@ class Explainer:
             slice_cost=job.slice_cost,
             rule=job.rule,
             opinions={} if job.rule is None else await opinions.count(tx, job.key),
+            doubt=None if job.rule is None else await self._doubt(tx, job, job.rule, now),
             required=hold_for(escrow.missing(state.funded, state.counts), job.slice_cost),
             groups=tuple(about_groups),
             present=len(present),
@@ -120,6 +122,17 @@ class Explainer:
             other_worker_s=self._core.settings.other_worker_s,
             rejected_job_s=self._core.settings.rejected_job_s,
         )
+
+    async def _doubt(self, tx: Transaction, job: Job, rule: Rule, now: float) -> Doubt | None:
+        found = await slices.longest_in_doubt(tx, job.key)
+        if found is None:
+            return None
+        number, since = found
+        heard = (await opinions.load(tx, job.key, [number])).get(number, [])
+        trust = await opinions.trust(tx, job.owner, [one.by.identity for one in heard])
+        decision = Panel(rule, tuple(heard)).decide(trust, self._core.trust)
+        left_s = since + self._core.settings.opinion_wait_s - now
+        return Doubt(number, now - since, left_s, decision.quorum, decision.missing)
 
     async def _groups(
         self, tx: Transaction, job: Job, state: JobState, ids: frozenset[str]

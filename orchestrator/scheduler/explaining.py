@@ -50,6 +50,20 @@ class Holding:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Doubt:
+    """The slice that has waited longest for somebody else's opinion."""
+
+    number: int
+    waited_s: float
+    left_s: float
+    """until it is given up"""
+    quorum: int
+    """opinions that must agree, as things stand"""
+    missing: int
+    """at least so many more are wanted"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
     job_id: str
     status: RunStatus
@@ -68,6 +82,7 @@ class Facts:
     rule: Rule | None = None
     opinions: Mapping[State, int] = dataclasses.field(default_factory=dict)
     """results of a job whose workers must agree, by what became of them"""
+    doubt: Doubt | None = None
     required: int = 0
     """units that a paused job lacks; 0 when that is not known"""
     groups: tuple[GroupFacts, ...] = ()
@@ -285,7 +300,7 @@ def _doubted(facts: Facts) -> Iterator[Finding]:
     if facts.counts.doubted:
         what = (
             f"{_slices(facts.counts.doubted)} computed by somebody, but not by enough: {rule.agree} workers must agree "
-            "that have different identities and payment addresses"
+            f"that have different identities and payment addresses{_longest(facts.doubt, rule)}"
         )
         remedy = f"{WAIT}, or start workers with another identity and payment address"
         yield Finding(WhyNot.HEARD, what, remedy, facts.counts.doubted)
@@ -298,6 +313,17 @@ def _doubted(facts: Facts) -> Iterator[Finding]:
         what = f"{results} paid of slices on which workers did not agree"
         remedy = "make the work function give the same result everywhere, or let more workers be asked (redundancy.of)"
         yield Finding("ENOAGREEMENT", what, remedy, undecided)
+
+
+def _longest(doubt: Doubt | None, rule: Rule) -> str:
+    if doubt is None:
+        return ""
+    raised = f", since a result of it was suspicious: {doubt.quorum} must agree" if doubt.quorum > rule.agree else ""
+    more = "1 more opinion" if doubt.missing == 1 else f"{doubt.missing} more opinions"
+    return (
+        f"; slice {doubt.number} has waited for {doubt.waited_s:.0f} s and needs {more}{raised}; if nobody takes it, "
+        f"it is given up in {max(doubt.left_s, 0):.0f} s"
+    )
 
 
 def _failing(facts: Facts) -> Iterator[Finding]:

@@ -1,4 +1,5 @@
-"""Looks after jobs about which nobody asks: those that wait for funds, and those that were left behind."""
+"""Looks after jobs about which nobody asks: those that wait for funds, those that were left behind, and slices on which
+nobody else gives an opinion."""
 
 from __future__ import annotations
 
@@ -10,18 +11,23 @@ from orchestrator.database import persistently
 from orchestrator.jobs.words import RunStatus
 from orchestrator.scheduler import lifecycle
 from orchestrator.scheduler.core import Core
+from orchestrator.scheduler.lifecycle import Ending
 from orchestrator.scheduler.settlement import Outcome
-from orchestrator.scheduler.settling import cancelled
-from orchestrator.scheduler.store import jobs
+from orchestrator.scheduler.settling import Report, cancelled
+from orchestrator.scheduler.store import jobs, slices
 from orchestrator.scheduler.store.jobs import JobState
 
 log = logging.getLogger(__name__)
 
+LONGEST_LOOK_S = 600.0
+"""at least so often slices are looked for on which nobody else gives an opinion"""
 LOOK_S = 2.0
 """longest time until money is noticed that came in another way than through this process's teller"""
 MOST_PAUSED = 10_000
 MOST_ABANDONED = 100
 """jobs per transaction"""
+MOST_UNANSWERED = 500
+"""slices per transaction"""
 
 
 class JobKeeper:
@@ -29,7 +35,8 @@ class JobKeeper:
 
     A paused job goes on as soon as its payment account can pay for one more slice. A job is abandoned when its owner
     has not been heard of, no worker has taken anything of it and nothing of it is out for `abandoned_job_s`: it is
-    stopped with EABANDONED and what it holds goes back. A client that listens to a job counts as its owner.
+    stopped with EABANDONED and what it holds goes back. A client that listens to a job counts as its owner. A slice on
+    which workers must agree is given up when it has waited for `opinion_wait_s` and nobody else took it.
     """
 
     def __init__(self, core: Core) -> None:
@@ -40,6 +47,7 @@ class JobKeeper:
         calls_s = min(3600.0, settings.abandoned_job_s / 10)
         # Not at once: after a Scheduler was away, its clients need a while to come back and listen.
         next_call = self._core.clock() + calls_s
+        next_look = self._core.clock() + min(3600.0, settings.opinion_wait_s / 10)
         while True:
             ticket = self._core.money_came.ticket()
             await persistently(self.fund)
@@ -48,6 +56,10 @@ class JobKeeper:
                 next_call = now + calls_s
                 await persistently(self._call)
                 while await persistently(self.expire):
+                    pass
+            if now >= next_look:
+                next_look = now + min(LONGEST_LOOK_S, settings.opinion_wait_s / 10)
+                while await persistently(self.give_up):
                     pass
             try:
                 async with asyncio.timeout(LOOK_S):
@@ -98,6 +110,30 @@ class JobKeeper:
             log.warning("%d jobs were abandoned by their owners", len(stopped), extra={"action": "job-abandoned"})
         core.publish(Outcome(states={state.key: state for state in stopped}))
         return len(stopped)
+
+    async def give_up(self) -> int:
+        """Give up a group of slices that have waited too long for one more opinion; how many there were."""
+        core, now = self._core, self._core.clock()
+        wait_s = core.settings.opinion_wait_s
+        before = now - wait_s
+        async with core.database.snapshot() as tx:
+            seen = {job for job, _ in await slices.unanswered(tx, before, MOST_UNANSWERED)}
+        if not seen:
+            return 0
+        span = f"{wait_s / 3600:g} hours" if wait_s >= 3600 else f"{wait_s:g} s"
+        reason = f"nobody else has given an opinion for {span}"
+        async with core.database.transaction() as tx:
+            await jobs.states(tx, seen, lock=True)
+            found = await slices.unanswered(tx, before, MOST_UNANSWERED, of=seen)
+            known = await core.catalog.by_keys(tx, seen)
+            reports = [
+                Report(known[job], number, 0, Ending.LOST, reason=reason, unanswered=True) for job, number in found
+            ]
+            outcome = await core.settlement.settle(tx, reports, now)
+        core.publish(outcome)
+        if found:
+            log.warning("%d slices were given up without agreement", len(found), extra={"action": "slices-unanswered"})
+        return len(found)
 
     async def _stop(self, keys: Sequence[int], now: float, before: float) -> list[JobState]:
         core = self._core

@@ -18,7 +18,7 @@ from orchestrator.jobs.words import RunStatus
 from orchestrator.protocol.errors import ClosedByPeer, ConnectionClosed
 from orchestrator.protocol.guard import TooMany
 from orchestrator.protocol.server import Request, ServerConnection
-from orchestrator.scheduler import confidence, escrow, lifecycle, messages, redundancy
+from orchestrator.scheduler import escrow, lifecycle, messages, redundancy
 from orchestrator.scheduler.catalog import Job, build
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
 from orchestrator.scheduler.dialects import job_address
@@ -26,20 +26,20 @@ from orchestrator.scheduler.estimates import Estimate
 from orchestrator.scheduler.lifecycle import Counts
 from orchestrator.scheduler.money import not_enough
 from orchestrator.scheduler.pricing import hold_for, to_dcc
+from orchestrator.scheduler.quotes import Quotes
 from orchestrator.scheduler.settling import cancelled
-from orchestrator.scheduler.store import blob_intents, jobs, opinions, slices
+from orchestrator.scheduler.store import blob_intents, jobs, slices
 from orchestrator.scheduler.store.jobs import JobRecord, JobState
 from orchestrator.scheduler.submission import Submission, parse_submission
 from orchestrator.wallet.addresses import checksum
 
 _PARTED_KEPT = 10_000
-_WORKERS_KNOWN = 10_000
-"""workers whose trust is looked at to tell what a job may cost"""
 
 
 class JobSubmit:
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._quotes = Quotes(core)
         if core.cluster is not None:
             core.cluster.hear("parted", self._part)
         self._uploading: set[ServerConnection] = set()
@@ -48,6 +48,7 @@ class JobSubmit:
         self._operations = Operations(
             {
                 "submit@5": self.submit,
+                "quoteJob": self._quotes.quote,
                 "addSliceData": self.add_slice_data,
                 "cancelJob": self.cancel_job,
                 "cancelAllJobs": self.cancel_all_jobs,
@@ -90,23 +91,15 @@ class JobSubmit:
                 state = (await jobs.states(tx, [job.key], lock=True))[job.key]
                 if state.status is RunStatus.PAUSED:
                     state = await self._advance(tx, job, state)
-            price = await self._confidence(tx, job, state)
+            told = await self._quotes.confidence(tx, job.owner, job.rule, job.slice_price, state.counts.total)
         self._core.catalog.add(job.record)
         self._core.publish_state(state)
-        return price | {
+        return ({"redundancy": told} if told else {}) | {
             # What clients show as `job.address`, and what v4 workers call the job.
             "escrow": job_address(job.id),
             "status": str(state.status),
             "lastSliceNumber": state.counts.total,
         }
-
-    async def _confidence(self, tx: Transaction, job: Job, state: JobState) -> dict[str, Any]:
-        """What the agreement costs that the job asks for; a field of ours."""
-        if job.rule is None:
-            return {}
-        known = await opinions.all_trust(tx, job.owner, _WORKERS_KNOWN)
-        price = confidence.price_of(job.rule, confidence.experience(known.values(), self._core.trust))
-        return {"redundancy": confidence.told(job.rule, price, job.slice_price, state.counts.total)}
 
     @contextlib.asynccontextmanager
     async def _set_aside(self, submission: Submission, owner: str) -> AsyncIterator[Mapping[str, Any]]:

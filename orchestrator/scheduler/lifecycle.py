@@ -78,7 +78,7 @@ SLICE_TRANSITIONS: frozenset[tuple[SliceState, SliceState]] = frozenset(
         (SliceState.LEASED, SliceState.FAILED),
         # A lease expired, nobody else has taken the slice, and then its result came: the work is not thrown away.
         (SliceState.READY, SliceState.ACCEPTED),
-        # The same, where the result was the last opinion that could be asked for.
+        # The same, where the result was the last opinion that could be asked for; or nobody else was found to ask.
         (SliceState.READY, SliceState.FAILED),
     }
 )
@@ -130,7 +130,7 @@ class Slice:
     def validate(self, budget: Budget) -> None:
         """Raise `IllegalTransition` unless every invariant holds."""
         spent = self.failures >= budget.failures or self.losses >= budget.losses
-        disputed = self.state is SliceState.FAILED and self.opinions > 1
+        disputed = self.state is SliceState.FAILED and self.opinions > 0
         rules = {
             "slices are numbered from 1": self.number >= 1,
             "a leased slice names its lease": self.state is not SliceState.LEASED or self.lease > 0,
@@ -222,6 +222,18 @@ def decided(piece: Slice, lease_id: int, *, agreed: bool) -> Slice:
     """The last opinion was heard: the slice has its result under `lease_id`, or will never have one."""
     state = SliceState.ACCEPTED if agreed else SliceState.FAILED
     return dataclasses.replace(piece, state=state, lease=lease_id, rival=0, opinions=piece.opinions + 1)
+
+
+def give_up(piece: Slice) -> Slice:
+    """Nobody else was found who could be asked. Only for a slice in doubt that waits. Raises `IllegalTransition`."""
+    if not is_doubted(piece):
+        raise IllegalTransition(f"slice {piece} is not in doubt, or is out")
+    return dataclasses.replace(piece, state=SliceState.FAILED)
+
+
+def is_doubted(piece: Slice) -> bool:
+    """Somebody was heard on the slice, and it waits for somebody else."""
+    return piece.state is SliceState.READY and piece.opinions > 0
 
 
 def _give_back(piece: Slice, lease_id: int, ending: Ending, budget: Budget) -> tuple[Slice, Verdict]:

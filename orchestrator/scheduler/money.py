@@ -110,6 +110,12 @@ class Money:
         if job.slice_price > 0:
             await self._bank.release(tx, hold_id=hold_id(job))
 
+    async def welcome(self, tx: Transaction, account: str) -> int:
+        """Units of an account, opened if it was never seen and new accounts get a credit."""
+        if self._initial_credit > 0:
+            await self._bank.open_account_with_credit(tx, account, self._initial_credit)
+        return await self._bank.balance(tx, account)
+
     async def balances(self, tx: Transaction, accounts: Sequence[str]) -> dict[str, int]:
         """Units of each account."""
         return await self._bank.balances(tx, accounts)

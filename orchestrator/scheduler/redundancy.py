@@ -9,7 +9,8 @@ accepted as soon as enough of them agree, which is never fewer than `agree`:
              as far as `of` leaves room for it
 
 so a suspicious result costs more opinions, and `agree - 1` liars never get a wrong result accepted. When `of` opinions
-were heard without agreement, or those that are left cannot bring it, the slice has failed.
+were heard without agreement, or those that are left cannot bring it, the slice has failed. Time relaxes nothing: a
+slice for which nobody else is found in the end is given up, never accepted with fewer (see `settling`).
 
 A job that is `trusting` takes the word of a trusted worker alone (see `trust`), but for spot checks. Which ones these
 are depends on a secret, so that a worker cannot know.
@@ -78,11 +79,17 @@ def parse_rule(told: Any, offer: Offer) -> Rule | None:
     if unknown:
         raise InvalidInput(f"redundancy has no field {unknown[0]!r:.40}; it has agree, of and trusting")
     agree = _count("agree", told.get("agree"), offer.agree, FEWEST, offer.most)
-    of = _count("of", told.get("of"), min(2 * agree - 1, offer.most), agree, offer.most)
+    of = _count("of", told.get("of"), min(usual_of(agree), offer.most), agree, offer.most)
     trusting = told.get("trusting", False)
     if not isinstance(trusting, bool):
         raise InvalidInput(f"redundancy.trusting is {trusting!r:.40}; it must be true or false")
     return Rule(agree, of, trusting)
+
+
+def usual_of(agree: int) -> int:
+    """Opinions that a job may ask for when it does not say: room for `agree - 1` that differ, and all the same for one
+    more that must agree, so that the quorum can be raised."""
+    return 2 * agree
 
 
 def _count(name: str, value: Any, default: int, least: int, most: int) -> int:

@@ -53,6 +53,8 @@ class Report:
     measured: Measured | None = None
     reason: str = ""
     expired: bool = False
+    unanswered: bool = False
+    """it tells of no lease: nobody else has given an opinion on the slice for too long, as `reason` says"""
     verdict: Verdict = Verdict.LATE
     paid: int = 0
     state: JobState | None = None
@@ -113,7 +115,7 @@ class Settled:
         """Keep the job's counters in step with a slice."""
         if before.state is not after.state:
             self.moved[before.state, after.state] += 1
-        doubted = _is_doubted(after) - _is_doubted(before)
+        doubted = lifecycle.is_doubted(after) - lifecycle.is_doubted(before)
         if doubted:
             state = self.state
             counts = dataclasses.replace(state.counts, doubted=state.counts.doubted + doubted)
@@ -159,6 +161,10 @@ def _judge(
     report.paid = 0  # a transaction that the database took back is done again
     piece = pieces.get(report.number)
     court = batch.court
+    if report.unanswered:
+        if court is not None and piece is not None and batch.state.status not in lifecycle.ENDED:
+            pieces[report.number] = _stop_asking(batch, court, piece, report)
+        return
     if court is not None and report.ending is Ending.COMPLETED:
         told = court.under(report.number, report.lease)
         if told is not None:
@@ -253,6 +259,30 @@ def _hear(batch: Settled, court: Court, piece: Slice, report: Report, budget: li
     return after
 
 
+def _stop_asking(batch: Settled, court: Court, piece: Slice, report: Report) -> Slice:
+    """Give a slice in doubt up, whatever its opinions are: that nobody came is no reason to believe fewer of them."""
+    if not lifecycle.is_doubted(piece):
+        return piece
+    heard, decision = len(court.panel(report.number).opinions), court.decision(report.number)
+    report.verdict = Verdict.UNDECIDED
+    report.reason = (
+        f"{UNDECIDED_CODE}: {_workers(heard)} computed it, {decision.quorum} must agree, and {report.reason}"
+    )
+    after = lifecycle.give_up(piece)
+    batch.changed[report.number] = after
+    batch.change(piece, after)
+    batch.exhausted.append(report)
+    if not batch.state.last_error:
+        batch.state = dataclasses.replace(batch.state, last_error=report.reason)
+    court.give_up(report.number)
+    _pay_opinions(batch, court, report.number)
+    return after
+
+
+def _workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
+
+
 def _unasked(batch: Settled, court: Court, piece: Slice, report: Report, budget: lifecycle.Budget) -> Slice:
     """Nobody learns anything from this result: somebody else is asked. It counts as lost, and its worker as one that
     failed the slice, so that it does not get it again and again."""
@@ -291,10 +321,6 @@ def wages_of(job: Job, due: Mapping[int, Sequence[Opinion]]) -> list[Wage]:
                 amount, fee = escrow.split(job.slice_price, one.fee_rate)
                 wages.append(Wage(number, one.by.payee, amount, one.fee_account, fee, lease=one.lease))
     return wages
-
-
-def _is_doubted(piece: Slice) -> bool:
-    return piece.state is SliceState.READY and piece.opinions > 0
 
 
 def _wage(report: Report) -> Wage:

@@ -62,6 +62,36 @@ def parse_submission(
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Enquiry:
+    """What decides about the price of a job that may be deployed."""
+
+    offer: Offer
+    known: int
+    """slices that are there at the deploy"""
+    slices: int
+    """in the end"""
+    closed: bool
+    rule: Rule | None
+
+
+def parse_enquiry(data: Mapping[str, Any], offer: redundancy.Offer = USUAL_OFFER) -> Enquiry:
+    """The fields of a submit that decide about the price; `slices` says how many will be listed. Raises
+    `InvalidInput`."""
+    input_set = _input_set(data, local_exec=False)
+    known = 0 if input_set is None else parse_input_set(input_set).length
+    slices = known if input_set is not None else _whole("slices", data.get("slices", 0))
+    if slices > MAX_SLICES:
+        raise InvalidInput(f"the input set has {slices} elements; at most {MAX_SLICES} are possible")
+    return Enquiry(
+        offer=parse_offer(data.get("mvMultSlicePayment"), data.get("absoluteSlicePayment")),
+        known=known,
+        slices=slices,
+        closed=input_set is not None and data.get("isOpen") is not True,
+        rule=_rule(data, offer, local_exec=False),
+    )
+
+
 _INPUT_FIELDS = ("dataRange", "rangeLength", "dataPattern", "sliceCount", "marshaledDataValues")
 
 

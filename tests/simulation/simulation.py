@@ -48,6 +48,7 @@ class Plan:
     """some jobs are in it, and some workers"""
     in_memory: bool = False
     """without SQL"""
+    opinion_wait_s: float = 86_400.0
 
     @property
     def deadline_s(self) -> float:
@@ -291,6 +292,7 @@ class _Simulation:
             long_poll_s=8.0,
             other_worker_s=20.0,
             trusted_after=3,
+            opinion_wait_s=self._plan.opinion_wait_s,
         )
         for index in range(self._plan.schedulers):
             process = SchedulerProcess(self._world, self._database, settings, f"scheduler {index}", self._witness)

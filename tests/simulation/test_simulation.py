@@ -14,16 +14,18 @@ from unittest import mock
 import pytest
 
 from orchestrator.bank.ledger import Book, Payment
-from orchestrator.scheduler import escrow, lifecycle
+from orchestrator.scheduler import escrow, lifecycle, settling
 from orchestrator.scheduler.court import Court
+from orchestrator.scheduler.job_keeper import JobKeeper
 from orchestrator.scheduler.lease_book import LeaseBook
 from orchestrator.scheduler.lifecycle import Budget, Counts, Ending, Slice, SliceState, Verdict
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.redundancy import Decision, Opinion, Panel
+from orchestrator.scheduler.settling import Report, Settled
 from orchestrator.scheduler.store import leases, slices
 from tests.simulation import rules
 from tests.simulation.__main__ import command, main
-from tests.simulation.simulation import Limits, plan_of, simulate
+from tests.simulation.simulation import Limits, Plan, plan_of, simulate
 
 ROOT = pathlib.Path(__file__).parents[2]
 SEEDS = 200
@@ -79,6 +81,63 @@ def test_a_seed_runs_the_same_steps_in_another_process(tmp_path: pathlib.Path) -
         logs.append(log.read_bytes())
     assert logs[0] == logs[1]
     assert logs[0].count(b"\n") > 50
+
+
+# --- where too few are there to agree
+
+
+def _lonely(seed: int) -> Plan:
+    """A plan with one worker that lies now and then, and in every second seed an honest one, where two of four must
+    agree."""
+    plan = plan_of(seed, SMALL)
+    liar, honest = (dataclasses.replace(plan.workers[0], leaves=False, liar=liar) for liar in (True, False))
+    jobs = [
+        dataclasses.replace(
+            job, slices=9, slice_s=0.5, price=1, cancels=False, redundancy={"agree": 2, "of": 4, "trusting": False}
+        )
+        for job in plan.jobs
+    ]
+    workers = (liar, honest) if seed % 2 else (liar,)
+    return dataclasses.replace(plan, workers=workers, jobs=tuple(jobs), opinion_wait_s=90.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_slices_on_which_nobody_else_can_be_asked_are_given_up(seed: int) -> None:
+    """No wrong result is accepted meanwhile, whoever was heard is paid, and every job ends."""
+    report = simulate(_lonely(seed))
+    assert report.violation is None
+    assert seed % 2 or report.figures["accepted"] == 0 < report.figures["given up"]
+
+
+def test_without_that_they_would_wait_for_ever() -> None:
+    with mock.patch.object(slices, "unanswered", _nothing_expires):
+        assert "every job ends" in (simulate(_lonely(0)).violation or "")
+
+
+async def _the_first_is_believed(self: JobKeeper) -> int:
+    """Time relaxes the quorum."""
+    with mock.patch.object(settling, "_stop_asking", _believed):
+        return await _give_up(self)
+
+
+def _believed(batch: Settled, court: Court, piece: Slice, report: Report) -> Slice:
+    first = court.panel(report.number).opinions[0]
+    after = dataclasses.replace(piece, state=SliceState.ACCEPTED, lease=first.lease)
+    batch.change(piece, after)
+    batch.accepted[report.number] = dataclasses.replace(report, lease=first.lease, uri=first.uri)
+    batch.raced[report.number] = after
+    court.give_up(report.number)
+    settling._pay_opinions(batch, court, report.number)
+    return after
+
+
+_give_up = JobKeeper.give_up
+
+
+def test_that_time_relaxes_the_quorum_is_found() -> None:
+    with mock.patch.object(JobKeeper, "give_up", _the_first_is_believed):
+        found = [simulate(_lonely(seed)).violation for seed in (0, 2, 4)]
+    assert any(found)
 
 
 # --- a simulator that finds nothing proves nothing: rules broken on purpose

@@ -13,7 +13,7 @@ from orchestrator.bulk import Bulk, BulkInsert, BulkUpdate
 from orchestrator.scheduler.lifecycle import Slice, SliceState
 from orchestrator.scheduler.redundancy import Asked
 from orchestrator.scheduler.store import opinions
-from orchestrator.scheduler.store.schema import leases, slice_failures, slice_inputs, slice_results, slices
+from orchestrator.scheduler.store.schema import jobs, leases, slice_failures, slice_inputs, slice_results, slices
 
 CHUNK = 2000
 """values per IN list: databases bound the number of parameters"""
@@ -181,6 +181,33 @@ async def take_ready(
     if unheard_of is not None:
         query = query.where(~opinions.heard_kin(unheard_of))
     return list(_read(await tx.execute(query)).values())
+
+
+_IN_DOUBT = (slices.c.state == sa.literal_column("'ready'"), slices.c.opinions > 0)
+
+
+async def unanswered(
+    tx: AsyncConnection, before: float, limit: int, *, of: Collection[int] | None = None
+) -> list[tuple[int, int]]:
+    """(job, number) of slices in doubt that have waited since before that time for somebody else; of these jobs, or of
+    all that live."""
+    query = (
+        sa.select(slices.c.job, slices.c.number)
+        .join(jobs, jobs.c.key == slices.c.job)
+        .where(jobs.c.ended_at.is_(None), jobs.c.doubted > 0, *_IN_DOUBT, slices.c.ready_at < before)
+        .order_by(slices.c.job, slices.c.number)
+        .limit(limit)
+    )
+    if of is not None:
+        query = query.where(slices.c.job.in_(list(of)))
+    return [(job, number) for job, number in await tx.execute(query)]
+
+
+async def longest_in_doubt(tx: AsyncConnection, job: int) -> tuple[int, float] | None:
+    """(number, since when it waits) of the slice in doubt that has waited longest for somebody else."""
+    query = sa.select(slices.c.number, slices.c.ready_at).where(slices.c.job == job, *_IN_DOUBT)
+    row = (await tx.execute(query.order_by(slices.c.ready_at, slices.c.number).limit(1))).first()
+    return None if row is None else (row[0], row[1])
 
 
 async def lease_again(tx: AsyncConnection, job: int, numbers: Iterable[int], lease: int) -> None:

@@ -54,3 +54,40 @@ async def test_a_job_without_funds_is_topped_up_once(tmp_path: pathlib.Path, mon
         assert "holds 1500 DCC, nothing lacking" in text
         async with app.core.database.snapshot() as tx:
             assert await Bank().balance(tx, giver.address) == 400 * 10**18
+
+
+async def test_a_job_is_priced_deployed_left_alone_and_found_stopped(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCP_RESOURCE_DIR", str(tmp_path / "wallet"))
+    files.load_or_create(tmp_path / "wallet" / "default.keystore", "default")
+    files.load_or_create(tmp_path / "wallet" / "id.keystore", "id")
+    settings = SchedulerSettings(port=0, state_dir=tmp_path / "state", initial_credit=10 * 10**18)
+    async with SchedulerApp(settings) as app:
+        monkeypatch.setenv("DCP_SCHEDULER_LOCATION", app.url)
+        deploy = ["deploy", "--code", "(x) => x", "--payment", "0.5", "--redundancy"]
+        priced = await job_command(*deploy, "--range", "1:6", "--dry-run")
+        assert "cost         about 6.057 DCC, 6 at least, 12 at most\n" in priced
+        assert "held         12 DCC; what is not spent goes back\n" in priced
+        assert "has 10 DCC: not enough\n" in priced
+        with pytest.raises(OrchestratorError, match="6 slices cost 12 DCC") as caught:
+            await job_command(*deploy, "--range", "1:6", "--yes")
+        assert caught.value.code == "ENOFUNDS"
+        alone = ["job", *deploy, "--range", "1:2", "--yes", "--group", "lab,secret"]
+        refusal = await asyncio.to_thread(CliRunner().invoke, cli, alone)
+        assert refusal.exit_code == 1 and "there is no compute group lab that takes jobs from you" in refusal.output
+        output = await job_command(*deploy, "--values", "--yes", "--detach", "--name", "left alone", "a", "-1")
+        job = output.splitlines()[-1]
+        [kept, refused] = json.loads(await job_command("list", "--output", "json"))
+        assert (kept["job"], kept["name"], kept["total"], kept["escrow"]) == (job, "left alone", 2, "4")
+        assert kept["redundancy"] == {"agree": 2, "of": 4, "trusting": False, "inDoubt": 0}
+        assert refused["status"] == "cancelled", "no group took it, and its money came back"
+        assert await job_command("results", job) == ""
+        await job_command("cancel", job, "--reason", "enough")
+        waited = await asyncio.to_thread(CliRunner().invoke, cli, ["job", "wait", job, "--output", "json"])
+        assert waited.exit_code == 1
+        assert json.loads(waited.output.splitlines()[-1]) == {
+            "event": "failed", "job": job, "code": "ECANCELLED", "message": f"job {job} was stopped: enough",
+        }  # fmt: skip
+        with pytest.raises(OrchestratorError, match="there is no job"):
+            await job_command("wait", "x" * 22)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from orchestrator.bank import Bank
 from orchestrator.protocol.errors import RemoteError
 from orchestrator.scheduler.app import SchedulerApp
+from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.settings import SchedulerSettings
 from tests.integration.scheduler.actors import Deployer, FakeWorker, authorization_of, deployer, fake_worker, serving
 from tests.integration.scheduler.test_when_things_go_wrong import Clock, numbers
@@ -59,7 +61,7 @@ async def sound(app: SchedulerApp, client: Deployer) -> None:
 
 async def test_a_lone_liar_is_outvoted_and_not_paid(app: SchedulerApp) -> None:
     async with deployer(app.url) as client, workers(app, 3) as (honest, liar, other):
-        job = await deploy(client)
+        job = await deploy(client, TWO_OF_THREE)
         told = await say(honest, job, "right")
         assert (told["accepted"], told["verdict"], told["slicePaymentAmount"]) == (True, "opinion", "0")
         assert numbers(await honest.take(), job) == [], "nobody is asked twice"
@@ -158,12 +160,12 @@ async def test_the_price_is_told_and_held_and_the_rest_comes_back(app: Scheduler
         offer = {"mvMultSlicePayment": 0, "absoluteSlicePayment": 1}
         job, answer = await client.submit(dataRange={"start": 1, "end": 10, "step": 1}, redundancy=True, **offer)
         told = answer["redundancy"]
-        assert (told["agree"], told["of"], told["trusting"], told["slices"]) == (2, 3, False, 10)
-        assert (told["total"]["least"], told["total"]["most"]) == ("20", "30")
+        assert (told["agree"], told["of"], told["trusting"], told["slices"]) == (2, 4, False, 10)
+        assert (told["total"]["least"], told["total"]["most"]) == ("20", "40")
         assert 20 <= float(told["total"]["expected"]) < 21
         report = (await client.pheme.request("listJobs", {"job": job}))[0]
-        assert (report["escrow"], report["cost"], report["spent"]) == ("30", "30", "0")
-        assert report["redundancy"] == {"agree": 2, "of": 3, "trusting": False, "inDoubt": 0}
+        assert (report["escrow"], report["cost"], report["spent"]) == ("40", "40", "0")
+        assert report["redundancy"] == {"agree": 2, "of": 4, "trusting": False, "inDoubt": 0}
         await client.subscribe(job, "result")
         await client.join(job)
         async with serving(app.url, lambda x, _: x), serving(app.url, lambda x, _: x):
@@ -182,6 +184,33 @@ async def test_a_job_without_it_is_told_nothing_of_it(app: SchedulerApp) -> None
         assert "redundancy" not in (await client.pheme.request("listJobs", {"job": job}))[0]
         await client.join(job)
         assert (await say(one, job, 1))["verdict"] == "accepted"
+
+
+async def test_a_quote_tells_what_the_deploy_will_and_keeps_nothing(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        wish: dict[str, Any] = {"mvMultSlicePayment": 0, "absoluteSlicePayment": "0.5", "redundancy": {"agree": 3}}
+        listed = await client.submit_service.request("quoteJob", {**wish, "slices": 12})
+        assert (listed["slicePrice"], listed["slices"]) == ("0.5", 12)
+        assert listed["held"] == {"first": "30", "most": "36"}, "ten slices at first, six opinions on each"
+        assert "available" not in listed
+        wish["dataRange"] = {"start": 1, "end": 10, "step": 1}
+        account = {"paymentAccount": client.account.address}
+        told = await client.submit_service.request("quoteJob", {**wish, **account}, authorize=[client.account])
+        assert (told["held"], told["available"]) == ({"first": "30", "most": "30"}, "1000")
+        job, answer = await client.submit(**wish)
+        assert told["redundancy"] == answer["redundancy"]
+        assert told["total"] == answer["redundancy"]["total"]
+        assert [one["job"] for one in await client.pheme.request("listJobs", {})] == [job]
+        market = await client.submit_service.request("quoteJob", {"mvMultSlicePayment": 2, "slices": 3})
+        price = 2 * app.settings.market_slice_value
+        assert market["total"] == dict.fromkeys(("least", "expected", "most"), to_dcc(3 * price))
+        for wrong, match in (
+            ({"redundancy": {"agree": 3, "of": 2}}, r"redundancy\.of is 2; it must be from 3 to 15 here"),
+            ({"slices": -1}, "slices is -1; it must be a whole number"),
+            ({"absoluteSlicePayment": -1}, "absoluteSlicePayment is -1"),
+        ):
+            with pytest.raises(RemoteError, match=match):
+                await client.submit_service.request("quoteJob", {**wrong})
 
 
 @pytest.mark.parametrize(
@@ -252,6 +281,40 @@ async def test_funds_go_as_far_as_whole_slices_with_all_their_opinions(app: Sche
         await client.results.request("closeJob", {"job": job})
         await client.wait_for("stop")
         assert len(client.decoded()) == 12
+        await sound(app, client)
+
+
+async def test_a_raised_quorum_outlasts_the_patience_with_a_slice(settings: SchedulerSettings) -> None:
+    """Two of three agree, a fourth is wanted and does not come: the slice is given up, and not taken for right."""
+    clock = Clock()
+    settings = settings.model_copy(update={"opinion_wait_s": 120.0})
+    async with (
+        SchedulerApp(settings, clock=clock) as app,
+        deployer(app.url) as client,
+        workers(app, 4) as (one, liar, other, slow),
+    ):
+        job = await deploy(client)
+        for worker, value in ((one, "x"), (liar, "y"), (other, "x")):
+            assert (await say(worker, job, value))["verdict"] == "opinion"
+        clock.ahead = 20
+        assert await app.keeper.give_up() == 0
+        task = await slow.take()
+        clock.ahead = 130
+        assert await app.keeper.give_up() == 0, "somebody is at it"
+        await slow.give_back(job, [1], "EWORKERSTOPPING", authorization_of(task))
+        clock.ahead = 170
+        answer = await client.pheme.request("explainJob", {"job": job})
+        [what] = [one["what"] for one in answer["findings"] if one["code"] == "EOPINION" and "slice 1" in one["what"]]
+        assert re.search("slice 1 has waited for [45]. s and needs 1 more opinion", what)
+        assert re.search("suspicious: 3 must agree; if nobody takes it, it is given up in [678]. s$", what)
+        clock.ahead = 300
+        await app.keeper.give_up()
+        assert (await client.wait_for("stop"))[0]["code"] == "ETOOMANYERRORS"
+        error = client.of("error")[0]
+        assert error["code"] == "ENOAGREEMENT"
+        assert "3 workers computed it, 3 must agree, and nobody else has given an opinion for 120 s" in error["message"]
+        assert client.of("result") == []
+        assert await earned(app, one, liar, other, slow) == [PRICE, PRICE, PRICE, 0]
         await sound(app, client)
 
 

@@ -144,6 +144,13 @@ class Agreement(RuleBasedStateMachine):
             )
         self.settle(reports)
 
+    @rule(number=st.integers(1, 4))
+    def nobody_else_comes(self, number: int) -> None:
+        piece = self.rows.get(number, Slice(number))
+        given_up = lifecycle.is_doubted(piece) and self.state.status not in lifecycle.ENDED
+        self.settle([Report(self.job, number, 0, Ending.LOST, reason="nobody came", unanswered=True)])
+        assert number not in self.rows or (self.rows[number].state is SliceState.FAILED) >= given_up
+
     def panel(self, number: int) -> Panel:
         return Panel(self.rule, tuple(self.opinions.get(number, ())))
 
@@ -204,6 +211,33 @@ class Agreement(RuleBasedStateMachine):
                 assert (one.state is State.PENDING) != settled
                 assert ((number, one.lease) in self.paid) == (one.state in (State.AGREED, State.UNDECIDED))
                 assert one.state is not State.WRONG or one.digest == "lie", "no honest worker loses its pay"
+
+
+def test_time_relaxes_nothing() -> None:
+    """Two agree, but a result was suspicious: three must. The third never comes."""
+    rule = Rule(2, 4)
+    job = job_of(rule)
+    heard = [
+        Opinion(lease, Asked(f"w{lease}", f"i{lease}", f"p{lease}"), digest, place=lease - 1, uri="data:,x")
+        for lease, digest in enumerate("ABA", 1)
+    ]
+    piece = Slice(1, SliceState.READY, opinions=3)
+    counts = Counts(total=1, cursor=1, ready=1, doubted=1, copies=4)
+    state = JobState(
+        key=1, status=RunStatus.RUNNING, admitted=True, counts=counts, estimate=Estimate(), estimation_slices=0,
+        funded=1, closed=True,
+    )  # fmt: skip
+    court = Court(job.id, rule, {1: heard}, trust={}, rules=USUAL_RULES, checks=SpotChecks(b""))
+    report = Report(job, 1, 0, Ending.LOST, reason="nobody else came", unanswered=True)
+    batch = settling.settle(job, state, {1: piece}, [report], BUDGET, court=court)
+    assert batch.accepted == {}
+    assert batch.changed[1].state is SliceState.FAILED
+    assert report.reason == "ENOAGREEMENT: 3 workers computed it, 3 must agree, and nobody else came"
+    assert {one.state for _, one in court.changed} == {State.UNDECIDED}
+    assert len(batch.wages) == batch.state.counts.paid == 3
+    assert "ENOAGREEMENT" in (batch.events[0].body or "")
+    again = settling.settle(job, batch.state, batch.changed, [report], BUDGET, court=court)
+    assert (again.changed, again.wages) == ({}, []), "it is given up once"
 
 
 Agreement.TestCase.settings = hypothesis_settings(max_examples=50, stateful_step_count=40, deadline=None)

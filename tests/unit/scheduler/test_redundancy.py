@@ -132,6 +132,26 @@ def test_every_slice_ends_and_liars_below_the_quorum_never_win(rule: Rule, data:
         assert one.digest != "right" or one.state is not State.WRONG
 
 
+@pytest.mark.parametrize("agree", range(2, 8))
+def test_by_default_there_is_room_to_raise_the_quorum(agree: int) -> None:
+    """As many may lie as must not agree, and one more than usual must agree all the same."""
+    rule = parse_rule({"agree": agree}, Offer())
+    assert rule is not None
+    for liars in range(1, agree):
+        panel = Panel(rule)
+        for number in range(1, liars + 1):
+            panel = panel.hear(opinion(number, f"lie {number}"))
+        for number in range(liars + 1, liars + agree + 1):
+            assert panel.decide().outcome is Outcome.MORE
+            panel = panel.hear(opinion(number, "right"))
+        decision = panel.decide()
+        assert (decision.outcome, decision.digest) == (Outcome.MORE, "right"), "enough for a quiet slice are too few"
+        assert decision.quorum > agree
+        assert panel.hear(opinion(99, "right")).decide().digest == "right"
+    suspects = {f"identity {number}": Trust().refuted() for number in range(1, 2 * agree + 1)}
+    assert Panel(rule, tuple(opinion(number, "A") for number in range(1, agree + 1))).decide(suspects).quorum > agree
+
+
 @given(rules_of_jobs, st.integers(0, 10), st.data())
 def test_no_honest_worker_loses_its_pay_by_a_lone_liar(rule: Rule, place: int, data: st.DataObject) -> None:
     says = ["right"] * rule.of
@@ -310,8 +330,8 @@ TestCourt.settings = hypothesis_settings(max_examples=40, stateful_step_count=30
 
 def test_what_is_not_said_is_the_operators_choice() -> None:
     assert parse_rule(None, Offer()) is parse_rule(False, Offer()) is None
-    assert parse_rule(True, Offer()) == Rule(2, 3)
-    assert parse_rule(True, Offer(agree=3)) == Rule(3, 5)
+    assert parse_rule(True, Offer()) == Rule(2, 4)
+    assert parse_rule(True, Offer(agree=3)) == Rule(3, 6)
     assert parse_rule({"agree": 5}, Offer(most=7)) == Rule(5, 7)
     assert parse_rule({"of": 4.0, "trusting": True}, Offer()) == Rule(2, 4, trusting=True)
     rule = Rule(2, 4, trusting=True)
