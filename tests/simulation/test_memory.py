@@ -8,7 +8,11 @@ from unittest import mock
 import pytest
 
 from orchestrator.scheduler.waiting_line import Call, Waiter, WaitingLine
+from tests.simulation.__main__ import command
 from tests.simulation.simulation import Limits, plan_of, simulate, without_sql
+
+MANY = Limits(workers=2200, jobs=60, slices=30, fault_minutes=0.3, in_memory=True, least=0.9)
+CROWDED = 143
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +42,14 @@ def test_workers_that_wait_are_called_for_what_is_there_and_not_all_in_turn() ->
         report = simulate(plan)
     assert report.violation is None
     assert looks < 3 * report.figures["requests"]
+
+
+@pytest.mark.timeout(600)
+def test_all_rules_hold_with_thousands_of_workers() -> None:
+    plan = plan_of(CROWDED, MANY)
+    assert len(plan.workers) > 2000 and len(plan.jobs) > 50
+    report = simulate(plan)
+    assert report.violation is None, f"{report.violation}\nagain: {command(CROWDED, MANY)}"
+    log = "\n".join(report.log)
+    for happening in ("crashes", "stalls", "lies", ": late ", ": accepted ", ": opinion "):
+        assert happening in log, happening

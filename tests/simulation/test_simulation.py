@@ -90,7 +90,9 @@ def _lonely(seed: int) -> Plan:
     """A plan with one worker that lies now and then, and in every second seed an honest one, where two of four must
     agree."""
     plan = plan_of(seed, SMALL)
-    liar, honest = (dataclasses.replace(plan.workers[0], leaves=False, liar=liar) for liar in (True, False))
+    liar, honest = (
+        dataclasses.replace(plan.workers[0], leaves=False, liar=liar, deceives=liar) for liar in (True, False)
+    )
     jobs = [
         dataclasses.replace(
             job, slices=9, slice_s=0.5, price=1, cancels=False, redundancy={"agree": 2, "of": 4, "trusting": False}

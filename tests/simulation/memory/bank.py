@@ -15,7 +15,7 @@ async def load(
     *,
     names: Iterable[str] = (),
     payees: Iterable[str] = (),
-    hold_id: str | None = None,
+    hold_ids: Iterable[str] = (),
     with_owner: bool = False,
     pending_id: str | None = None,
     posting_ids: Collection[str] = (),
@@ -23,7 +23,7 @@ async def load(
     assert pending_id is None, "no transfer is pending here"
     wanted = {*names, *payees}
     holds = []
-    if hold_id is not None and hold_id in tx.holds:
+    for hold_id in sorted(set(hold_ids) & tx.holds.keys()):
         hold = Hold(hold_id, *tx.holds[hold_id])
         holds.append(hold)
         wanted |= {hold.account, hold.owner} if with_owner else {hold.account}
@@ -55,6 +55,8 @@ async def save(tx: Memory, book: Book, now: float) -> None:
         tx.lane.append(posting, now)
         tx.put(tx.postings, posting.id, posting)
         tx.touched.postings.add(posting.id)
+    for opening in book.openings:
+        tx.lane.append(opening, now)
 
 
 def _put_account(tx: Memory, name: str, units: int, kind: AccountKind) -> None:

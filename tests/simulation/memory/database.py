@@ -35,7 +35,10 @@ _SAME_NAMES: dict[ModuleType, ModuleType] = {
     bank_store: bank,
 }
 _OTHERS: dict[ModuleType, dict[str, Callable[..., Any]]] = {
-    counters: {"reserve": others.reserve, "newest": others.newest, "moment": others.moment},
+    counters: {
+        "reserve": others.reserve, "reserve_events": others.reserve_events, "newest": others.newest,
+        "moment": others.moment,
+    },
     events: {
         "append": others.append, "queued": others.queued, "count": others.count, "newest": others.newest,
         "moment": others.moment, "queues_since": others.queues_since, "delete": others.delete,

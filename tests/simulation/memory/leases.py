@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 
-from orchestrator.scheduler.groups import Commission
 from orchestrator.scheduler.store.leases import Lease
 from tests.simulation.memory import others
 from tests.simulation.memory.state import Memory
 
 
-async def insert(
-    tx: Memory,
-    *,
-    token: str,
-    worker: str,
-    peer: str,
-    payment_address: str | None,
-    jobs: frozenset[int],
-    opened_at: float,
-    expires_at: float,
-    due_at: float,
-    commissions: Mapping[int, Commission],
-    request: str | None = None,
-) -> Lease:
-    [number] = await others.reserve(tx, "lease")
-    lease = Lease(
-        number, token, worker, peer, payment_address, jobs, opened_at, expires_at,
-        due_at=due_at, commissions=commissions, request=request,
-    )  # fmt: skip
-    tx.mark(tx.held, (worker, peer), number, True)
-    _put(tx, lease)
-    return lease
+async def reserve(tx: Memory, many: int) -> Sequence[int]:
+    return await others.reserve(tx, "lease", many)
+
+
+async def insert(tx: Memory, made: Iterable[Lease]) -> None:
+    for lease in made:
+        tx.mark(tx.held, (lease.worker, lease.peer), lease.id, True)
+        _put(tx, lease)
 
 
 def _put(tx: Memory, lease: Lease) -> None:
@@ -51,8 +36,9 @@ def _mine(tx: Memory, worker: str, peer: str) -> list[Lease]:
     return [tx.leases[one] for one in sorted(tx.held.get((worker, peer), ()))]
 
 
-async def held_by(tx: Memory, worker: str, peer: str) -> dict[int, frozenset[int]]:
-    return {lease.id: lease.jobs for lease in _mine(tx, worker, peer)}
+async def held_by(tx: Memory, worker: str, peer: str, newest: int | None = None) -> dict[int, frozenset[int]]:
+    mine = _mine(tx, worker, peer)
+    return {lease.id: lease.jobs for lease in (mine if newest is None else mine[::-1][:newest])}
 
 
 async def make_due(tx: Memory, ids: Iterable[int], now: float) -> None:

@@ -23,6 +23,10 @@ async def reserve(tx: Memory, name: str, many: int = 1) -> Sequence[int]:
     return range(last - many + 1, last + 1)
 
 
+async def reserve_events(tx: Memory, jobs: Iterable[int], many: int) -> Sequence[int]:
+    return await reserve(tx, "event", many)
+
+
 async def newest(tx: Memory, name: str = "event") -> int:
     return tx.counters.get(str(name), 0)
 

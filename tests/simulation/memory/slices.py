@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from orchestrator.scheduler.lifecycle import Slice, SliceState
 from orchestrator.scheduler.redundancy import Asked
 from orchestrator.scheduler.store.leases import Lease
-from orchestrator.scheduler.store.slices import Failure, Late, Result
+from orchestrator.scheduler.store.slices import Failure, Fresh, Late, Result
 from tests.simulation.memory.state import Memory, ordered
+from tests.simulation.rows import Place
 
 
 async def add_inputs(tx: Memory, job: int, first: int, uris: Sequence[str]) -> None:
@@ -29,20 +30,29 @@ async def load(tx: Memory, job: int, numbers: Iterable[int], *, lock: bool = Tru
     return {place[1]: tx.slices[place].piece for place in places if place in tx.slices}
 
 
-async def mark_accepted(tx: Memory, job: int, numbers: Iterable[int]) -> None:
-    for number in numbers:
+async def lock(tx: Memory, wanted: Iterable[Place]) -> dict[int, dict[int, Slice]]:
+    found: dict[int, dict[int, Slice]] = {}
+    for job, number in wanted:
+        if (job, number) in tx.slices:
+            found.setdefault(job, {})[number] = tx.slices[job, number].piece
+    return found
+
+
+async def mark_accepted(tx: Memory, pairs: Iterable[Place]) -> None:
+    for job, number in pairs:
         tx.put_slice(job, dataclasses.replace(tx.slices[job, number].piece, state=SliceState.ACCEPTED), None)
 
 
-async def save(tx: Memory, job: int, changed: Iterable[Slice], now: float) -> None:
-    for one in changed:
+async def save(tx: Memory, changed: Iterable[tuple[int, Slice]], now: float) -> None:
+    for job, one in changed:
         tx.put_slice(job, one, now if one.state is SliceState.READY else None)
 
 
-async def lease_fresh(tx: Memory, job: int, first: int, count: int, lease: int) -> None:
-    for number in range(first, first + count):
-        assert (job, number) not in tx.slices, "a second row of a slice"
-        tx.put_slice(job, Slice(number, SliceState.LEASED, lease), None)
+async def lease_fresh(tx: Memory, leased: Iterable[Fresh]) -> None:
+    for one in leased:
+        for number in range(one.first, one.first + one.count):
+            assert (one.job, number) not in tx.slices, "a second row of a slice"
+            tx.put_slice(one.job, Slice(number, SliceState.LEASED, one.lease), None)
 
 
 async def failed_here(tx: Memory, job: int, limit: int, *, worker: str) -> dict[int, set[str]]:
@@ -92,6 +102,23 @@ def _held_by_kin(lease: Lease, who: Asked) -> bool:
     return mine or (who.payee is not None and lease.payment_address == who.payee)
 
 
+def _in_doubt(tx: Memory, job: int) -> list[tuple[float, int]]:
+    """(since when it waits, number)"""
+    entries = [tx.slices[job, number] for number in tx.ready.get(job, ())]
+    return sorted((one.ready_at or 0.0, one.piece.number) for one in entries if one.piece.opinions)
+
+
+async def unanswered(
+    tx: Memory, before: float, limit: int, *, of: Collection[int] | None = None
+) -> list[tuple[int, int]]:
+    live = [key for key in sorted(tx.ready) if tx.jobs[key].ended_at is None and (of is None or key in of)]
+    return sorted((key, number) for key in live for since, number in _in_doubt(tx, key) if since < before)[:limit]
+
+
+async def longest_in_doubt(tx: Memory, job: int) -> tuple[int, float] | None:
+    return next(((number, since) for since, number in _in_doubt(tx, job)), None)
+
+
 async def lease_again(tx: Memory, job: int, numbers: Iterable[int], lease: int) -> None:
     for number in numbers:
         piece = tx.slices[job, number].piece
@@ -136,7 +163,7 @@ async def lease_beside(tx: Memory, job: int, numbers: Iterable[int], lease: int)
             tx.put_slice(job, dataclasses.replace(piece, rival=piece.lease, lease=lease), None)
 
 
-async def workers_holding(tx: Memory, job: int) -> set[str]:
+async def to_call_off(tx: Memory, job: int) -> set[str]:
     held = {
         lease
         for lease_id, numbers in tx.out[job].by_lease.items()
@@ -144,11 +171,11 @@ async def workers_holding(tx: Memory, job: int) -> set[str]:
         for lease in (lease_id, tx.slices[job, number].piece.rival)
         if lease
     }
-    return {tx.leases[lease].worker for lease in held}
+    return {tx.leases[lease].worker for lease in held if tx.leases[lease].may_be_called_off}
 
 
-async def add_results(tx: Memory, job: int, results: Sequence[Result], now: float) -> None:
-    for one in results:
+async def add_results(tx: Memory, results: Iterable[tuple[int, Result]], now: float) -> None:
+    for job, one in results:
         tx.put_result((job, one.number), one.uri, one.lease)
 
 
@@ -159,7 +186,7 @@ async def results(
     return [(number, tx.results[job, number][0]) for number in wanted if (job, number) in tx.results][:limit]
 
 
-async def add_failures(tx: Memory, job: int, failures: Sequence[Failure], now: float) -> None:
-    for one in failures:
+async def add_failures(tx: Memory, failures: Iterable[tuple[int, Failure]], now: float) -> None:
+    for job, one in failures:
         place = (job, one.number)
         tx.put(tx.failures, place, tx.failures.get(place, {}) | {one.worker: one.reason[:500]})
