@@ -331,6 +331,15 @@ class Soak:
         """Everything runs again."""
         if self.engine is not None:
             await asyncio.to_thread(self.engine.ensure_running)
+        for name, worker in list(self.workers.items()):
+            try:
+                await worker.wait_for_line("ready ", within=SETTLE_S)
+            except AssertionError:
+                self._ended_by_itself(name, worker)
+                await self._start_worker(name)
+                await self.workers[name].wait_for_line("ready ", within=SETTLE_S)
+            except TimeoutError:
+                self.report.wrong.append(f"{name} was not ready {SETTLE_S:g} s after its start. {_last_words(worker)}")
 
     async def _containers(self, worker: str) -> list[str]:
         return await asyncio.to_thread(containers_of, worker, self.engine.host if self.engine else None)

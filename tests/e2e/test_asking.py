@@ -13,15 +13,20 @@ import pytest
 
 from tests.e2e import harness
 
-pytestmark = [pytest.mark.docker, pytest.mark.npm]
+pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(400)]
 
 FORBIDDEN = """
     const same = (x) => { progress(); return x; };
     await compute.for(new compute.RemoteDataPattern('http://127.0.0.1:9/{slice}', 2), same).exec().catch((e) => say('code', e.code));
 """
-# The first slice is at work for long enough to ask about it, whatever else the machine does.
+# The first slice is so much work that two commands can ask about it meanwhile, however busy the machine is.
 SLOW = """
-    const work = (i) => { progress(); console.log('begun'); const end = Date.now() + (i > 1 ? 200 : 10000); while (Date.now() < end) progress(); return i * i; };
+    const work = (i) => {
+        console.log('begun');
+        let sum = 0;
+        for (let part = i > 1 ? 200 : 6000; part; part--) { progress(); for (let k = 0; k < 1e6; k++) sum = (sum * 31 + k) | 0; }
+        return sum ? i * i : 0;
+    };
     const job = compute.for(1, 6, work);
     job.on('console', () => say('begun'));
     say('results', Array.from(await job.exec()));
@@ -41,14 +46,14 @@ async def ask(folder: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
         str(harness.COMMAND), "worker", *arguments, "--state", str(folder / "worker"),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(harness.PATIENCE_S):
         out, err = await process.communicate()
     return process.returncode or 0, out.decode(), err.decode()
 
 
 async def explained(folder: pathlib.Path, code: str) -> dict[str, Any]:
     """The finding, once it is the first of all."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(harness.PATIENCE_S):
         while True:
             status, out, err = await ask(folder, "explain", "--output", "json")
             assert status == 0, err

@@ -20,7 +20,7 @@ import pytest
 from tests.e2e import harness
 from tests.parts.containers import containers_in
 
-pytestmark = [pytest.mark.docker, pytest.mark.npm]
+pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(400)]
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +41,7 @@ async def test_a_second_start_computes_the_picture(tmp_path: pathlib.Path) -> No
     (tmp_path / "log").unlink()
     async with local(tmp_path, "--once", "--output", "json") as command:
         await command.wait_for_line('{"event": "ready"')
-        await command.wait_for_line('{"event": "finished"')
+        await command.wait_for_line('{"event": "finished"', within=300)
         assert await command.process.wait() == 0
     events = [json.loads(line) for line in command.lines]
     assert [event["event"] for event in events] == ["ready", *["progress"] * 11, "finished"]

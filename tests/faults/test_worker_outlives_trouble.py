@@ -64,10 +64,11 @@ async def test_killed_while_the_scheduler_is_away(
         await parts.worker.kill()
         kept = stored(parts)
         assert kept - before.keys(), "nothing was finished and unacknowledged: the test shows nothing"
+        end = (parts.folder / "worker.log").stat().st_size
         await parts.start_worker()
         await parts.start_scheduler()
-        async with asyncio.timeout(BACK_S):
-            await parts.wait_for_log("leftovers_settled", within=BACK_S)
+        await parts.wait_for_log("worker_started", after=end)
+        await parts.wait_for_log("leftovers_settled", after=end, within=BACK_S)
         after = accepted(parts)
         assert kept <= after.keys()
         late = parts.folder / "worker" / "late-results.jsonl"
