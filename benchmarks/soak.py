@@ -148,7 +148,8 @@ class Soak:
 
     async def stop(self) -> None:
         """Kill what still runs: after `run` nothing does."""
-        for command in (*self.workers.values(), self.scheduler):
+        started = [self.scheduler] if hasattr(self, "scheduler") else []
+        for command in (*self.workers.values(), *started):
             if command.process.returncode is None:
                 await command.kill()
 
@@ -448,8 +449,8 @@ async def soak(
     """Run one; the report, and the folder with the parts' logs, which is removed when nothing is wrong."""
     run = Soak(seconds, seed, engine, last)
     tell(f"logs: {run.folder}")
-    await run.start()
     try:
+        await run.start()
         report = await run.run(tell)
     finally:
         await run.stop()
