@@ -46,7 +46,7 @@ async def ask(folder: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
         str(harness.COMMAND), "worker", *arguments, "--state", str(folder / "worker"),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(harness.PATIENCE_S):
+    async with asyncio.timeout(300):  # `drain --wait` lasts as long as the work
         out, err = await process.communicate()
     return process.returncode or 0, out.decode(), err.decode()
 

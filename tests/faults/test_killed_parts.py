@@ -12,7 +12,7 @@ from tests.e2e import harness
 from tests.faults.parts import Engine, Parts, assert_complete, deployed, running_parts
 from tests.parts.containers import containers_of
 
-pytestmark = [pytest.mark.docker, pytest.mark.npm]
+pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(600)]
 
 
 async def test_the_worker_is_killed_and_restarted(
