@@ -156,7 +156,7 @@ class Soak:
     async def _end(self, name: str, command: harness.Command) -> None:
         """Stop a part softly. That it cannot be, or was dead already, is wrong."""
         if command.process.returncode is not None:
-            self._ended_by_itself(name, command)
+            await self._ended_by_itself(name, command)
             return
         try:
             status = await command.stop(within=END_S)
@@ -167,8 +167,8 @@ class Soak:
             if status:
                 self.report.wrong.append(f"{name} ended with status {status} when stopped. {_last_words(command)}")
 
-    def _ended_by_itself(self, name: str, command: harness.Command) -> None:
-        status, words = command.process.returncode, _last_words(command)
+    async def _ended_by_itself(self, name: str, command: harness.Command) -> None:
+        status, words = await command.process.wait(), _last_words(command)
         engine_away = time.monotonic() - self.engine_away_at < 60 and "Docker Engine" in words
         if name == "mortal" and status == 1 and engine_away:
             # As documented: it waits for an Engine that it has had, and a service manager starts it anew.
@@ -275,7 +275,7 @@ class Soak:
         self.report.faults[fault] += 1
         mortal = self.workers["mortal"]
         if mortal.process.returncode is not None:
-            self._ended_by_itself("mortal", mortal)
+            await self._ended_by_itself("mortal", mortal)
             await self._start_worker("mortal")
         try:
             await getattr(self, f"_{fault.replace(' ', '_')}")()
@@ -336,7 +336,7 @@ class Soak:
             try:
                 await worker.wait_for_line("ready ", within=SETTLE_S)
             except AssertionError:
-                self._ended_by_itself(name, worker)
+                await self._ended_by_itself(name, worker)
                 await self._start_worker(name)
                 await self.workers[name].wait_for_line("ready ", within=SETTLE_S)
             except TimeoutError:
