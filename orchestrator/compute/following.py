@@ -71,12 +71,19 @@ class Following:
 
     async def __aenter__(self) -> Following:
         """Raises RemoteError with the code ENOENT when there is no such job."""
-        await self._subscribe()
+        try:
+            await self._subscribe()
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         await self._router.close()
         await self.result_service.close()
 

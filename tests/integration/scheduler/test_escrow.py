@@ -193,6 +193,28 @@ async def test_an_open_job_is_held_for_an_estimate_and_the_surplus_goes_back_whe
     await check_books(app)
 
 
+async def test_an_open_job_that_outgrows_its_hold_waits_for_funds_and_is_not_closed(app: SchedulerApp) -> None:
+    """Inputs are streamed, and nobody knows how many: the hold follows them as far as the account goes."""
+    async with deployer(app.url) as client, fake_worker(app.url, load=8) as worker:
+        job = await client.deploy("nofunds", **COSTLY)
+        assert (await state_of(app, job))[0].funded == 3, "an estimate of ten slices, cut to what the account has"
+        for number in range(1, 5):
+            await client.add(job, [number])
+            if number < 4:
+                assert (await state_of(app, job))[0].status != "paused"
+                await worker.compute(await worker.take())
+        told = (await client.wait_for("nofunds"))[0]
+        assert (told["fundsRequired"], told["slices"]) == ("300", 1)
+        state, held = await state_of(app, job)
+        assert (state.status, state.closed, held) == ("paused", False, 0)
+        await transfer(app, client, "200")
+        await worker.compute(await worker.take())
+        await client.add(job, [5])
+        assert (await client.wait_for("nofunds", 2))[1]["fundsRequired"] == "300"
+        assert len(worker.answers) == 4
+    await check_books(app)
+
+
 async def test_a_commission_is_paid_to_the_owner_of_the_group(app: SchedulerApp) -> None:
     async with deployer(app.url) as client, deployer(app.url) as owner, fake_worker(app.url) as worker:
         key, secret = "guild", "eh1-" + "1" * 64
