@@ -115,7 +115,8 @@ class Settled:
         """Keep the job's counters in step with a slice."""
         if before.state is not after.state:
             self.moved[before.state, after.state] += 1
-        doubted = lifecycle.is_doubted(after) - lifecycle.is_doubted(before)
+        # An ordinary job's slices have no opinions.
+        doubted = lifecycle.is_doubted(after) - lifecycle.is_doubted(before) if after.opinions else 0
         if doubted:
             state = self.state
             counts = dataclasses.replace(state.counts, doubted=state.counts.doubted + doubted)
