@@ -19,7 +19,7 @@ OTHERS = {
     *("--format", "--dbname"),  # PostgreSQL's
     *("--network", "--oci-seccomp", "--ignore-cgroups", "--platform"),  # runsc's
     *("--hostname", "--payment"),  # dcp-worker's
-    *("--minutes", "--seed", "--versus", "--world"),  # benchmarks'
+    *("--minutes", "--no-bans", "--seed", "--versus", "--world"),  # benchmarks'
     *("--seeds", "--keep-going", "--workers", "--slices", "--log"),  # the simulator's
 }
 #: Files of other programs, and those that a Worker writes.
