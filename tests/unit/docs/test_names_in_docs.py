@@ -20,7 +20,7 @@ OTHERS = {
     *("--network", "--oci-seccomp", "--ignore-cgroups", "--platform"),  # runsc's
     *("--hostname", "--payment"),  # dcp-worker's
     *("--minutes", "--no-bans", "--seed", "--versus", "--world"),  # benchmarks'
-    *("--seeds", "--keep-going", "--workers", "--slices", "--log"),  # the simulator's
+    *("--seeds", "--keep-going", "--least", "--workers", "--slices", "--log"),  # the simulator's
 }
 #: Files of other programs, and those that a Worker writes.
 ELSEWHERE = {
