@@ -16,7 +16,7 @@ from tests.e2e import harness
 from tests.faults.parts import Parts, assert_complete, deployed, free_port, stop
 from tests.parts.containers import containers_of
 
-pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(300), pytest.mark.usefixtures("root_tools")]
+pytestmark = [pytest.mark.docker, pytest.mark.npm, pytest.mark.timeout(600), pytest.mark.usefixtures("root_tools")]
 
 SetClock = Callable[[str], None]
 

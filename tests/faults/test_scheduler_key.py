@@ -103,6 +103,7 @@ async def test_it_is_said_and_a_restart_with_the_flag_accepts_it(
     assert await changed.worker.stop() == 0, changed.logs()
     size = (changed.folder / "worker.log").stat().st_size
     await changed.start_worker("--accept-scheduler-key", before)
+    await changed.wait_for_log("worker_started", after=size)
     await changed.wait_for_log("scheduler_key_changed", after=size, within=SAID_S)
     assert known_keys(changed) == {before}
     assert await changed.worker.stop() == 0, changed.logs()
