@@ -229,9 +229,10 @@ class GroupOwner(Speaker):
         super().__init__(world, network, f"owner of {plan.key}")
         self.plan = plan
         self.account = world.new_address()
+        self.id = world.new_job_id()
 
     async def run(self) -> None:
-        join = {"joinKey": self.plan.key, "joinHash": group_secret(self.plan.key)}
+        join = {"id": self.id, "joinKey": self.plan.key, "joinHash": group_secret(self.plan.key)}
         terms = {
             "commissionRate": self.plan.commission, "addJobFee": self.plan.fee, "maxConcurrentJobs": self.plan.jobs,
             "paymentAddress": self.account,

@@ -69,13 +69,14 @@ def test_the_seeds_cover_what_they_should() -> None:
         assert happening in logs, happening
 
 
-def test_a_seed_runs_the_same_steps_in_another_process(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("seed", [16, 4])
+def test_a_seed_runs_the_same_steps_in_another_process(seed: int, tmp_path: pathlib.Path) -> None:
     """Whatever the order of sets of strings is there."""
     logs = []
     for hash_seed in ("1", "2"):
         log = tmp_path / hash_seed
         subprocess.run(
-            [sys.executable, "-m", "tests.simulation", "--seed", "16", "--log", str(log)],
+            [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--log", str(log)],
             check=True, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": hash_seed}, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         logs.append(log.read_bytes())
