@@ -34,11 +34,12 @@ class Streams(LoadScopeScheduling):
     def remove_node(self, node: WorkerController) -> str | None:
         """A stream that ended within a test (a time-out ends its process) does not try that test again: failing is
         failing, and the next stream would end there, too."""
-        units: list[dict[str, Any]] = list(self.assigned_work[node].values())
-        for unit in units:
-            for nodeid, completed in unit.items():
-                if not completed:
-                    unit[nodeid] = True
-                    super().remove_node(node)
-                    return nodeid
-        return super().remove_node(node)
+        units: dict[str, dict[str, Any]] = self.assigned_work[node]
+        ended_in = next((test for unit in units.values() for test, is_done in unit.items() if not is_done), None)
+        if ended_in is not None:
+            units[self._split_scope(ended_in)][ended_in] = True
+            # The base class gives everything back, and a stream that is given a file without tests waits for ever.
+            for scope in [scope for scope, unit in units.items() if all(unit.values())]:
+                del units[scope]
+        super().remove_node(node)
+        return ended_in
