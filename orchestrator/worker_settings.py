@@ -282,7 +282,7 @@ class WorkerSettings(ComponentSettings):
         description="cores must have work for so long ahead, seconds; the Scheduler's when not given, or 5",
         json_schema_extra=flag(topic="Times"),
     )
-    queue_s: float = Field(0.1, ge=0, description="work queued inside a sandbox, seconds")
+    queue_s: float = Field(0.25, ge=0, description="work queued inside a sandbox, seconds")
     idle_poll_s: float | None = Field(
         None,
         gt=0,

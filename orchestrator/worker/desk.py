@@ -38,7 +38,7 @@ class Policy:
 
     sandboxes: int = 1  # cores that sandboxes may keep busy
     max_sandboxes: int = 0  # at once, when jobs wait more than they compute; never less than `sandboxes`
-    queue_s: float = 0.1  # work kept in a sandbox, so that it never waits for the next slice
+    queue_s: float = 0.25  # work kept in a sandbox, so that it never waits for the next slice
     max_depth: int = 256
     prefetch_s: float = 5.0  # horizon over which cores must have work
     patience: demand.Patience = dataclasses.field(default_factory=demand.Patience)

@@ -128,7 +128,7 @@ def test_a_job_that_begins_to_compute_gives_its_sandboxes_up_after_their_slices(
 
 
 def test_a_job_that_computes_gets_its_core_from_one_that_waits(desk, made):
-    d = desk(sandboxes=1, max_sandboxes=4)
+    d = desk(sandboxes=1, max_sandboxes=4, queue_s=0.1)
     d.start({"sleepy": list(range(1, 301))})
     d(ev.Tick(1.0))
     assert run(d, wall_s=0.2, cpu_s=0.01, made=made, rounds=5) == 4
