@@ -42,6 +42,12 @@ class Service(Protocol):
 class BatchService(Service, Protocol):
     """A service that wants all the requests of one received message at once."""
 
+    async def handle(self, request: Request) -> Any:
+        [outcome] = await self.handle_batch([request])
+        if isinstance(outcome, OrchestratorError):
+            raise outcome
+        return outcome
+
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
         """One payload or error for each request, in order; the answers leave as one batch.
 

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator import kvin
 from orchestrator.database import DatabaseAway, persistently, retried
 from orchestrator.errors import InvalidInput, NotFound, NotPermitted, OrchestratorError
-from orchestrator.protocol.server import Request, ServerConnection
+from orchestrator.protocol.server import BatchService, Request, ServerConnection
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields
 from orchestrator.scheduler.dialects import command_payload
@@ -49,7 +49,7 @@ class _Listener:
     targets: frozenset[str]
 
 
-class EventRouter:
+class EventRouter(BatchService):
     """`run()` must be running while requests are handled."""
 
     def __init__(self, core: Core) -> None:
@@ -97,12 +97,6 @@ class EventRouter:
                 await asyncio.gather(*(watch.drain() for watch in watches))
         with contextlib.suppress(DatabaseAway):
             await retried(self._forget)
-
-    async def handle(self, request: Request) -> Any:
-        outcome = (await self.handle_batch([request]))[0]
-        if isinstance(outcome, OrchestratorError):
-            raise outcome
-        return outcome
 
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
         answers: list[Any] = [None] * len(requests)

@@ -13,17 +13,11 @@ from orchestrator.jobs import piles
 from orchestrator.protocol.server import BatchService, Request
 
 
-class PiledResults:
+class PiledResults(BatchService):
     """`service` with the operation `results`."""
 
     def __init__(self, service: BatchService) -> None:
         self._service = service
-
-    async def handle(self, request: Request) -> Any:
-        outcome = (await self.handle_batch([request]))[0]
-        if isinstance(outcome, OrchestratorError):
-            raise outcome
-        return outcome
 
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
         """Answers in the order of the requests; all that came together is settled together, piles and others."""

@@ -18,7 +18,7 @@ from orchestrator.database import Transaction
 from orchestrator.errors import InvalidInput, NotFound, OrchestratorError
 from orchestrator.jobs.fingerprints import fingerprint
 from orchestrator.jobs.ranges import parse_slice_selection
-from orchestrator.protocol.server import Request
+from orchestrator.protocol.server import BatchService, Request
 from orchestrator.scheduler import lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields, owns, require_owner
@@ -49,7 +49,7 @@ class _Arrival:
     leases: list[Lease]
 
 
-class ResultSubmitter:
+class ResultSubmitter(BatchService):
     """`run()` must be running while requests are handled."""
 
     def __init__(self, core: Core, roster: Roster) -> None:
@@ -66,12 +66,6 @@ class ResultSubmitter:
 
     async def run(self) -> None:
         await self._commits.run()
-
-    async def handle(self, request: Request) -> Any:
-        outcome = (await self.handle_batch([request]))[0]
-        if isinstance(outcome, OrchestratorError):
-            raise outcome
-        return outcome
 
     async def handle_batch(self, requests: Sequence[Request]) -> Sequence[Any | OrchestratorError]:
         """Answers in the order of the requests. Reports of one batch are settled together."""
