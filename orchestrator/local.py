@@ -19,6 +19,7 @@ from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.settings import LocalSettings, SchedulerSettings, WorkerSettings, load
+from orchestrator.task_groups import TaskGroup
 from orchestrator.wallet import files
 from orchestrator.worker.service import Worker
 
@@ -72,7 +73,7 @@ async def run(
     keys = state / "keys"
     readings = telemetry.Readings()
     await asyncio.to_thread(_make_keystores, keys)
-    async with SchedulerApp(_scheduler_settings(settings, state, config)) as scheduler, asyncio.TaskGroup() as group:
+    async with SchedulerApp(_scheduler_settings(settings, state, config)) as scheduler, TaskGroup() as group:
         worker = Worker(_worker_settings(settings, state, scheduler.url, config))
         wanted = asyncio.Event()
         with _stop_on_signals(worker, wanted, view):
@@ -129,7 +130,7 @@ async def _paint(url: str, keys: pathlib.Path, path: pathlib.Path, readings: tel
 
 async def _until(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> None:
     """Do the work, or cancel it when the event comes first."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         working = group.create_task(work)
         waiting = group.create_task(event.wait())
         await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)

@@ -16,6 +16,7 @@ from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import SettingsCommand, config_options, given, settings_options, show
 from orchestrator.collecting import collect_seldom
 from orchestrator.settings import SchedulerSettings, load
+from orchestrator.task_groups import TaskGroup
 
 
 @click.group(
@@ -57,7 +58,7 @@ async def serve(settings: SchedulerSettings, output: str = "text") -> None:
     async with SchedulerApp(settings) as app:
         collect_seldom()
         click.echo(json.dumps({"event": "ready", "url": app.url}) if output == "json" else f"ready {app.url}")
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             running = group.create_task(app.run())
             stopped = group.create_task(stop.wait())
             await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)

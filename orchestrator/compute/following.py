@@ -13,6 +13,7 @@ from orchestrator.errors import Fault, OrchestratorError
 from orchestrator.jobs import values, words
 from orchestrator.protocol.client import ClientConnection, DcpClient
 from orchestrator.protocol.errors import ConnectionClosed
+from orchestrator.task_groups import TaskGroup
 
 _LABELS = ("result", "status", "console", "error", "noprogress", "custom")
 _FETCHED_AT_ONCE = 1000
@@ -93,7 +94,7 @@ class Following:
         Raises JobFailed when the Scheduler has cancelled the job.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 resubscribing = group.create_task(self._subscribe_again())
                 stop = await self._stopped
                 resubscribing.cancel()

@@ -36,6 +36,7 @@ from orchestrator.protocol.signing import MalformedMessage, open_envelope
 from orchestrator.protocol.tokens import random_token
 from orchestrator.protocol.validity import Stamps
 from orchestrator.protocol.vocabulary import Breach, IncomingRequest, Role, SessionLimits, State
+from orchestrator.task_groups import TaskGroup
 from orchestrator.wallet import keys
 
 __all__ = ["ClientConnection", "ClientLimits", "DcpClient", "fetch_config"]
@@ -256,7 +257,7 @@ class ClientConnection:
 
     async def _run(self, link: Link) -> None:
         """Keep a transport under the session until it ends."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             ticker = group.create_task(self._tick(link))
             try:
                 while not link.session.is_closed:
@@ -323,7 +324,7 @@ class ClientConnection:
             return False
         is_useful = False
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 writer = group.create_task(pipe.write())
                 link.attach(pipe)
                 try:

@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
 
+from orchestrator.task_groups import TaskGroup
+
 __all__ = ["TaskScope"]
 
 
@@ -18,7 +20,7 @@ class TaskScope:
     """
 
     def __init__(self) -> None:
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:

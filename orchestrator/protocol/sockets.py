@@ -32,6 +32,7 @@ from orchestrator.protocol.session_memory import Memory
 from orchestrator.protocol.signing import Envelope
 from orchestrator.protocol.turns import Turns
 from orchestrator.protocol.websockets import FairWebSocket
+from orchestrator.task_groups import TaskGroup
 
 __all__ = ["ServerSocket", "SocketServer"]
 
@@ -213,7 +214,7 @@ class SocketServer:
         self.door.close()
         for socket in list(self._sockets.values()):
             socket.is_dropped = True
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for socket in list(self._sockets.values()):
                 group.create_task(self._close_socket(socket))
         await self._sio.shutdown()

@@ -15,6 +15,7 @@ import engineio
 from engineio.async_drivers.aiohttp import WebSocket
 
 from orchestrator.protocol.gate import Door, Gate
+from orchestrator.task_groups import TaskGroup
 
 __all__ = ["FairWebSocket", "Owner"]
 
@@ -81,7 +82,7 @@ class FairWebSocket(WebSocket):  # type: ignore[misc]
         """Packets in and out until one side closes. Peers that fall silent are noticed by engine.io's pings."""
         engine = self._engine
         engine.connected = engine.upgraded = True
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._write())
             # However it ends, cancelled included, engine.io hears of it.
             with contextlib.suppress(Exception, asyncio.CancelledError):

@@ -32,6 +32,7 @@ from orchestrator.scheduler.shared_bans import SharedBans
 from orchestrator.scheduler.shared_limits import SharedLimits
 from orchestrator.scheduler.shared_sessions import SharedSessions
 from orchestrator.settings import SchedulerSettings
+from orchestrator.task_groups import TaskGroup
 from orchestrator.wallet import files
 
 KEYSTORE = "scheduler.keystore"
@@ -161,7 +162,7 @@ class _Tasks:
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:

@@ -23,6 +23,7 @@ from orchestrator.database import Database, DatabaseAway, Transaction, persisten
 from orchestrator.errors import InvalidInput
 from orchestrator.scheduler.roster import Roster, Seen
 from orchestrator.scheduler.store import cluster as store
+from orchestrator.task_groups import TaskGroup
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class Cluster:
 
     async def run(self) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._send())
                 group.create_task(self._database.listen(CHANNEL, self._heard, self._listening))
                 group.create_task(self._repeatedly(HEARTBEAT_S, self.beat))

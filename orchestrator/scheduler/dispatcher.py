@@ -22,6 +22,7 @@ from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.task_answer import slice_seconds
 from orchestrator.scheduler.task_request import TaskRequest
 from orchestrator.scheduler.waiting_line import Call, Waiter, WaitingLine, left_over
+from orchestrator.task_groups import TaskGroup
 
 MOST_CALLED_IN_TURN = 4
 """workers that one late slice is offered to, one after the other, until it is looked at again"""
@@ -46,7 +47,7 @@ class Dispatcher:
         core.dispatcher = self
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._bring_news())
             group.create_task(self._look_for_late())
 

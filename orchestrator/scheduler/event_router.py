@@ -27,6 +27,7 @@ from orchestrator.scheduler.store.events import Event
 from orchestrator.scheduler.store.jobs import JobState
 from orchestrator.scheduler.watch import Watch, fresh_event_id
 from orchestrator.scheduler.watermark import Watermark
+from orchestrator.task_groups import TaskGroup
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class EventRouter(BatchService):
             core.cluster.hear("answered", self._answered_elsewhere)
             core.cluster.hear("command", self._commanded_elsewhere)
             core.cluster.on_missed(self._all_changed)
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskGroup | None = None
         self._operations = Operations(
             {
                 "subscribeMany": self.subscribe_many,
@@ -81,7 +82,7 @@ class EventRouter(BatchService):
         )
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             self._group = group
             group.create_task(self._commits.run())
             group.create_task(self._forget_acknowledged())

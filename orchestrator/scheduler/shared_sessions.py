@@ -21,6 +21,7 @@ from orchestrator.scheduler.group_commit import GroupCommit
 from orchestrator.scheduler.store import cluster as store
 from orchestrator.scheduler.store import journal, stamps
 from orchestrator.scheduler.store.stamps import Claim
+from orchestrator.task_groups import TaskGroup
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class SharedSessions:
 
     async def run(self) -> None:
         """Must be running while anything is claimed."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._journal.run())
             group.create_task(self._forget())
 

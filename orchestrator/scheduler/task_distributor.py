@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 from typing import Any
 
@@ -21,6 +20,7 @@ from orchestrator.scheduler.presence import Presence
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.task_answer import TaskAnswers
 from orchestrator.scheduler.task_request import TaskRequest, parse_task_request
+from orchestrator.task_groups import TaskGroup
 
 RESOLVING_S = 0.1
 """longest wait for work of a worker that holds jobs whose code it has not got yet"""
@@ -48,7 +48,7 @@ class TaskDistributor:
         self._held = HeldLeases(core, roster, self._presence, self._open, watchman)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._dispatcher.run())
             group.create_task(self._leasing.run())
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from orchestrator.database import Database, Transaction
 from orchestrator.scheduler.blobs import MARK, BlobStore
 from orchestrator.scheduler.store import marks
+from orchestrator.task_groups import TaskGroup
 
 AT_ONCE: Final = 4
 """values in memory at a time"""
@@ -116,7 +117,7 @@ class _Looking:
         return len(self._rest)
 
     async def all(self) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(self._some())
 

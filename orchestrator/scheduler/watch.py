@@ -29,6 +29,7 @@ from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.store import events
 from orchestrator.scheduler.store.events import Event
 from orchestrator.scheduler.store.jobs import JobState
+from orchestrator.task_groups import TaskGroup
 
 PAGE = 500
 """events read from the database at once"""
@@ -194,7 +195,7 @@ class Watch:
 
     async def run(self) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 while not self._closed:
                     self._wake.clear()
                     await self._read()
@@ -231,7 +232,7 @@ class Watch:
     def _is_full(self) -> bool:
         return self._in_flight >= self._core.settings.event_window or self._in_flight_size >= IN_FLIGHT_SIZE
 
-    def _dispatch(self, group: asyncio.TaskGroup) -> float | None:
+    def _dispatch(self, group: TaskGroup) -> float | None:
         """Start sending what may be sent now; seconds until something else may, None when only a wake-up helps."""
         now = asyncio.get_running_loop().time()
         if self._paused:
@@ -298,7 +299,7 @@ class Watch:
             return False
         return True
 
-    def _status(self, group: asyncio.TaskGroup, now: float) -> float | None:
+    def _status(self, group: TaskGroup, now: float) -> float | None:
         channel = self.channels.get("status")
         if channel is None or not self._status_dirty or self._status_in_flight:
             return None
@@ -324,7 +325,7 @@ class Watch:
         self._answer.set()
         self._wake.set()
 
-    def _nofunds(self, group: asyncio.TaskGroup, now: float) -> float | None:
+    def _nofunds(self, group: TaskGroup, now: float) -> float | None:
         """Tell that the job waits for funds: once for each amount that is lacking, and again after money came that was
         not enough. A slice that comes back and goes out again is nothing new."""
         channel = self.channels.get("nofunds")
@@ -350,7 +351,7 @@ class Watch:
         self._answer.set()
         self._wake.set()
 
-    def _stop(self, group: asyncio.TaskGroup, now: float) -> float | None:
+    def _stop(self, group: TaskGroup, now: float) -> float | None:
         """Tell of the end once everything else was heard."""
         channel = self.channels.get("stop")
         if channel is None or self._state.ended_at is None or channel.in_flight:

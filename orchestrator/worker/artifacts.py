@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from orchestrator import kvin
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.jobs.ranges import parse_input_set
 from orchestrator.jobs.values import uris_of_arguments
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.fetching.failures import Cause, FetchFailed
 from orchestrator.worker.fetching.fetcher import Errand, Fetcher
@@ -44,7 +44,7 @@ async def gather(
 ) -> Artifacts:
     """Fetch everything, at the same time. Raises `OrchestratorError`; see `failure` for what it means."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             errand = errand_of(offer)
             code = group.create_task(fetcher.text(offer.code_location, Purpose.WORK_FUNCTIONS, errand))
             arguments = [

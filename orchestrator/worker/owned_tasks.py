@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from orchestrator.task_groups import TaskGroup
+
 T = TypeVar("T")
 
 
@@ -14,7 +16,7 @@ class OwnedTasks:
     """`async with` it. A task that fails ends the whole block, as in `asyncio.TaskGroup`."""
 
     def __init__(self) -> None:
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker import pool_sizing as sizing
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeUnavailable
 from orchestrator.worker.evaluator_messages import Described
@@ -71,7 +72,7 @@ class SandboxPool:
         self.failure: OrchestratorError | None = None
         """Why the last start failed; None after one that worked."""
         self._runtime = runtime
-        self._tasks = asyncio.TaskGroup()
+        self._tasks = TaskGroup()
         self._ready: collections.deque[Sandbox] = collections.deque()
         self._in_use: set[Sandbox] = set()
         self._starting = 0
@@ -126,7 +127,7 @@ class SandboxPool:
         finally:
             self._described.cancel()
             cause = DeathCause(DeathKind.KILLED, "the worker is stopping")
-            async with asyncio.TaskGroup() as kills:
+            async with TaskGroup() as kills:
                 for sandbox in (*self._ready, *self._in_use):
                     kills.create_task(sandbox.kill(cause))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker import sandbox_events as sb
 from orchestrator.worker import supervisor_events as ev
 from orchestrator.worker.artifacts import Artifacts, Modules
@@ -113,7 +114,7 @@ class Seats:
         sandbox: Sandbox | None = None
         try:
             sandbox = await self._pool.take()
-            async with OwnedTasks() as errands, asyncio.TaskGroup() as group:
+            async with OwnedTasks() as errands, TaskGroup() as group:
                 group.create_task(self._read(seat, sandbox, errands))
                 await self._assign(seat, sandbox)
         finally:

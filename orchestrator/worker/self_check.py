@@ -17,6 +17,7 @@ from typing import Any
 import orchestrator
 from orchestrator.errors import InvalidInput
 from orchestrator.protocol import js_json
+from orchestrator.task_groups import TaskGroup
 from orchestrator.wallet import keys
 from orchestrator.worker.battery import CASES, Area, Case, Ground, NotApplicable, NotContained
 from orchestrator.worker.docker_runtime import DockerRuntime, RuntimeSettings, RuntimeUnavailable
@@ -124,7 +125,7 @@ async def check(
         findings[case.id] = finding
         on_finding(finding)
 
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         for case in cases:
             group.create_task(one(case), name=case.id)
     return Report(machine, started_at, [findings[case.id] for case in cases])

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker.docker_runtime import failures, reaper
 from orchestrator.worker.docker_runtime.engine import Engine
 
@@ -44,7 +45,7 @@ async def remove_orphans(
                 on_removed(container)
 
     try:
-        async with asyncio.TaskGroup() as removals:
+        async with TaskGroup() as removals:
             for container in orphans:
                 removals.create_task(remove(container))
     except* failures.RuntimeUnavailable as group:

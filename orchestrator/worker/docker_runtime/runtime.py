@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker import image_pin, machine
 from orchestrator.worker.cgroups import CgroupFailure, CgroupTree, SandboxCgroup, open_process
 from orchestrator.worker.docker_runtime import failures, reaper, removal, stats
@@ -69,7 +70,7 @@ class DockerRuntime:
         self.owner = reaper.Owner.this_process(worker_id)
         self.lockdown = Lockdown.load()
         self._engine = Engine(endpoint_from_environment(self.settings.docker_host), self.settings.call_timeout_s)
-        self._tasks = asyncio.TaskGroup()
+        self._tasks = TaskGroup()
         self._cgroups = OwnCgroups(self.owner.worker)
         self._live: set[str] = set()
         self._containers: dict[str, Container] = {}

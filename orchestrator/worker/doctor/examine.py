@@ -10,6 +10,7 @@ from typing import Final
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.exporting.metrics_server import parse_listen
 from orchestrator.settings import WorkerSettings
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker import image_pin, sizes
 from orchestrator.worker.docker_runtime import RuntimeSettings, RuntimeUnavailable, engine_facts, failures
 from orchestrator.worker.docker_runtime.engine_facts import Component, EngineFacts
@@ -34,7 +35,7 @@ async def examine(settings: WorkerSettings, *, quick: bool = False) -> Examinati
     except InvalidInput as error:
         sandboxes, warm = 1, 0
         wrong = [check.fail("settings", error.message, "numbers that agree", "Change one of the two.")]
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         docker = group.create_task(_docker(settings, sandboxes, warm, quick=quick))
         ours = group.create_task(asyncio.to_thread(_ours, settings, sandboxes + warm))
         identities = settings.state_dir / "identity-cache.json"

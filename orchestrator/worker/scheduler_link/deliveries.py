@@ -12,6 +12,7 @@ from typing import Any, Final
 from orchestrator.errors import OrchestratorError
 from orchestrator.jobs import piles
 from orchestrator.protocol.client import ClientConnection
+from orchestrator.task_groups import TaskGroup
 from orchestrator.worker import reports, task
 from orchestrator.worker import supervisor_actions as act
 from orchestrator.worker import supervisor_events as ev
@@ -297,7 +298,7 @@ class Deliveries:
                     pass  # it is recorded
                 self._leftovers -= 1
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for _ in range(min(_LEFTOVERS_AT_ONCE, self._leftovers)):
                 group.create_task(deliver())
         if self._outbox.left:
