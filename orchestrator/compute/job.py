@@ -137,16 +137,20 @@ class Job:
         """What the job would cost if it was deployed now. Nothing is deployed, held or kept.
 
         Amounts are decimal text in DCC: `slicePrice`; `total` {least, expected, most} of its `slices`; `held` {first,
-        most}, what is set aside at the deploy and when all inputs are there; `available`, what `account` has; and with
-        redundancy what `confidence` has after the deploy, as `redundancy`. The market value may move until the deploy.
+        most}, what is set aside at the deploy and when all inputs are there; `fees`, what its groups are paid at once,
+        beside that; `available`, what `account` has; and with redundancy what `confidence` has after the deploy, as
+        `redundancy`. `groups` tells of each the `fee`, and what of a slice's price is its `commission` and what is
+        `workerPay`. The market value may move until the deploy.
 
-        Raises RemoteError: ENOSYS for a Scheduler that is not ours, EINVAL for what it would refuse.
+        Raises RemoteError: ENOSYS for a Scheduler that is not ours, EINVAL for what it would refuse, and what a group
+        would that does not take the job: ENOENT, EGROUPLIMIT, EPERM.
         """
         submit = client.connect(services_of(config)["jobSubmit"])
         wish = self._terms() | {"paymentAccount": account.address}
         if not isinstance(self.inputs, Range):
             wish["slices"] = len(self.inputs)
         try:
+            wish["cgArray"] = await self._knock(submit)
             answer: Mapping[str, Any] = await submit.request("quoteJob", wish, authorize=[account])
             return answer
         finally:
@@ -267,16 +271,19 @@ class Job:
         """Raises `JobFailed` when one does not take the job, which is cancelled then."""
         groups = client.connect(url)
         try:
-            if any(group.join_hash is not None for group in self.groups):
-                await groups.request("keepalive", {})  # the proofs need a session
-            wanted = [group.descriptor(groups.dcpsid or "") for group in self.groups]
-            answer = await groups.request("addJobToGroups", {"job": self.id, "cgArray": wanted})
+            answer = await groups.request("addJobToGroups", {"job": self.id, "cgArray": await self._knock(groups)})
         finally:
             await groups.close()
         refused = answer.get("failed") or [] if answer.get("success") else [answer]
         if refused:
             await submit.request("cancelJob", {"job": self.id, "reason": "a compute group does not take it"})
             raise JobFailed(f"job {self.id} is not deployed: {refused[0]['message']}", code=refused[0]["code"])
+
+    async def _knock(self, connection: ClientConnection) -> list[dict[str, Any]]:
+        """The groups of the job, with proofs for this connection."""
+        if any(group.join_hash is not None for group in self.groups):
+            await connection.request("keepalive", {})  # the proofs need a session
+        return [group.descriptor(connection.dcpsid or "") for group in self.groups]
 
     def _terms(self) -> dict[str, Any]:
         """What decides about the price."""

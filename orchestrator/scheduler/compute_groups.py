@@ -17,7 +17,7 @@ from orchestrator.errors import InvalidInput, NotFound, NotPermitted, Orchestrat
 from orchestrator.jobs.words import PUBLIC_GROUP, GroupDescriptor, parse_group
 from orchestrator.protocol.server import Request
 from orchestrator.scheduler import groups as rules
-from orchestrator.scheduler import lifecycle, messages
+from orchestrator.scheduler import joining, lifecycle, messages
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core, Operations, fields, require_owner
 from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Group, Knock
@@ -28,8 +28,6 @@ from orchestrator.wallet.addresses import checksum
 
 MOST_LISTED = 1000
 """jobs in an answer, the newest"""
-MOST_JOINED = 100
-"""groups named in one request"""
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -61,8 +59,8 @@ class ComputeGroups:
         """
         data = fields(request)
         descriptors = data.get("cgArray")
-        if not isinstance(descriptors, list) or not 0 < len(descriptors) <= MOST_JOINED:
-            raise InvalidInput(f"cgArray must be a list of 1 to {MOST_JOINED} compute groups")
+        if not isinstance(descriptors, list) or not 0 < len(descriptors) <= rules.MOST_JOINED:
+            raise InvalidInput(f"cgArray must be a list of 1 to {rules.MOST_JOINED} compute groups")
         wanted = [parse_group(one, f"cgArray[{index}]") for index, one in enumerate(descriptors)]
         try:
             joined, failed = await self._add(request, data.get("job"), wanted)
@@ -107,27 +105,20 @@ class ComputeGroups:
         return joined, failed
 
     def _let_in(self, request: Request, known: list[Group], descriptor: GroupDescriptor) -> Group:
-        """Raises `NotFound` when there is no such group or the sender proves nothing: others are not told which."""
-        knock = Knock(descriptor, _addresses(request), request.connection.dcpsid)
-        for group in known:
-            if rules.may_deploy(group, knock):
-                return group
-        raise NotFound(f"there is no compute group {descriptor.name} that takes jobs from you: is its secret right?")
+        """Raises `NotFound`."""
+        return joining.find(known, Knock(descriptor, _addresses(request), request.connection.dcpsid))
 
     async def _enter(self, tx: Transaction, request: Request, job: Job, state: JobState, group: Group) -> None:
         """Check the group's limits and pay its fees. Raises `Full`, `NotEnoughFunds`, `NotPermitted`."""
         left = state.counts.total - state.counts.settled
         payment = hold_for(left, job.slice_cost)
         rules.check_job(group, payment=payment, before=await groups.use(tx, group.id))
-        fee = group.terms.add_job_fee + (0 if state.admitted else group.terms.deploy_fee)
-        if fee == 0 or group.account == job.payment_account:
+        payer = job.payment_account
+        fee = joining.fee(group, payer, is_first=not state.admitted)
+        if fee == 0:
             return
-        limit = self._core.settings.max_group_fee
-        if fee > limit and job.payment_account not in request.authorized | {request.peer}:
-            raise NotPermitted(
-                f"compute group {group.label} asks for {format_amount(fee)} DCC; more than {format_amount(limit)} DCC "
-                f"is paid only when the payment account {job.payment_account} signs the request to join"
-            )
+        limit, is_signed = self._core.settings.max_group_fee, payer in _addresses(request)
+        joining.check_fee(group, fee, payer, limit=limit, is_signed=is_signed)
         name = f"group-fee:{job.id}:{group.id}:{secrets.token_hex(8)}"
         await self._core.money.fee(tx, job, transfer_id=name, to=group.account, amount=fee)
 

@@ -23,6 +23,8 @@ MOST_TEXT = 255
 """characters of a key, name or description"""
 MOST_LISTED = 1000
 """addresses on one of a group's lists"""
+MOST_JOINED = 100
+"""groups named in one request"""
 _JOIN_HASH = re.compile(r"eh1-[0-9a-f]{64}")
 _MOST_COUNT = 2**53
 

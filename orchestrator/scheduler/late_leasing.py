@@ -94,7 +94,9 @@ class LateLeasing:
         now, found = self._core.clock(), []
         for entry in self._core.listing.board.ending(wanted.profile, MOST_ENDING):
             if not self._watchman.is_quiet(entry.key, now):
-                profile = profile_for(entry.profile, entry.state, membership) if membership.known else entry.profile
+                profile = entry.profile
+                if membership.known:
+                    profile = profile_for(profile, entry.state, membership, wanted.profile.groups)
                 if why_not(profile, wanted.profile, entry.state.estimate) is None:
                     found.append(entry)
         return found

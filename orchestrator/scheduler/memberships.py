@@ -26,6 +26,12 @@ class Membership:
         outgrown = {one for one in job_groups if one in self.known and rules.pays_too_much(self.known[one], payment)}
         return job_groups - outgrown
 
+    def pay(self, job_groups: frozenset[str], worker_groups: frozenset[str], price: int) -> int:
+        """What a worker gets of the price of a slice, when its group has taken its part."""
+        group = rules.route(job_groups, worker_groups, self.known)
+        taken = None if group is None else self.commission(group)
+        return price if taken is None else price - taken.of(price)
+
     def commission(self, group_id: str) -> Commission | None:
         return rules.commission(self.known.get(group_id))
 

@@ -66,7 +66,7 @@ class Offers:
         """What keeps this worker from this job at the moment."""
         profile, state, worker = entry.profile, entry.state, wanted.profile
         if membership.known:
-            profile = profile_for(profile, state, membership)
+            profile = profile_for(profile, state, membership, worker.groups)
         refusal = why_not(profile, worker, state.estimate)
         if refusal is not None:
             self._note_rejection(profile, state, wanted)
@@ -116,10 +116,14 @@ class Offers:
         self._core.publish(Outcome(states=stopped))
 
 
-def profile_for(profile: JobProfile, state: JobState, membership: Membership) -> JobProfile:
-    """As a worker sees it that is in groups which may take no job that pays so much."""
+def profile_for(
+    profile: JobProfile, state: JobState, membership: Membership, worker_groups: frozenset[str]
+) -> JobProfile:
+    """As a worker sees it that is in groups: they may take no job that pays so much, and keep a part of each price."""
     payment = hold_for(state.counts.total, profile.most_payment)
-    return dataclasses.replace(profile, groups=membership.open_to(profile.groups, payment))
+    groups = membership.open_to(profile.groups, payment)
+    price = membership.pay(groups, worker_groups, profile.slice_price)
+    return dataclasses.replace(profile, groups=groups, slice_price=price)
 
 
 def estimation_left(state: JobState, load: float) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.wallet import files
 from orchestrator.wallet.keys import PrivateKey
 from orchestrator.wallet.keystores import Keystore
+from tests.parts import databases
 
 HERE = pathlib.Path(__file__).parent
 PATIENCE_S = 100.0
@@ -39,7 +40,7 @@ class Command:
         with log.open("ab") as stderr:
             process = await asyncio.create_subprocess_exec(
                 *prefix, str(COMMAND), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=stderr,
-                env={**os.environ, **(env or {})}, limit=2**24,
+                env={**os.environ, **await databases.environment(arguments), **(env or {})}, limit=2**24,
             )  # fmt: skip
         return cls(process, log)
 

@@ -55,7 +55,9 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_from_the_chain_and_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_from_the_chain_and_back(
+    tmp_path: pathlib.Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DCP_RESOURCE_DIR", str(tmp_path / "wallet"))
     for name in ("user", "bank"):
         files.save(tmp_path / f"{name}.keystore", Keystore.encrypt(PrivateKey.generate(), ""))
@@ -70,6 +72,7 @@ async def test_from_the_chain_and_back(tmp_path: pathlib.Path, monkeypatch: pyte
         settings.write_text(f"""
             [scheduler]
             state_dir = "{tmp_path}/state"
+            database_url = "{database_url}"
             port = 0
             chain_url = "{chain.rpc_url}"
             chain_contract = "{chain.contract}"

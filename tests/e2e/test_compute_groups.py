@@ -46,6 +46,7 @@ async def balance_of(tools: Tools, name: str) -> str:
         return balance
 
 
+@pytest.mark.usefixtures("on_postgres")
 async def test_cg_utility_and_job_utility(tools: Tools) -> None:
     lab = ("--joinKey", "lab")
 

@@ -11,12 +11,13 @@ import pytest
 
 from orchestrator.bank import Bank
 from orchestrator.compute.job import Job, JobEvent
-from orchestrator.database import Database, sqlite_url
+from orchestrator.database import Database
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.config import fetch_config
 from orchestrator.wallet import files
 from orchestrator.wallet.keys import PrivateKey
 from tests.e2e import harness
+from tests.parts import databases
 
 pytestmark = [pytest.mark.docker, pytest.mark.npm]
 
@@ -76,7 +77,7 @@ async def bench(wallet: harness.Wallet, tmp_path: pathlib.Path) -> AsyncIterator
         DcpClient(PrivateKey.generate()) as own,
     ):
         yield Bench(couple.url, payer, payee, own)
-    database = await Database.open(sqlite_url(tmp_path / "scheduler" / "scheduler.sqlite"))
+    database = await Database.open(databases.url_of(tmp_path / "scheduler"))
     try:
         async with database.snapshot() as tx:
             audit = await Bank().audit(tx)
@@ -111,6 +112,7 @@ async def test_slices_are_paid_out_of_a_hold_and_the_rest_comes_back(
     assert "100 slices cost 10000 DCC" in message
 
 
+@pytest.mark.usefixtures("on_postgres")
 async def test_a_job_waits_for_funds_and_goes_on(
     bench: Bench, wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path
 ) -> None:

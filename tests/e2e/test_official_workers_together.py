@@ -15,11 +15,13 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.bank import Bank
-from orchestrator.database import Database, sqlite_url
+from orchestrator.database import Database
 from orchestrator.wallet.keys import PrivateKey
 from tests.e2e import harness, official
 from tests.e2e.test_official_workers import PRICE, Bench, scheduler
 from tests.faults.parts import free_port
+from tests.parts import databases
+from tests.postgres import PostgresServer
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -58,7 +60,7 @@ class Pair(Bench):
         await self.first.start()
 
     async def assert_in_order(self) -> None:
-        database = await Database.open(sqlite_url(self.state / "scheduler.sqlite"), migrate=False)
+        database = await Database.open(databases.url_of(self.state), migrate=False)
         async with database.snapshot() as tx:
             audit = await Bank().audit(tx)
         await database.close()
@@ -67,7 +69,10 @@ class Pair(Bench):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(
-    tmp_path_factory: pytest.TempPathFactory, node: pathlib.Path, npm_modules: pathlib.Path
+    tmp_path_factory: pytest.TempPathFactory,
+    node: pathlib.Path,
+    npm_modules: pathlib.Path,
+    postgres_server: PostgresServer,
 ) -> AsyncIterator[Pair]:
     folder = tmp_path_factory.mktemp("together")
     (folder / "dcp").mkdir()
@@ -76,6 +81,7 @@ async def pair(
     listen = f"127.0.0.1:{free_port()}"
     payees = (PrivateKey.generate(), PrivateKey.generate())
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(databases.on_postgres(postgres_server))
         state = folder / "scheduler"
         url = await stack.enter_async_context(scheduler(state, *LATE, "--metrics-listen", listen))
         first, second = [

@@ -24,6 +24,7 @@ SLICES = 6
 WORK = "(x, k) => { progress(); return { square: x * x, list: [x, k, null, 0.1], text: 'é %20' }; }"
 
 
+@pytest.mark.usefixtures("on_postgres")
 async def test_different_workers_agree_and_a_liar_is_outvoted(
     tmp_path: pathlib.Path, wallet: harness.Wallet, node: pathlib.Path, npm_modules: pathlib.Path
 ) -> None:

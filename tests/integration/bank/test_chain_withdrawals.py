@@ -38,7 +38,7 @@ USER, BANK, THERE = (PrivateKey(bytes([number]) * 32) for number in (0x21, 0x22,
 CONFIRMATIONS = 3
 RESEND_S = 60.0
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""Of what differs on the chain's side alone. Whatever has statements of its own runs on both databases."""
+"""Of what is between the Bank and its node alone. Kills, reorganisations and what money does run on both databases."""
 
 
 class Killed(BaseException):
@@ -303,7 +303,6 @@ async def test_a_higher_fee_takes_the_place_of_one_that_waits_too_long(world: Wo
     await world.check()
 
 
-@SQLITE
 async def test_an_earlier_attempt_may_be_the_one_that_is_mined(world: World) -> None:
     await world.ask("w")
     async with world.process() as side:
@@ -334,7 +333,6 @@ async def test_no_more_is_paid_for_gas_than_is_allowed(world: World, caplog: pyt
     assert "cost more than chain_max_fee_gwei allows (100)" in caplog.text
 
 
-@SQLITE
 async def test_what_a_reorganisation_takes_away_is_sent_again_with_its_nonce(world: World) -> None:
     chain = world.chain
     await world.ask("w")
@@ -381,7 +379,6 @@ async def test_a_reorganisation_deeper_than_the_confirmations(world: World, capl
     await world.check()
 
 
-@SQLITE
 async def test_what_the_contract_reverts_goes_back(world: World) -> None:
     """The estimate was right when it was made; then the Bank's credits were gone."""
     chain = world.chain
@@ -414,7 +411,6 @@ async def test_what_the_contract_reverts_goes_back(world: World) -> None:
     assert "the chain reserve is 100 DCC, but at block" in problem, "it was robbed"
 
 
-@SQLITE
 async def test_a_nonce_that_somebody_else_used(world: World, caplog: pytest.LogCaptureFixture) -> None:
     chain = world.chain
     await world.ask("w")
@@ -524,7 +520,6 @@ async def test_nodes_have_only_so_many_of_ours_at_once(world: World, monkeypatch
         assert len(world.chain.pool) == 1
 
 
-@SQLITE
 async def test_what_a_node_forgot_is_sent_again(world: World) -> None:
     await world.ask("w")
     async with world.process() as side:
@@ -537,7 +532,6 @@ async def test_what_a_node_forgot_is_sent_again(world: World) -> None:
     assert len(world.chain.pool) == 1
 
 
-@SQLITE
 async def test_a_node_that_does_not_take_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """It is sent when the node takes it, with the same nonce."""
     take, answers = world.chain._take, ["insufficient funds for gas * price + value"]

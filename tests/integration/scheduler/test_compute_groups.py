@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.bank import Bank
 from orchestrator.jobs.words import PUBLIC_GROUP, join_hash, join_hash_hash
+from orchestrator.protocol.errors import RemoteError
 from orchestrator.scheduler import board
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.scheduler.lease_book import read_claim
@@ -75,6 +76,69 @@ async def test_workers_get_the_jobs_of_their_groups_only(app: SchedulerApp) -> N
         assert wrong["body"].get("task") is None
         assert wrong["body"]["noWork"] == {"ECOMPUTEGROUP": 3}
         assert set((await take(worker, PUBLIC_GROUP))["body"]["task"]) <= {public, both}
+
+
+async def test_a_quote_tells_what_groups_cost_and_who_pays_it(app: SchedulerApp) -> None:
+    """Fees are on top; a commission is a part of what workers get. The deploy then moves just that."""
+    async with deployer(app.url) as owner, deployer(app.url) as client, fake_worker(app.url) as worker:
+        await create(owner, commissionRate="0.1", deployFee="0.25", addJobFee="0.5")
+        wish = RANGE | {
+            "absoluteSlicePayment": "0.5",
+            "mvMultSlicePayment": 0,
+            "paymentAccount": client.account.address,
+        }
+
+        async def quoted(*groups: dict[str, Any]) -> Any:
+            asked = wish | {"cgArray": list(groups)}
+            return await client.submit_service.request("quoteJob", asked, authorize=[client.account])
+
+        told = await quoted(PUBLIC_GROUP, await proof(client.submit_service))
+        assert (told["total"]["most"], told["fees"], told["available"]) == ("10", "0.75", "1000")
+        free = {"fee": "0", "commissionRate": "0", "commission": "0", "workerPay": "0.5"}
+        lab = {"fee": "0.75", "commissionRate": "0.1", "commission": "0.05", "workerPay": "0.45"}
+        assert told["groups"] == [{"group": "public"} | free, {"group": "lab"} | lab]
+        assert await balance(app, client.account.address) == 1000 * DCC, "nothing was paid for asking"
+        job = await job_in(client, await proof(client.groups), absoluteSlicePayment="0.5", mvMultSlicePayment=0)
+        assert await balance(app, client.account.address) == (1000 - 10) * DCC - 75 * DCC // 100
+        task = await take(worker, await proof(worker.tasks))
+        await worker.result(job, 1, 1, authorization_of(task))
+        assert await balance(app, worker.payment.address) == 45 * DCC // 100
+        assert await balance(app, owner.client.identity.address) == 80 * DCC // 100
+        assert await balance(app, f"escrow:job:{job}") == 19 * DCC // 2, "the job paid its price, and no more"
+
+
+async def test_a_quote_refuses_what_a_group_would(app: SchedulerApp) -> None:
+    async with deployer(app.url) as owner, deployer(app.url) as client:
+        await create(owner, maxTotalPayment="9")
+        await create(owner, "dear", addJobFee="11")
+        wish = RANGE | {
+            "absoluteSlicePayment": "0.5",
+            "mvMultSlicePayment": 0,
+            "paymentAccount": client.account.address,
+        }
+        service = client.submit_service
+        for group, code in (
+            (await proof(service), "EGROUPLIMIT"), (await proof(service, "dear"), "EPERM"),
+            (await proof(service, secret="lion"), "ENOENT"), ({"joinKey": "nothing"}, "ENOENT"), ({}, "EINVAL"),
+        ):  # fmt: skip
+            with pytest.raises(RemoteError) as refused:
+                await service.request("quoteJob", wish | {"cgArray": [group]}, authorize=[client.account])
+            assert refused.value.code == code, group
+
+
+async def test_a_minimum_wage_is_what_is_left_after_the_commission(app: SchedulerApp) -> None:
+    """Slices of a millisecond at 1 DCC, of which the group keeps a tenth: 3.24 million DCC per hour for the worker."""
+    async with deployer(app.url) as owner, fake_worker(app.url) as worker, fake_worker(app.url) as dear:
+        await create(owner, commissionRate="0.1")
+        job = await job_in(
+            owner, {"joinKey": "lab"}, absoluteSlicePayment=1, mvMultSlicePayment=0, estimationSlices=1
+        )  # fmt: skip
+        first = await take(worker, await proof(worker.tasks))
+        await worker.result(job, 1, 1, authorization_of(first))
+        asking = await proof(dear.tasks)
+        refused = await take(dear, asking, minimumWage={"CPU": 3_300_000})
+        assert refused["body"]["noWork"] == {"EWAGE": 1}
+        assert job in (await take(dear, asking, minimumWage={"CPU": 3_200_000}))["body"]["task"]
 
 
 async def test_a_worker_is_told_through_which_group_a_job_came(app: SchedulerApp) -> None:

@@ -165,6 +165,20 @@ def test_the_price_says_what_the_confidence_costs() -> None:
     assert "not enough" not in text
 
 
+def test_the_price_says_what_groups_are_paid_and_by_whom() -> None:
+    lab = {"group": "lab", "fee": "0.75", "commissionRate": "0.1", "commission": "0.05", "workerPay": "0.45"}
+    public = {"group": "public", "fee": "0", "commissionRate": "0", "commission": "0", "workerPay": "0.5"}
+    quote = QUOTE | {"available": "500.5", "fees": "0.75", "groups": [public, lab]}
+    lines = price_lines(quote)
+    assert lines[2:5] == [
+        "cost         500 DCC",
+        "             and 0.75 DCC at once to group lab for taking it, not given back",
+        "workers      get 0.45 DCC of each price, group lab the other 0.05 DCC",
+    ]
+    assert lines[-1].endswith("0xA has 500.5 DCC: not enough")
+    assert "not enough" not in price_lines(quote | {"available": "500.75"})[-1]
+
+
 def event(label: str, value: Any = None, **data: Any) -> JobEvent:
     return JobEvent(label, {"eventName": label, **data}, value)
 
