@@ -43,7 +43,7 @@ _STRANGER_BYTES = 256 * 1024
 _REFUSALS_KEPT = 256
 _REFUSAL = (
     "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nConnection: close\r\n"
-    "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{}"
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n"
 )
 
 
@@ -349,10 +349,10 @@ class Door:
         """Say why in one packet and close; in a flood, close at once."""
         self.turned_away += 1
         if is_plain and len(self._refusals) < _REFUSALS_KEPT:
-            text = f"{why}\n"
+            text = f"{why}\n".encode()
             with contextlib.suppress(OSError):
                 connection.setblocking(False)
-                connection.send(_REFUSAL.format(len(text), text).encode())
+                connection.send(_REFUSAL.format(len(text)).encode() + text)
                 connection.shutdown(socket.SHUT_WR)
                 # What it sends would reset the connection before the answer is read.
                 self._refusals.append((now + 1, connection))

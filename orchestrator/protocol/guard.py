@@ -227,9 +227,19 @@ class Guard:
             self.refused += 1
             raise TooMany(f"{problem}; wait, then connect again", why)
 
-    def check_half_open(self, place: str) -> None:
-        """May one more socket of an address open a session? Raises `TooMany`."""
+    def check_sockets(self, place: str) -> None:
+        """May one more socket of an address open a session? Raises `TooMany`.
+
+        A connection that polls may have many: they count as if each was a connection.
+        """
         half_open = self._half_open.get(place, 0)
+        if half_open + self._established.get(place, 0) >= self.limits.address_connections:
+            self.refused += 1
+            raise TooMany(
+                f"address {place} has {self.limits.address_connections} connections, as many as one may have; wait, "
+                "then connect again",
+                "connections",
+            )
         if half_open >= self.limits.address_half_open:
             self.refused += 1
             raise TooMany(

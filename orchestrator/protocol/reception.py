@@ -13,6 +13,7 @@ from orchestrator.protocol.farewell import farewell
 from orchestrator.protocol.framing import FramingError
 from orchestrator.protocol.guard import Banned, TooMany
 from orchestrator.protocol.handlers import Handlers
+from orchestrator.protocol.packets import MalformedPacket
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.server_link import Heir, ServerLink
 from orchestrator.protocol.service import ServerConnection
@@ -54,14 +55,18 @@ class Reception:
             for message in messages_in:
                 self._on_message(socket, open_envelope(message), len(message))
         except (FramingError, MalformedMessage) as error:
-            self._books.refused += 1
-            reason = "forged" if isinstance(error, ForgedMessage) else "malformed"
-            telemetry.messages_dropped.add(1, {"reason": reason})
-            log.info("dropped a socket of %s: %s", socket.service, error, extra={"action": "malformed"})
-            link = socket.link
-            if link is not None:
-                link.feed(Breach(error))
-            socket.offend(error.message)
+            self.malformed(socket, error)
+
+    def malformed(self, socket: ServerSocket, error: FramingError | MalformedMessage | MalformedPacket) -> None:
+        """A peer has sent what no honest peer sends: that ends its session and its socket."""
+        self._books.refused += 1
+        reason = "forged" if isinstance(error, ForgedMessage) else "malformed"
+        telemetry.messages_dropped.add(1, {"reason": reason})
+        log.info("dropped a socket of %s: %s", socket.service, error, extra={"action": "malformed"})
+        socket.offend(error.message)  # before its session ends, which would drop it without the reason
+        link = socket.link
+        if link is not None:
+            link.feed(Breach(error))
 
     def _on_message(self, socket: ServerSocket, envelope: Envelope, size: int) -> None:
         link = socket.link

@@ -91,6 +91,7 @@ class DcpServer:
         self._sockets = sockets.SocketServer(
             list(services),
             on_message=self._reception.receive,
+            on_malformed=self._reception.malformed,
             on_gone=self._reception.gone,
             spawn=self._scope.spawn,
             unread_packets=limits.unread_packets,
@@ -112,7 +113,9 @@ class DcpServer:
     async def __aenter__(self) -> DcpServer:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._scope)
-            self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=2, logger=_http_log)
+            self._runner = web.AppRunner(
+                self.app, access_log=None, shutdown_timeout=2, logger=_http_log, auto_decompress=False
+            )
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             stack.push_async_callback(self._sockets.close)

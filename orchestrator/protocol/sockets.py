@@ -28,6 +28,7 @@ from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver,
 from orchestrator.protocol.gate import Door, Gate
 from orchestrator.protocol.guard import Guard, Hold, TooMany, TrustedProxies, place_of
 from orchestrator.protocol.link import Link
+from orchestrator.protocol.packets import Connect, Disconnect, MalformedPacket, Outer, engine_packet, socket_packet
 from orchestrator.protocol.session_memory import Memory
 from orchestrator.protocol.signing import Envelope
 from orchestrator.protocol.turns import Turns
@@ -49,6 +50,12 @@ _REQUEST_COST = 4.0
 _CHARACTERS_PER_UNIT = 8192
 _RESERVED = 10
 """one connection of so many is kept for addresses that have a session"""
+_MOST_POLLED = 16
+"""packets in one body"""
+# Marks in the environment that engine.io keeps of a connection:
+_HAS_CONNECTED = "dcp.has_connected"
+_MALFORMED = "dcp.malformed"
+"""what was wrong with what it sent"""
 
 
 class ServerSocket:
@@ -105,7 +112,7 @@ class ServerSocket:
             return
         self.is_established = True
         self.receiver.limits = limits
-        self._server.guard.socket_established(self.place)
+        self._server.established(self.eio_sid)
         gate = self._server.gate_of(self.eio_sid)
         if gate is not None:
             gate.becomes_known(self.identity)
@@ -124,6 +131,7 @@ class SocketServer:
         services: Sequence[str],
         *,
         on_message: Callable[[ServerSocket, str], None],
+        on_malformed: Callable[[ServerSocket, MalformedPacket], None],
         on_gone: Callable[[ServerSocket], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         unread_packets: int,
@@ -143,6 +151,7 @@ class SocketServer:
         self._most_sockets = most_sockets
         self.greeting = greeting
         self._on_message = on_message
+        self._on_malformed = on_malformed
         self._on_gone = on_gone
         self._spawn = spawn
         self._sockets: dict[str, ServerSocket] = {}
@@ -155,6 +164,7 @@ class SocketServer:
             async_handlers=False,  # messages of a socket one after the other
             always_connect=True,  # the CONNECT packet before our announcement
             cors_allowed_origins="*",
+            allow_upgrades=False,  # DCP's clients begin with what they stay with
             ping_interval=10.1,
             ping_timeout=60.01,
             max_http_buffer_size=_MAX_PACKET_BYTES,
@@ -166,7 +176,9 @@ class SocketServer:
         self._sio.eio._async = {**self._sio.eio._async, "websocket": functools.partial(FairWebSocket, self)}
         self._sio.on("connect", self._connected)
         self._sio.on("disconnect", self._disconnected)
-        self._sio.on("message", self._received)
+        # Its own handler of these would take whatever socket.io knows.
+        self._sio.eio.on("message", self._message)
+        self._sio.eio.on("disconnect", self._engine_gone)
         self.app = web.Application(client_max_size=_MAX_PACKET_BYTES, middlewares=[self._in_turn])
         self._mounts: dict[str, tuple[str, Literal[4, 5]]] = {}
         for name in services:
@@ -194,7 +206,7 @@ class SocketServer:
                 await self._memory.settle()
             for socket, packet in posted:
                 if packet is None:
-                    self._spawn(self._close_socket(socket))
+                    self._spawn(self._close_engine(socket.eio_sid, socket.reason))
                 elif socket.sid in self._sockets:
                     # The text that python-socketio would make of emit("message", packet), without its detours.
                     with contextlib.suppress(engineio.exceptions.EngineIOError):  # closed meanwhile
@@ -216,7 +228,7 @@ class SocketServer:
             socket.is_dropped = True
         async with TaskGroup() as group:
             for socket in list(self._sockets.values()):
-                group.create_task(self._close_socket(socket))
+                group.create_task(self._close_engine(socket.eio_sid, socket.reason))
         await self._sio.shutdown()
 
     def drop_silent(self, seconds: float) -> None:
@@ -232,29 +244,34 @@ class SocketServer:
         strangers = {eio_sid: self._strangers.get(eio_sid, now) for eio_sid in self._sio.eio.sockets.keys() - known}
         for eio_sid, since in strangers.items():
             if now - since > seconds:
-                _cut(self._sio.environ.get(eio_sid))
+                self._spawn(self._close_engine(eio_sid, ""))
         self._strangers = strangers
 
-    async def _close_socket(self, socket: ServerSocket) -> None:
-        """Send what is queued and close; a peer that does not read is cut off."""
-        engine = self._sio.eio.sockets.get(socket.eio_sid)
+    async def _close_engine(self, eio_sid: str, reason: str) -> None:
+        """Send what is queued and close; a peer that does not read is cut off. With a reason, a websocket is told at
+        once, and nothing else."""
+        engine, environ = self._sio.eio.sockets.get(eio_sid), self._sio.environ.get(eio_sid)
         if engine is None or engine.closed or engine.closing:
             return
-        environ = self._sio.get_environ(socket.sid)
-        gate = self.gate_of(socket.eio_sid)
+        gate = self.gate_of(eio_sid)
         websocket = None if gate is None else gate.websocket
+        socket = self._by_engine.get(eio_sid)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
-                if socket.reason and websocket is not None:
-                    await websocket.refuse(socket.reason)
+                if reason and websocket is not None:
+                    await websocket.refuse(reason)
+                elif reason:
+                    await engine.close(wait=False, abort=True, reason=self._sio.eio.reason.SERVER_DISCONNECT)
                 else:
-                    await self._sio.disconnect(socket.sid)
+                    if socket is not None:
+                        await self._sio.disconnect(socket.sid)
                     await engine.close(wait=False, reason=self._sio.eio.reason.SERVER_DISCONNECT)
                     await engine.queue.join()
         except (TimeoutError, engineio.exceptions.EngineIOError):
             pass
-        # engine.io would leave the closing of a websocket to the peer.
+        # engine.io would leave the closing of a websocket to the peer, and keep what is closed for a minute.
         _cut(environ)
+        self._sio.eio.sockets.pop(eio_sid, None)
 
     @web.middleware
     async def _in_turn(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -270,6 +287,8 @@ class SocketServer:
         gate = self.door.gate(request.transport)
         # The connections of a proxy are those of whom it speaks for.
         is_counted = gate is not None and gate.is_direct
+        if "sid" in request.query and "Upgrade" in request.headers:
+            return web.Response(status=400, text="a connection that polls cannot be upgraded\n")
         if "sid" not in request.query and request.method == "GET":
             try:
                 self._admit(place, is_counted=is_counted)
@@ -304,7 +323,7 @@ class SocketServer:
             )
         if open_ones >= self._most_sockets - self._most_sockets // _RESERVED and not self.guard.has_session(place):
             raise TooMany("the last places are kept for addresses that have a session; try again later", "reserved")
-        self.guard.check_half_open(place)
+        self.guard.check_sockets(place)
         if not is_counted:
             self.guard.admit(place, time.monotonic())
 
@@ -334,10 +353,32 @@ class SocketServer:
                 self.guard.refused += 1
                 return web.Response(status=429, text=f"{excess}; send it again later\n", headers={"Retry-After": "5"})
             await self.paced(place, identity, size)
-            # engine.io reads a polled body with one read(), which may end early.
-            return await self._sio.handle_request(_BufferedRequest(request, await request.read()))  # type: ignore[no-any-return]
+            return await self._polled(request, eio_sid)
         finally:
             hold.set(0, None)
+
+    async def _polled(self, request: web.Request, eio_sid: str) -> web.StreamResponse:
+        """Packets in a body."""
+        body = await request.read()
+        environ = self._sio.environ.get(eio_sid)
+        if environ is not None:
+            try:
+                packets = body.decode().split("\x1e")
+                if len(packets) > _MOST_POLLED:
+                    raise MalformedPacket(f"a body may hold {_MOST_POLLED} packets, not {len(packets)}")
+                for packet in packets:
+                    engine_packet(packet)
+            except MalformedPacket as error:
+                self.malformed(eio_sid, error)
+            except UnicodeDecodeError:
+                self.malformed(eio_sid, MalformedPacket("a body must be UTF-8"))
+            else:
+                # engine.io reads it with one read(), which may end early.
+                answer: web.StreamResponse = await self._sio.handle_request(_BufferedRequest(request, body))
+                if _MALFORMED not in environ:
+                    return answer
+            return web.Response(status=400, text=f"{environ.get(_MALFORMED, 'the connection is closed')}\n")
+        return await self._sio.handle_request(_BufferedRequest(request, body))  # type: ignore[no-any-return]
 
     async def paced(self, place: str, identity: str | None, size: int) -> None:
         """Wait until a packet of this size may be handled: as the rates say, and in turn."""
@@ -347,8 +388,19 @@ class SocketServer:
             await asyncio.sleep(pause)
         await self.turns.take(place, identity or "", 1 + size / _CHARACTERS_PER_UNIT)
 
+    def established(self, eio_sid: str) -> None:
+        """This connection of engine.io carries an established session."""
+        engine = self._sio.eio.sockets.get(eio_sid)
+        if engine is not None:
+            engine.queue.establish()
+
+    async def _engine_gone(self, eio_sid: str, reason: str) -> None:
+        await self._sio._handle_eio_disconnect(eio_sid, reason)
+        engine = self._sio.eio.sockets.get(eio_sid)
+        if engine is not None:
+            engine.queue.release()
+
     def _connected(self, sid: str, *_: Any) -> None:
-        # A peer can call this by an event of the same name: nothing is taken from the arguments.
         environ = self._sio.get_environ(sid)
         if sid in self._sockets or environ is None:
             return
@@ -357,28 +409,69 @@ class SocketServer:
         place = self.place(environ["aiohttp.request"])
         socket = self._sockets[sid] = ServerSocket(self, sid, eio_sid, service, dialect, place=place)
         self._by_engine[eio_sid] = socket
-        self.guard.socket_opened(place)
         socket.send_raw(ANNOUNCEMENT)
 
     def _disconnected(self, sid: str, *_: Any) -> None:
         socket = self._sockets.pop(sid, None)
         if socket is not None:
             self._by_engine.pop(socket.eio_sid, None)
-            engine = self._sio.eio.sockets.get(socket.eio_sid)
-            if engine is not None and isinstance(engine.queue, _UnreadPackets):
-                engine.queue.release()
             socket.hold.set(0, None)
-            self.guard.socket_gone(socket.place, is_established=socket.is_established)
             self._on_gone(socket)
 
-    def _received(self, sid: str, *arguments: Any) -> None:
-        # Anything but one string is not DCP; the reference ignores it.
-        if len(arguments) == 1 and isinstance(arguments[0], str):
-            self._take(self._sockets.get(sid), arguments[0])
+    async def engine_packet(self, engine: Any, packet: str | bytes) -> None:
+        """What came over a websocket. Raises `MalformedPacket`."""
+        kind, carried = engine_packet(packet)
+        match kind:
+            case Outer.MESSAGE:
+                await self._message(engine.sid, carried)
+            case Outer.PONG:
+                engine.schedule_ping()
+            case Outer.CLOSE:
+                await engine.close(wait=False, abort=True, reason=engine.server.reason.CLIENT_DISCONNECT)
 
-    def take(self, eio_sid: str, message: str) -> None:
-        """What came in an event `message`, over this connection of engine.io."""
-        self._take(self._by_engine.get(eio_sid), message)
+    async def _message(self, eio_sid: str, carried: Any) -> None:
+        """A packet of socket.io. Only what is expected reaches the library."""
+        environ = self._sio.environ.get(eio_sid)
+        if environ is None:
+            return  # it is gone
+        try:
+            if not isinstance(carried, str):
+                raise MalformedPacket("a packet of socket.io must begin with a digit")
+            packet = socket_packet(carried)
+            if isinstance(packet, Connect) == (_HAS_CONNECTED in environ):
+                raise MalformedPacket("a connection must connect to socket.io once, before anything else")
+        except MalformedPacket as error:
+            self.malformed(eio_sid, error)
+            return
+        if isinstance(packet, Connect):
+            environ[_HAS_CONNECTED] = True
+            await self._sio._handle_eio_message(eio_sid, "0")
+        elif isinstance(packet, Disconnect):
+            await self._sio._handle_eio_message(eio_sid, "1")
+        elif packet.message is not None:  # anything else is not DCP; the reference ignores it
+            self._take(self._by_engine.get(eio_sid), packet.message)
+
+    def malformed(self, eio_sid: str, error: MalformedPacket) -> None:
+        """Who sends what no client sends is told so, once, and closed."""
+        environ = self._sio.environ.get(eio_sid)
+        if environ is None or _MALFORMED in environ:
+            return
+        environ[_MALFORMED] = error.message
+        socket, engine = self._by_engine.get(eio_sid), self._sio.eio.sockets.get(eio_sid)
+        if socket is not None:
+            if not socket.is_dropped:
+                self._on_malformed(socket, error)
+        elif engine is not None and not engine.closing:
+            telemetry.messages_dropped.add(1, {"reason": "malformed"})
+            log.info("dropped a connection: %s", error, extra={"action": "malformed"})
+            self.door.offence(self.place(environ["aiohttp.request"]), error.message, self.gate_of(eio_sid))
+            self._spawn(self._close_engine(eio_sid, error.message))
+
+    def take(self, eio_sid: str, message: str) -> bool:
+        """What came in an event `message`, over this connection of engine.io; False when it has not connected."""
+        socket = self._by_engine.get(eio_sid)
+        self._take(socket, message)
+        return socket is not None
 
     def _take(self, socket: ServerSocket | None, message: str) -> None:
         if socket is None or socket.is_dropped:
@@ -395,7 +488,11 @@ _current_request: contextvars.ContextVar[web.Request] = contextvars.ContextVar("
 
 
 class _UnreadPackets(asyncio.Queue[Any]):
-    """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all."""
+    """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all.
+
+    Lives as long as engine.io's socket, of which one connection that polls may open many: so these are what is counted
+    for an address.
+    """
 
     def __init__(self, owner: SocketServer, most: int, most_characters: int) -> None:
         super().__init__()
@@ -403,13 +500,25 @@ class _UnreadPackets(asyncio.Queue[Any]):
         self._most_characters = most_characters
         self._request = _current_request.get()
         self._gate = owner.door.gate(self._request.transport)
-        self._hold = Hold(owner.guard.holdings, owner.place(self._request))
+        self._guard = owner.guard
+        self._place = owner.place(self._request)
+        self._hold = Hold(owner.guard.holdings, self._place)
+        self._is_established = False
         self._is_released = False
+        self._guard.socket_opened(self._place)
+
+    def establish(self) -> None:
+        """Its peer has a session."""
+        if not self._is_established and not self._is_released:
+            self._is_established = True
+            self._guard.socket_established(self._place)
 
     def release(self) -> None:
         """Its socket is gone."""
-        self._is_released = True
-        self._hold.set(0, None)
+        if not self._is_released:
+            self._is_released = True
+            self._hold.set(0, None)
+            self._guard.socket_gone(self._place, is_established=self._is_established)
 
     def _count(self, characters: int) -> None:
         if not self._is_released and characters:

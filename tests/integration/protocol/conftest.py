@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from orchestrator.errors import NotEnoughFunds, OrchestratorError
@@ -16,6 +17,7 @@ from orchestrator.protocol import config
 from orchestrator.protocol.server import DcpServer, Request, ServerLimits
 from orchestrator.protocol.vocabulary import SessionLimits
 from orchestrator.wallet.keys import PrivateKey
+from tests.integration.protocol.besieged import Setup
 
 HERE = pathlib.Path(__file__).parent
 LARGE = "x\U0001f600" * 400_000
@@ -118,6 +120,15 @@ class FaultyServer(DcpServer):
         self._books.links.clear()
         for socket in list(self._sockets._sockets.values()):
             self._cut(socket)
+
+
+@pytest.fixture
+async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
+    made = Setup(getattr(request, "param", ServerLimits()))
+    async with made.server, aiohttp.ClientSession() as made.http:
+        await made.server.listen()
+        yield made
+        made.service.go.set()
 
 
 @pytest.fixture

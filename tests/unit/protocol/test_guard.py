@@ -74,13 +74,13 @@ def test_connections_of_an_address() -> None:
 def test_sockets_without_a_session() -> None:
     guard = Guard(GuardLimits(address_half_open=2), 0.0)
     for _ in range(2):
-        guard.check_half_open("a")
+        guard.check_sockets("a")
         guard.socket_opened("a")
     with pytest.raises(TooMany, match="2 connections of address a have not opened a session yet"):
-        guard.check_half_open("a")
+        guard.check_sockets("a")
     assert not guard.has_session("a")
     guard.socket_established("a")
-    guard.check_half_open("a")
+    guard.check_sockets("a")
     assert guard.has_session("a")
     guard.socket_gone("a", is_established=True)
     assert not guard.has_session("a")
