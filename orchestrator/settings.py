@@ -124,6 +124,17 @@ class SchedulerSettings(ComponentSettings):
         ge=0,
         description="how long a banned address opens no new connections, seconds; its sessions go on; 0 bans nobody",
     )
+    identity_offences_per_s: float = Field(
+        1.0,
+        gt=0,
+        description="messages that one identity signs in breach of the protocol, per second (after 40 times as many at"
+        " once) before it is banned; what others send in its name does not count",
+    )
+    identity_ban_s: float = Field(
+        600.0,
+        ge=0,
+        description="how long an identity that was banned for that has no sessions, seconds; 0 bans no identity",
+    )
     max_identity_held_mib: int = Field(
         512,
         ge=1,

@@ -358,6 +358,12 @@ requests_refused = Counter(
     description="requests that were answered with EBUSY, without being looked at, by reason",
     labels=["reason"],
 )
+offences = Counter(
+    "dcp.scheduler.offences",
+    unit="{offence}",
+    description="what no honest peer does, by what it is held against: the address, or the identity that signed it",
+    labels=["of"],
+)
 bans_made = Counter("dcp.scheduler.bans", unit="{ban}", description="bans that began here", labels=["of"])
 bans_now = Gauge("dcp.scheduler.bans.now", unit="{ban}", description="who is banned now", labels=["of"])
 characters_held = Gauge(

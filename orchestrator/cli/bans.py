@@ -23,8 +23,9 @@ _SOON = f"A Scheduler that runs takes it up within {shared_bans.POLL_S + 0.5:g} 
 def command() -> None:
     """Who is banned: see it, lift it, add to it.
 
-    The Scheduler bans an address by itself when it sends too much that no honest peer sends (see
-    --address-offences-per-s of `scheduler run`). A ban counts at every process on the same database, and outlives them.
+    The Scheduler bans by itself: an address that sends too much that no honest peer sends, and an identity that signs
+    such things (see --address-offences-per-s and --identity-offences-per-s of `scheduler run`). A ban counts at every
+    process on the same database, and outlives them.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from orchestrator.protocol.server_link import ServerLink
 
 __all__ = ["Books", "ServerLimits"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,22 @@ class Books:
             if self.by_peer[peer] <= 0:
                 del self.by_peer[peer]
         self.memory.forget(dcpsid or "")
+
+    def offended(self, identity: str, what: str) -> None:
+        """An identity has signed, in an established session, what no honest peer signs."""
+        log.info("%s breaks the protocol: %s", identity, what, extra={"action": "offence"})
+        if self.guard.offend(identity, what, time.monotonic()):
+            ban_s = self.limits.guard.identity_ban_s
+            log.warning(
+                "identity %s is banned for %g s: too many offences, the last: %s", identity, ban_s, what,
+                extra={"action": "banned"},
+            )  # fmt: skip
+            self.expel(identity, f"too many offences, the last: {what}")
+
+    def expel(self, identity: str, reason: str) -> None:
+        """End all sessions of an identity that is banned."""
+        for link in [one for one in self.links.values() if one.session.peer == identity]:
+            link.feed(Breach(ConnectionClosed(f"identity {identity} is banned ({reason})", code="EPERM")))
 
     def note_presence(self, link: ServerLink) -> None:
         """Its transport, or its state, may have changed."""

@@ -352,6 +352,9 @@ class ClientConnection:
 
     # --- what the session tells
 
+    def offended(self, link: Link, what: str) -> None:
+        """The session ends with the same words."""
+
     def opened(self, link: Link) -> None:
         self._peer_changed = None
         peer, before = link.session.peer, self._client.cache.lookup(self.url)

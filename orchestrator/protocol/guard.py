@@ -3,7 +3,8 @@
 Who sends faster than allowed is read more slowly: nothing of an honest peer is lost, and TCP keeps what it has yet to
 say on its own machine. Requests beyond their rate are answered with an error, new connections beyond theirs refused.
 Who sends again and again what no honest peer sends is banned for a while: its address opens no new connections, and
-those without a session are closed. Sessions that live go on, because an address may be that of many.
+those without a session are closed. Sessions that live go on, because an address may be that of many. An identity that
+has signed such things loses its sessions and opens no new ones.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.bans import Ban, Bans, kind_of
 
 __all__ = [
-    "Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "Spent", "TooMany", "TrustedProxies", "place_of",
+    "NOTHING", "Arrived", "Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "Spent", "Standing",
+    "TooMany", "TrustedProxies", "place_of",
 ]  # fmt: skip
 
 _MOST_BUCKETS = 50_000
@@ -63,6 +66,10 @@ class GuardLimits:
     address_offences: float = 5
     address_offences_burst: float = 200
     ban_s: float = 60
+    # What an identity has signed in an established session in breach of the protocol. Beyond these it is banned.
+    identity_offences: float = 1
+    identity_offences_burst: float = 40
+    identity_ban_s: float = 600
     # Characters held for peers: unfinished messages, requests without answer, answers that are not taken yet.
     identity_held: int = 512 * 1024 * 1024
     address_held: int = 1024 * 1024 * 1024
@@ -79,6 +86,27 @@ class Spent:
 
     def plus(self, more: Spent) -> Spent:
         return Spent(self.messages + more.messages, self.requests + more.requests, self.characters + more.characters)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What came from an address at one server."""
+
+    connects: int = 0
+    messages: int = 0
+    offences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an address has at servers now."""
+
+    connections: int = 0
+    half_open: int = 0
+    held: int = 0
+
+
+NOTHING = Standing()
 
 
 class Bucket:
@@ -127,7 +155,11 @@ class Holdings:
     def __init__(self, limits: GuardLimits) -> None:
         self._limits = limits
         self._of: Counter[str] = Counter()
+        self.places: set[str] = set()
+        """addresses that something is held for"""
         self.total = 0
+        self.held_elsewhere: Callable[[str], int] = lambda _place: 0
+        """characters that other servers hold for an address"""
 
     def of(self, name: str) -> int:
         return self._of.get(name, 0)
@@ -142,13 +174,15 @@ class Holdings:
                     self._of[name] = held
                 else:
                     del self._of[name]
+        if place is not None:
+            (self.places.add if place in self._of else self.places.discard)(place)
 
     def excess(self, place: str | None, identity: str | None) -> str | None:
         """Which limit is exceeded, in words; None when none is."""
         limits = self._limits
         if identity is not None and self.of(identity) > limits.identity_held:
             return f"more than {limits.identity_held} characters are held for {identity}"
-        if place is not None and self.of(place) > limits.address_held:
+        if place is not None and self.of(place) + self.held_elsewhere(place) > limits.address_held:
             return f"more than {limits.address_held} characters are held for address {place}"
         if self.total > limits.all_held:
             return f"more than {limits.all_held} characters are held for all peers"
@@ -156,6 +190,7 @@ class Holdings:
 
     def validate(self) -> None:
         assert all(self._of.values())
+        assert all(self.of(place) for place in self.places)
         assert self.total >= 0
 
 
@@ -193,6 +228,8 @@ class Guard:
         self._characters: dict[str, Bucket] = {}
         self._requests: dict[str, Bucket] = {}
         self._offences: dict[str, Bucket] = {}
+        self._breaches: dict[str, Bucket] = {}
+        """offences of identities: apart, so that whoever invents identities makes no address forgotten"""
         self._open: Counter[str] = Counter()
         self._half_open: Counter[str] = Counter()
         self._established: Counter[str] = Counter()
@@ -204,9 +241,28 @@ class Guard:
         self.is_shared = False
         """other servers are told what identities use here: see `take_spent`"""
         self._spent: dict[str, Spent] = {}
+        self._arrived: dict[str, list[int]] = {}
+        self.elsewhere: Callable[[str], Standing] = lambda _place: NOTHING
+        """what an address has at other servers"""
+        self.holdings.held_elsewhere = lambda place: self.elsewhere(place).held
 
     def connections(self, place: str) -> int:
-        return self._open.get(place, 0)
+        """At all servers."""
+        return self._open.get(place, 0) + self.elsewhere(place).connections
+
+    def standing(self) -> dict[str, Standing]:
+        """What addresses have here, of those that have a noticeable part of what they may."""
+        limits = self.limits
+        least = [
+            max(2, round(_NOTICED * most))
+            for most in (limits.address_connections, limits.address_half_open, limits.address_held)
+        ]
+        found = {}
+        for place in self._open.keys() | self._half_open.keys() | self.holdings.places:
+            one = Standing(self._open.get(place, 0), self._half_open.get(place, 0), self.holdings.of(place))
+            if any(has >= some for has, some in zip((one.connections, one.half_open, one.held), least, strict=True)):
+                found[place] = one
+        return found
 
     def has_session(self, place: str) -> bool:
         return place in self._established
@@ -223,6 +279,8 @@ class Guard:
             bucket = self._bucket(self._connects, place, limits.address_connects, limits.address_connects_burst, now)
             if not bucket.take(1, now):
                 problem, why = f"address {place} connects more than {limits.address_connects:g} times a second", "rate"
+            elif self.is_shared:
+                self._note_arrival(place, 0)
         if problem is not None:
             self.refused += 1
             raise TooMany(f"{problem}; wait, then connect again", why)
@@ -232,7 +290,7 @@ class Guard:
 
         A connection that polls may have many: they count as if each was a connection.
         """
-        half_open = self._half_open.get(place, 0)
+        half_open = self._half_open.get(place, 0) + self.elsewhere(place).half_open
         if half_open + self._established.get(place, 0) >= self.limits.address_connections:
             self.refused += 1
             raise TooMany(
@@ -257,20 +315,30 @@ class Guard:
         what = "new sessions are" if kind_of(subject) == "identity" else "new connections are"
         raise Banned(f"{kind_of(subject)} {subject} is banned ({ban.reason}); {what} refused for {left} s", "banned")
 
-    def offend(self, place: str, what: str, now: float) -> bool:
-        """An address has sent what no honest peer sends. Whether it is banned now, and was not before."""
-        limits = self.limits
-        if limits.ban_s <= 0 or self.bans.find(place, now) is not None:
+    def offend(self, subject: str, what: str, now: float) -> bool:
+        """An address has sent, or an identity provably signed, what no honest peer does. Whether it is banned now, and
+        was not before."""
+        limits, kind = self.limits, kind_of(subject)
+        telemetry.offences.add(1, {"of": kind})
+        if kind == "identity":
+            buckets, ban_s = self._breaches, limits.identity_ban_s
+            rate, burst = limits.identity_offences, limits.identity_offences_burst
+        else:
+            buckets, ban_s = self._offences, limits.ban_s
+            rate, burst = limits.address_offences, limits.address_offences_burst
+        if ban_s <= 0 or self.bans.find(subject, now) is not None:
             return False
-        bucket = self._bucket(self._offences, place, limits.address_offences, limits.address_offences_burst, now)
-        if bucket.take(1, now):
+        if self.is_shared and kind == "address":
+            self._note_arrival(subject, 2)
+        if self._bucket(buckets, subject, rate, burst, now).take(1, now):
             return False
-        self.bans.begin(Ban(place, now + limits.ban_s, f"too many offences, the last: {what}"))
+        self.bans.begin(Ban(subject, now + ban_s, f"too many offences, the last: {what}"))
         return True
 
     def lift(self, subject: str) -> bool:
         """End a ban, and forget the offences that led to it. Whether there was one."""
         self._offences.pop(subject, None)
+        self._breaches.pop(subject, None)
         return self.bans.lift(subject)
 
     def opened(self, place: str) -> None:
@@ -296,6 +364,8 @@ class Guard:
         limits = self.limits
         rate, burst = limits.address_messages, limits.address_messages_burst
         pause = self._bucket(self._messages, place, rate, burst, now).spend(1, now)
+        if self.is_shared:
+            self._note_arrival(place, 1)
         # Before there is an identity the address answers for what it sends.
         who = identity or place
         rate, burst = limits.identity_characters, limits.identity_characters_burst
@@ -325,6 +395,38 @@ class Guard:
         if before is None and len(self._spent) >= _MOST_BUCKETS:
             return
         self._spent[identity] = spent if before is None else before.plus(spent)
+
+    def _note_arrival(self, place: str, what: int) -> None:
+        """One more, by its place among the fields of `Arrived`."""
+        counts = self._arrived.get(place)
+        if counts is None:
+            if len(self._arrived) >= _MOST_BUCKETS:
+                return
+            counts = self._arrived[place] = [0, 0, 0]
+        counts[what] += 1
+
+    def take_arrived(self) -> dict[str, Arrived]:
+        """What came from addresses since this was asked last: a noticeable part only of what may come in a second."""
+        limits = self.limits
+        arrived, self._arrived = {place: Arrived(*counts) for place, counts in self._arrived.items()}, {}
+        return {
+            place: one
+            for place, one in arrived.items()
+            if one.connects >= _NOTICED * limits.address_connects
+            or one.messages >= _NOTICED * limits.address_messages
+            or one.offences >= _NOTICED * limits.address_offences
+        }
+
+    def charge_address(self, place: str, arrived: Arrived, now: float) -> None:
+        """That came from an address at another server, which counts here, too."""
+        limits = self.limits
+        for buckets, amount, rate, burst in (
+            (self._connects, arrived.connects, limits.address_connects, limits.address_connects_burst),
+            (self._messages, arrived.messages, limits.address_messages, limits.address_messages_burst),
+            (self._offences, arrived.offences, limits.address_offences, limits.address_offences_burst),
+        ):
+            if amount:
+                self._bucket(buckets, place, rate, burst, now).spend(amount, now)
 
     def take_spent(self) -> dict[str, Spent]:
         """What identities used since this was asked last: those only that used a noticeable part of what they may in a
@@ -366,7 +468,9 @@ class Guard:
         return bucket
 
     def _all(self) -> Iterator[dict[str, Bucket]]:
-        yield from (self._connects, self._messages, self._characters, self._requests, self._offences)
+        yield from (
+            self._connects, self._messages, self._characters, self._requests, self._offences, self._breaches,
+        )  # fmt: skip
 
     def validate(self) -> None:
         """Check all invariants; raise `AssertionError`."""

@@ -23,6 +23,7 @@ from orchestrator.protocol.vocabulary import (
     Event,
     Flush,
     IncomingRequest,
+    Offended,
     Opened,
     Received,
     Requested,
@@ -54,6 +55,8 @@ class LinkOwner(Protocol):
     def requested(self, link: Link, requests: Sequence[IncomingRequest]) -> None: ...
 
     def opened(self, link: Link) -> None: ...
+
+    def offended(self, link: Link, what: str) -> None: ...
 
     def failure(self, error: ConnectionClosed) -> ConnectionClosed:
         """A new error for one request that gets no answer."""
@@ -155,6 +158,8 @@ class Link:
                         _settle(answer.context, answer.success, answer.payload)
                 case Opened():
                     self._owner.opened(self)
+                case Offended(what):
+                    self._owner.offended(self, what)
                 case DropTransport():
                     self._drop()
                     self.feed(TransportDown())

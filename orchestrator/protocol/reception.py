@@ -132,11 +132,14 @@ class Reception:
         link = self._books.links.get(dcpsid) if isinstance(dcpsid, str) else None
         if link is not None and link.session.peer == envelope.owner and link.connection.service == socket.service:
             return link
-        if self._books.guard.bans.find(envelope.owner, time.monotonic()) is not None:
-            socket.drop(f"identity {envelope.owner} is banned")
-            return None
         remembered = self._books.memory.recall(dcpsid) if isinstance(dcpsid, str) else None
-        if remembered is not None and (remembered.peer, remembered.service) == (envelope.owner, socket.service):
+        # Who is banned is told why when it opens a new session.
+        is_banned = self._books.guard.bans.find(envelope.owner, time.monotonic()) is not None
+        if (
+            remembered is not None
+            and not is_banned
+            and (remembered.peer, remembered.service) == (envelope.owner, socket.service)
+        ):
             return Heir(self._books, self._handlers, ServerConnection(socket.service, socket.dialect), remembered)
         frame = farewell(self._books.identity, envelope.body, random_token, self._books.clock())
         if frame is not None:

@@ -174,8 +174,7 @@ class DcpServer:
         """Somebody was banned elsewhere. An address's strangers go, and an identity's sessions."""
         self.guard.bans.learn(ban)
         self._sockets.door.cut_strangers(ban.subject)
-        for link in [one for one in self._books.links.values() if one.session.peer == ban.subject]:
-            link.feed(Breach(ConnectionClosed(f"identity {ban.subject} is banned ({ban.reason})", code="EPERM")))
+        self._books.expel(ban.subject, ban.reason)
 
     def statistics(self) -> dict[str, Any]:
         return {

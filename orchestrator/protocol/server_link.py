@@ -133,6 +133,9 @@ class ServerLink(Link):
         self._books.established(self._counted_for)
         self._establish()
 
+    def offended(self, link: Link, what: str) -> None:
+        self._books.offended(self.session.peer or "", what)
+
     def _establish(self) -> None:
         if isinstance(self.transport, ServerSocket):
             self.transport.established(self._books.limits.framing)

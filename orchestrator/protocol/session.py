@@ -37,6 +37,7 @@ from orchestrator.protocol.vocabulary import (
     Event,
     Flush,
     IncomingRequest,
+    Offended,
     Opened,
     Received,
     Requested,
@@ -267,7 +268,7 @@ class Session(Speaker):
             if not isinstance(members, list) or not all(
                 isinstance(member, dict) and member.get("type") != "batch" for member in members
             ):
-                return self._fail("EINVAL", "a batch must hold messages that are no batches")
+                return self._offended("a batch must hold messages that are no batches")
         requests: list[IncomingRequest] = []
         answers: list[Answer] = []
         actions: list[Action] = []
@@ -280,7 +281,7 @@ class Session(Speaker):
             elif kind == "notification":
                 self._stats.notifications_in += 1
             else:
-                actions += self._fail("EINVAL", f"invalid message type {str(kind)[:40]!r}")
+                actions += self._offended(f"invalid message type {str(kind)[:40]!r}")
             # A member may have ended the session under our hands.
             if self.state is State.CLOSED:
                 return actions
@@ -290,16 +291,26 @@ class Session(Speaker):
             actions.append(Requested(tuple(requests)))
         return actions + self._flush(None, now)
 
+    def _offended(self, message: str, code: str = "EINVAL") -> list[Action]:
+        """What is said in a message of an established session in breach of its grammar.
+
+        Only that is held against an identity. A nonce or a dcpsid of another time may be a message that somebody else
+        repeats; a response that was not asked for, or a request that is in progress already, may be what a client says
+        to another service, which passes it on; and an heir does not know what was said before.
+        """
+        is_proven = self.state is State.ESTABLISHED and not self._is_heir
+        return [*([Offended(message)] if is_proven else []), *self._fail(code, message)]
+
     def _take_request(self, body: dict[str, Any], into: list[IncomingRequest], now: float) -> list[Action]:
         message_id, payload = body.get("id"), body.get("payload")
         operation = payload.get("operation") if isinstance(payload, dict) else None
         if not is_token(message_id) or not isinstance(payload, dict) or not isinstance(operation, str):
-            return self._fail("EINVAL", "a request must carry id and payload.operation")
+            return self._offended("a request must carry id and payload.operation")
         self._stats.requests_in += 1
         if operation == "close":
             return self._closed_by_peer(message_id, now)
         if operation == "connect":
-            return self._fail("DCPC-1321", "unexpected request operation 'connect'")
+            return self._offended("unexpected request operation 'connect'", code="DCPC-1321")
         if operation == "keepalive":
             return self._queue_response(message_id, True, _KEEPALIVE_ANSWER)
         if self.state is not State.ESTABLISHED or self._is_heir:
@@ -335,7 +346,7 @@ class Session(Speaker):
     def _take_response(self, body: dict[str, Any], into: list[Answer], now: float) -> list[Action]:
         message_id, success, payload = body.get("id"), body.get("success"), body.get("payload")
         if not is_token(message_id) or not isinstance(success, bool):
-            return self._fail("EINVAL", "a response must carry id and success")
+            return self._offended("a response must carry id and success")
         self._stats.responses_in += 1
         self._synchronize(body.get("time"), now)
         if message_id not in self._unanswered:

@@ -159,6 +159,14 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Offended:
+    """The peer itself has signed, for this session and under its latest nonce, what no honest peer signs. Nobody else
+    can have made it do so: not by repeating what it said before, nor by passing on what it says to others."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class DropTransport:
     """Close the transport; the session may live on."""
 
@@ -178,7 +186,7 @@ class Ended:
     """The last action of a session: close its transport and forget it. `Closed` has come before."""
 
 
-Action = Send | Opened | Requested | Answered | DropTransport | Closed | Ended
+Action = Send | Opened | Requested | Answered | Offended | DropTransport | Closed | Ended
 
 
 @dataclass

@@ -16,6 +16,7 @@ from orchestrator.errors import NotEnoughFunds, OrchestratorError
 from orchestrator.protocol import config
 from orchestrator.protocol.server import DcpServer, Request, ServerLimits
 from orchestrator.protocol.vocabulary import SessionLimits
+from orchestrator.telemetry import Readings
 from orchestrator.wallet.keys import PrivateKey
 from tests.integration.protocol.besieged import Setup
 
@@ -144,9 +145,12 @@ async def server(service: WireService) -> AsyncIterator[FaultyServer]:
     limits = ServerLimits(session=SessionLimits(batch_messages=200))
     made = FaultyServer(PrivateKey.generate(), {"pheme": service, "jobSubmit": service}, config_text, limits=limits)
     service.server = made
+    counted = Readings()
     async with made:
         await made.listen()
         yield made
+    # Whatever is lost, repeated or resumed: honest clients have nothing held against them.
+    assert counted.total("dcp.scheduler.offences") == 0
 
 
 class Driver:

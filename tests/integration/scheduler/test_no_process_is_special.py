@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator.protocol.client import DcpClient
-from orchestrator.protocol.guard import Spent
+from orchestrator.protocol.guard import NOTHING, Spent, Standing
 from orchestrator.protocol.vocabulary import IncomingRequest
 from orchestrator.scheduler.app import KEYSTORE, SchedulerApp
 from orchestrator.scheduler.shared_limits import SharedLimits
@@ -104,6 +104,32 @@ async def test_sessions_of_an_identity_are_counted_together(app: SchedulerApp, s
     limits.share()
     await until(lambda: second.server.books.sessions_elsewhere("0xsomebody") == 50)
     assert second.server.books.sessions_elsewhere("0xother") == 0
+
+
+async def test_what_an_address_uses_at_one_process_counts_at_the_other(app: SchedulerApp, second: SchedulerApp) -> None:
+    here, there, now = app.server.guard, second.server.guard, time.monotonic()
+    limits = here.limits
+    for _ in range(round(0.05 * limits.address_messages)):
+        here.received("192.0.2.1", None, 10, now)
+    for _ in range(round(0.05 * limits.address_connects)):
+        here.admit("192.0.2.1", now)
+    for _ in range(150):
+        here.opened("192.0.2.1")
+    for _ in range(30):
+        here.socket_opened("192.0.2.1")
+    here.holdings.add("192.0.2.1", None, limits.address_held // 2 + 1)
+    here.offend("192.0.2.1", "rubbish", now)
+    here.received("192.0.2.2", None, 10, now)
+    await until(lambda: "192.0.2.1" in there._offences and there.elsewhere("192.0.2.1").connections > 0)
+    assert there.elsewhere("192.0.2.1") == Standing(150, 30, limits.address_held // 2 + 1)
+    assert there.connections("192.0.2.1") == 150
+    there.holdings.add("192.0.2.1", None, limits.address_held // 2)
+    assert "characters are held for address 192.0.2.1" in (there.holdings.excess("192.0.2.1", None) or "")
+    for buckets in (there._connects, there._messages, there._offences):
+        assert not buckets["192.0.2.1"].is_full(time.monotonic() - 3600)
+        assert "192.0.2.2" not in buckets
+    # Nobody is charged at home with what others were told.
+    assert here.elsewhere("192.0.2.1") == NOTHING
 
 
 async def test_why_a_job_waits_is_known_wherever_it_is_asked(app: SchedulerApp, second: SchedulerApp) -> None:

@@ -28,7 +28,7 @@ from tests.integration.scheduler.actors import until
 
 @pytest.fixture
 def settings(settings: SchedulerSettings) -> SchedulerSettings:
-    return settings.model_copy(update={"address_offences_per_s": 0.1})
+    return settings.model_copy(update={"address_offences_per_s": 0.1, "identity_offences_per_s": 0.05})
 
 
 @pytest.fixture
@@ -101,6 +101,30 @@ async def test_a_banned_identity_loses_its_sessions_and_opens_none(
             with pytest.raises(OrchestratorError, match=rf"identity {key.address} is banned \(for a test\)"):
                 await again.connect(f"{app.url}pheme/").request("listJobs", {})
         await bans(settings, "lift", "--all")
+        await until(lambda: not len(app.server.guard.bans))
+        async with DcpClient(key) as again:
+            await again.connect(f"{app.url}pheme/").request("listJobs", {})
+
+
+async def test_the_operator_sees_why_an_identity_is_banned(app: SchedulerApp, settings: SchedulerSettings) -> None:
+    key = PrivateKey.generate()
+    async with bound_session(ATTACKER) as http, DcpClient(PrivateKey.generate()) as other:
+        for _ in range(3):
+            async with Peer.open(http, app.url, key=key) as peer:
+                await peer.establish()
+                await peer.ask("listJobs")
+                await peer.send(peer.requests("connect"))
+                with pytest.raises(ConnectionResetError):
+                    await peer.message()
+        for _ in range(100):
+            if found := await bans(settings, "list"):
+                break
+        [ban] = found
+        assert (ban["subject"], ban["kind"]) == (key.address, "identity")
+        assert ban["reason"] == "too many offences, the last: unexpected request operation 'connect'"
+        assert 0 < ban["left_s"] <= settings.identity_ban_s
+        await other.connect(f"{app.url}pheme/").request("listJobs", {})
+        assert await bans(settings, "lift", key.address) == {"lifted": [key.address], "not_banned": []}
         await until(lambda: not len(app.server.guard.bans))
         async with DcpClient(key) as again:
             await again.connect(f"{app.url}pheme/").request("listJobs", {})

@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.protocol.guard import (
+    NOTHING,
+    Arrived,
     Banned,
     Bucket,
     Guard,
     GuardLimits,
     Hold,
     Holdings,
+    Standing,
     TooMany,
     TrustedProxies,
     place_of,
@@ -169,6 +172,70 @@ def test_requests_beyond_the_rate_are_refused_with_the_reason() -> None:
         guard.requested(ME, 5, 0.1)
     assert caught.value.code == "EBUSY"
     guard.requested(ME, 5, 0.5)
+
+
+def test_what_came_elsewhere_counts_here() -> None:
+    guard = Guard(GuardLimits(address_connects=1, address_connects_burst=10, address_offences_burst=5), 0.0)
+    guard.charge_address("a", Arrived(connects=10, messages=0, offences=5), 0.0)
+    with pytest.raises(TooMany, match="connects more than 1 times a second"):
+        guard.admit("a", 0.0)
+    assert guard.offend("a", "rubbish", 0.0)
+    assert guard._messages == {}
+    guard.admit("b", 0.0)
+    guard.validate()
+
+
+def test_what_an_address_has_elsewhere_counts_here() -> None:
+    limits = GuardLimits(address_connections=10, address_half_open=4, address_held=100)
+    guard = Guard(limits, 0.0)
+    guard.elsewhere = {"a": Standing(9, 2, 60), "b": NOTHING}.__getitem__
+    for place in "ab":
+        guard.admit(place, 0.0)
+        guard.check_sockets(place)
+        for _ in range(2):
+            guard.opened(place)
+            guard.socket_opened(place)
+        guard.holdings.add(place, None, 50)
+    with pytest.raises(TooMany, match="address a has 10 connections"):
+        guard.admit("a", 0.0)
+    with pytest.raises(TooMany, match="4 connections of address a have not opened a session"):
+        guard.check_sockets("a")
+    assert guard.holdings.excess("a", None) == "more than 100 characters are held for address a"
+    guard.admit("b", 0.0)
+    guard.check_sockets("b")
+    assert guard.holdings.excess("b", None) is None
+
+
+def test_only_what_is_noticeable_is_told() -> None:
+    limits = GuardLimits(address_connections=100, address_half_open=100, address_messages=100, address_held=1000)
+    guard = Guard(limits, 0.0)
+    guard.is_shared = True
+    for place, often in (("a", 1), ("b", 5)):
+        for _ in range(often):
+            guard.received(place, None, 1, 0.0)
+            guard.opened(place)
+    guard.holdings.add("c", None, 20)
+    assert guard.take_arrived() == {"b": Arrived(0, 5, 0)}
+    assert guard.take_arrived() == {}
+    assert guard.standing() == {"b": Standing(5, 0, 0), "c": Standing(0, 0, 20)}
+    guard.offend("a", "rubbish", 0.0)
+    guard.offend(ME, "rubbish", 0.0)
+    assert guard.take_arrived() == {"a": Arrived(0, 0, 1)}
+    guard.validate()
+
+
+def test_identities_are_banned_for_what_they_sign_and_addresses_are_not() -> None:
+    guard = Guard(GuardLimits(identity_offences=0.1, identity_offences_burst=3, identity_ban_s=60), 0.0)
+    assert [guard.offend(ME, "rubbish", 0.0) for _ in range(5)] == [False, False, False, True, False]
+    with pytest.raises(Banned, match=r"identity 0x1+ is banned .*; new sessions are refused for 60 s"):
+        guard.check_ban(ME, 0.0)
+    assert guard.lift(ME)
+    assert not guard.offend(ME, "rubbish", 0.0)
+    assert guard._offences == {}
+    for number in range(60_000):
+        guard.offend(f"0x{number}", "rubbish", 0.0)
+    guard.offend("a", "rubbish", 0.0)
+    guard.validate()
 
 
 def test_an_honest_worker_never_meets_the_defaults() -> None:
