@@ -240,7 +240,8 @@ class Desk:
                 held.offer.storage,
                 job.modern,
                 held.uri or "",
-                awaited=held.offer.estimation or len(job.held) == job.reported,
+                awaited=len(job.held) == job.reported,
+                estimation=held.offer.estimation,
             )
         )
         self._drop_datum(held)

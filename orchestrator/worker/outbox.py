@@ -2,9 +2,9 @@
 
 Durability: a result that is not acknowledged within `_LAG_S`, or `_SOON_S` when it is dear, is written and synced to
 disk; a kill at any moment loses at most what finished within that time (and `_LOOK_S`), and others compute it again.
-Reports are gathered for a second before they leave (see `pace`): `_LAG_S` is that and the time that an answer takes on
-a busy machine, so that most results are acknowledged sooner, and never touch the disk: to write and delete it costs
-more than a short slice.
+Reports are gathered for two seconds before they leave (see `pace`): `_LAG_S` is that and the time that an answer takes,
+so that most results are acknowledged sooner, and never touch the disk: to write and delete it costs more than a short
+slice.
 
 Memory: `_WINDOW_BYTES` of results are on their way at once. Others wait for their turn; once they are on disk their
 text leaves memory and is read again when the turn comes. A disk that takes nothing (full, gone, over the bound) is a
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """How much may wait unacknowledged while the disk takes nothing."""
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
-_LAG_S: Final = pace.EVERY_S + 1.5
+_LAG_S: Final = pace.EVERY_S + 0.5
 _SOON_S: Final = 0.05
 _LOOK_S: Final = 0.5
 _BATCH_BYTES: Final = 8 * 1024 * 1024

@@ -47,9 +47,9 @@ class PoolSettings:
     """`capacity` sandboxes may be in use at once; `warm` more are kept ready, or as many as the rule says (None).
 
     The rule keeps `warm_least` to `warm_most`, by what recent hand-outs needed. Above two creates at once each only
-    takes longer (observed: the Engine makes ten containers a second, whatever is asked at once). While slices run,
-    starts ahead of need take at most `refill_cpu_share` of the cores, and what is idle. One that waited for
-    `warm_max_age_s` is replaced.
+    takes longer (observed: the Engine makes ten containers a second, whatever is asked at once). Starts ahead of need
+    wait while slices keep every core busy, for a minute at most; while slices run they take at most `refill_cpu_share`
+    of the cores, and what is idle. One that waited for `warm_max_age_s` is replaced.
     """
 
     capacity: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -88,10 +88,12 @@ class SandboxPool:
         self._burst = sizing.Burst()
         self._costs = sizing.StartCosts()
         self._budget = sizing.RefillBudget()
+        self._deferral = sizing.Deferral()
         self._memory: sizing.Memory | None = None
         self._memory_at = -math.inf
         self._looked_at = time.monotonic()
         self._held_back = 0
+        self._deferred = 0
         self._dropped: collections.Counter[str] = collections.Counter()
         self._hits = 0
         self._taken = 0
@@ -261,7 +263,7 @@ class SandboxPool:
                     await self._changed.wait()
 
     def _start_some(self) -> float:
-        """Start what is needed now. Seconds until the CPU budget allows one more, if that is what is missing."""
+        """Start what is needed now. Seconds until one more may be started, if only that is missing."""
         cost, cores = self._costs.core_s, self.settings.cores
         busy = sum(1 for sandbox in self._in_use if sandbox.in_flight)
         rate = sizing.refill_rate(cores, self.settings.refill_cpu_share, busy)
@@ -271,7 +273,11 @@ class SandboxPool:
         awaited = min(len(self._waiters), max(self.capacity - len(self._in_use), 0))
         urgent = min(awaited - coming, hands)
         wanted = min(awaited + self.target - coming, hands)
+        wait_s = self._defer_s(ahead=wanted > max(urgent, 0))
         for number in range(wanted):
+            if number >= urgent and wait_s:
+                self._deferred += 1
+                return max(wait_s, 0.01)
             if number >= urgent and not self._budget.affords(cost):
                 self._held_back += 1
                 return max(self._budget.wait_s(cost, rate), 0.01)
@@ -279,6 +285,13 @@ class SandboxPool:
             self._starting += 1
             self._tasks.create_task(self._start_one(), name="pool-start")
         return math.inf
+
+    def _defer_s(self, *, ahead: bool) -> float:
+        """How long starts ahead of need, if there are any, should wait for a core that has nothing else to do."""
+        if not ahead or not self._in_use:
+            self._deferral.over()
+            return 0.0
+        return self._deferral.wait_s(time.monotonic(), self.usage().cpu_ns / 1e9, self.settings.cores)
 
     def _look_after_ready(self) -> None:
         """Give up one that is too old, or one too many, every now and then."""
@@ -395,6 +408,7 @@ class SandboxPool:
             "start_s": percentiles(self._start_times),
             "start_core_s": self._costs.core_s,
             "held_back": self._held_back,
+            "deferred": self._deferred,
             "dropped": dict(self._dropped),
             "endings": dict(self._deaths),
             "failure": str(self.failure) if self.failure is not None else None,

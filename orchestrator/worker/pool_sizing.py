@@ -1,7 +1,8 @@
 """Pure: how many sandboxes to keep ready, and how much CPU time may go into making them.
 
-Three questions, one class each: what would the recent hand-outs have needed (`Burst`), what does a start cost
-(`StartCosts`), and how much of that may be spent while slices run (`RefillBudget`). `target` puts the answers together.
+Four questions, one class each: what would the recent hand-outs have needed (`Burst`), what does a start cost
+(`StartCosts`), how much of that may be spent while slices run (`RefillBudget`), and can it wait for a core that has
+nothing else to do (`Deferral`). `target` puts the answers together.
 """
 
 from __future__ import annotations
@@ -145,6 +146,40 @@ class RefillBudget:
     def wait_s(self, cost: float, rate: float) -> float:
         """How long until `cost` can be afforded at that rate."""
         return max(cost - self._level, 0.0) / rate
+
+
+class Deferral:
+    """Whether starts ahead of need should wait: while sandboxes keep every core busy, for at most `longest_s`.
+
+    Nobody can tell when the next job comes. If it comes while all cores are busy, it finds what is ready, and is served
+    at once with what it waits for beyond that; else a start later on takes nothing from slices.
+    """
+
+    def __init__(self, longest_s: float = 60.0, apart_s: float = 0.5, free: float = 0.5) -> None:
+        self._longest_s = longest_s
+        self._apart_s = apart_s
+        self._free = free
+        self._since = math.inf
+        self._looked_at = 0.0
+        self._used_s = 0.0
+
+    def wait_s(self, now: float, used_s: float, cores: float) -> float:
+        """How long until a start may be made, or this is to be asked again. `used_s`: core-seconds of all sandboxes."""
+        if self._since == math.inf:
+            self._since = self._looked_at = now
+            self._used_s = used_s
+        if now - self._since >= self._longest_s:
+            return 0.0
+        passed = now - self._looked_at
+        if passed < self._apart_s:
+            return self._apart_s - passed
+        busy = (used_s - self._used_s) / passed
+        self._looked_at, self._used_s = now, used_s
+        return 0.0 if cores - busy >= self._free else self._apart_s
+
+    def over(self) -> None:
+        """Nothing is wanted at this moment."""
+        self._since = math.inf
 
 
 def refill_rate(cores: float, share: float, busy: int) -> float:

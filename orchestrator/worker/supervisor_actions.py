@@ -105,9 +105,9 @@ class ReturnSlices:
 class SendResult:
     """Deliver a result until it is acknowledged; answered by `ResultAccepted` or `ResultRefused`.
 
-    It may wait a moment for others to share its message, unless it is `awaited`: by the Scheduler for its estimation,
-    or by the job's owner, when nothing of the job is in hand any more. `error` is set when the work function threw:
-    then it is the result. `modern` tells that the job may get KVIN v9.
+    It may wait a moment for others to share its message, unless it is `awaited` by the job's owner, when nothing of the
+    job is in hand any more, or is one of its `estimation`, before which the Scheduler gives no more of the job. `error`
+    is set when the work function threw: then it is the result. `modern` tells that the job may get KVIN v9.
     """
 
     key: int
@@ -121,6 +121,7 @@ class SendResult:
     modern: bool
     datum_uri: str = ""  # as it went into the sandbox
     awaited: bool = False
+    estimation: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

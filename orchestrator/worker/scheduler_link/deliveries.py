@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -20,8 +21,8 @@ from orchestrator.worker.account import WorkerAccount
 from orchestrator.worker.notary import Notary
 from orchestrator.worker.outbox import Entry, Outbox
 from orchestrator.worker.outbox_store import StoreUnusable
+from orchestrator.worker.scheduler_link import pace
 from orchestrator.worker.scheduler_link.emissions import Emissions
-from orchestrator.worker.scheduler_link.pace import AWAITED_EVERY_S, EVERY_S
 from orchestrator.worker.scheduler_link.traffic import TRY_AGAIN, Traffic, pause
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class _Parcel:
     key: int
     entry: Entry
     authorization: task.Authorization
-    awaited: bool
+    patience_s: float
 
 
 _Unsigned = tuple[_Parcel, act.SendResult, Mapping[str, Any]]
@@ -85,7 +86,7 @@ class Deliveries:
         self._renewed: dict[int, task.Authorization] = {}  # by the entry's id
         self._dear: list[_Unsigned] = []
         self._in_turn: list[_Unsigned] = []
-        self._awaited_in_turn = False
+        self._patience_in_turn = math.inf
         self._departing: list[_Parcel] = []
         self._leftovers = len(outbox.left)
         self.leftovers_settled = asyncio.Event()
@@ -107,16 +108,17 @@ class Deliveries:
         self.results += 1
         self._sending[action.key] = entry
         # What follows may wait long: the action, with its text, goes as soon as its receipt is signed.
-        unsigned = (_Parcel(action.key, entry, action.authorization, action.awaited), action, data)
+        unsigned = (_Parcel(action.key, entry, action.authorization, _patience(action)), action, data)
         if dear:  # its receipt goes to the disk with it
             self._dear.append(unsigned)
             if len(self._dear) == 1:
                 self._traffic.tasks.create_task(self._sign_at_once())
             return
         self._in_turn.append(unsigned)
-        if len(self._in_turn) == 1 or (action.awaited and not self._awaited_in_turn):
-            self._awaited_in_turn = action.awaited
-            self._traffic.tasks.create_task(self._sign_in_turn(_patience(action.awaited)))
+        patience_s = 0.0 if len(self._in_turn) >= pace.MOST else _patience(action)
+        if patience_s < self._patience_in_turn:
+            self._patience_in_turn = patience_s
+            self._traffic.tasks.create_task(self._sign_in_turn(patience_s))
 
     def renew(self, action: act.RenewResult) -> None:
         """A result on its way may be reported under a newer authorization, should the older one not count any more."""
@@ -134,7 +136,7 @@ class Deliveries:
     async def _sign_in_turn(self, patience_s: float) -> None:
         """Signed when it is to leave: a thread and the disk are asked once for all of a message."""
         await self._traffic.pace.turn(patience_s)
-        batch, self._in_turn, self._awaited_in_turn = self._in_turn, [], False
+        batch, self._in_turn, self._patience_in_turn = self._in_turn, [], math.inf
         if batch:  # else another waited for the same turn
             await self._sign(batch)
             self._depart([parcel for parcel, _action, _data in batch])
@@ -147,7 +149,7 @@ class Deliveries:
             self._outbox.renew(parcel.entry, {**data, "receipt": receipt})
 
     async def _wait_for_others(self, parcel: _Parcel) -> None:
-        await self._traffic.pace.turn(_patience(parcel.awaited))
+        await self._traffic.pace.turn(parcel.patience_s)
         self._departing.append(parcel)
         await asyncio.sleep(0)  # whoever waited for the same turn has come then
         parcels, self._departing = self._departing, []
@@ -308,8 +310,10 @@ class Deliveries:
         self._traffic.settled()
 
 
-def _patience(awaited: bool) -> float:
-    return AWAITED_EVERY_S if awaited else EVERY_S
+def _patience(action: act.SendResult) -> float:
+    if action.estimation:
+        return pace.ESTIMATION_EVERY_S
+    return pace.AWAITED_EVERY_S if action.awaited else pace.EVERY_S
 
 
 def _cut(parcels: Sequence[_Parcel], most: int) -> Iterator[Sequence[_Parcel]]:

@@ -11,10 +11,14 @@ import asyncio
 import math
 from typing import Final
 
-EVERY_S: Final = 1.0
+EVERY_S: Final = 2.0
 """Reports that come up within this time share a signed message."""
+MOST: Final = 2000
+"""So many results leave before that: a Scheduler that has to settle more at once answers nobody meanwhile."""
 AWAITED_EVERY_S: Final = 0.1
-"""The same for those that somebody waits for."""
+"""The time for those that somebody waits for."""
+ESTIMATION_EVERY_S: Final = 0.02
+"""And for those of a job's first few slices, while its other cores have nothing of it to compute."""
 
 
 class Pace:

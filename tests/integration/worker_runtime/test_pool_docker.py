@@ -14,6 +14,7 @@ from orchestrator.worker import pool as pool_module
 from orchestrator.worker import sandbox_events as ev
 from orchestrator.worker.docker_runtime import ContainerRefused, RuntimeUnavailable
 from orchestrator.worker.pool import PoolSettings, SandboxPool
+from orchestrator.worker.pool_sizing import Deferral
 from orchestrator.worker.sandbox import Sandbox, State
 
 pytestmark = pytest.mark.docker
@@ -163,6 +164,7 @@ async def test_starts_ahead_of_need_wait_while_slices_run_and_those_for_a_taker_
     """The share is so small that the budget is used up by the first start."""
     settings = PoolSettings(capacity=3, warm=1, refill_cpu_share=0.0001, cores=1, creates_at_once=1)
     async with runtime() as made, SandboxPool(made, settings) as pool:
+        pool._deferral = Deferral(longest_s=0.0)
         await until(pool, 1)
         busy = await pool.take()
         await busy.assign(ev.Assignment("job", "() => { for (;;); }", ()))
@@ -176,6 +178,22 @@ async def test_starts_ahead_of_need_wait_while_slices_run_and_those_for_a_taker_
             await pool.take()
         assert pool.ready == 0
         await busy.kill()
+        await until(pool, 1)
+
+
+async def test_starts_ahead_of_need_wait_for_a_free_core_as_long_as_one_is_at_work(runtime: Any) -> None:
+    """No machine has as many cores as are to be free here."""
+    async with runtime() as made, SandboxPool(made, PoolSettings(capacity=2, warm=1)) as pool:
+        pool._deferral = Deferral(free=1e9)
+        await until(pool, 1)
+        sandbox = await pool.take()
+        async with asyncio.timeout(20):
+            while pool.statistics()["deferred"] < 3:
+                await asyncio.sleep(0.02)
+        assert (pool.ready, pool.statistics()["starting"]) == (0, 0)
+        await (await pool.take()).kill()  # who needs one gets it
+        assert pool.ready == 0
+        await sandbox.kill()
         await until(pool, 1)
 
 

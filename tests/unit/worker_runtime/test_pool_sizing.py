@@ -183,6 +183,24 @@ def test_what_could_not_wait_is_paid_back_but_no_debt_is_endless() -> None:
     assert budget.wait_s(0.2, 0.5) == pytest.approx(1.2)
 
 
+def test_starts_wait_for_a_core_that_has_nothing_else_to_do() -> None:
+    deferral = sizing.Deferral(longest_s=60.0, apart_s=0.5, free=0.5)
+    assert deferral.wait_s(100.0, 7.0, 2.0) == 0.5, "one look says nothing"
+    assert deferral.wait_s(100.2, 7.4, 2.0) == pytest.approx(0.3)
+    assert deferral.wait_s(100.5, 8.0, 2.0) == 0.5, "two cores were busy"
+    assert deferral.wait_s(101.0, 8.8, 2.0) == 0.5, "nearly two"
+    assert deferral.wait_s(101.5, 9.5, 2.0) == 0.0, "half a core was free"
+
+
+def test_starts_wait_a_minute_and_no_longer_each_time_that_some_are_wanted() -> None:
+    deferral = sizing.Deferral(longest_s=60.0, apart_s=0.5)
+    for looks in range(120):
+        assert deferral.wait_s(looks / 2, looks * 1.0, 2.0) > 0.0
+    assert deferral.wait_s(60.0, 120.0, 2.0) == deferral.wait_s(60.2, 120.4, 2.0) == 0.0
+    deferral.over()
+    assert deferral.wait_s(61.0, 122.0, 2.0) == 0.5
+
+
 @pytest.mark.parametrize(("busy", "rate"), [(0, 8.0), (3, 5.0), (6, 2.0), (8, 2.0), (20, 2.0)])
 def test_idle_cores_are_free_to_use(busy: int, rate: float) -> None:
     assert sizing.refill_rate(8.0, 0.25, busy) == rate

@@ -36,14 +36,19 @@ def job_message(**changes: Any) -> dict[str, Any]:
     }
 
 
-def answer(slices: dict[str, list[int]], *, token: str = "t", datum: str = "data:,1", **job: Any) -> dict[str, Any]:
+def answer(
+    slices: dict[str, list[int]], *, token: str = "t", datum: str = "data:,1", estimation: bool = False, **job: Any
+) -> dict[str, Any]:
     return {
         "owner": "0x0",
         "auth": {"token": token},
         "body": {
             "newJobs": {job_id: job_message(jobId=job_id, **job) for job_id in slices},
             "task": {
-                job_id: [{"jobId": job_id, "sliceNumber": n, "datumUri": datum} for n in numbers]
+                job_id: [
+                    {"jobId": job_id, "sliceNumber": n, "datumUri": datum, "isEstimationSlice": estimation}
+                    for n in numbers
+                ]
                 for job_id, numbers in slices.items()
             },
         },

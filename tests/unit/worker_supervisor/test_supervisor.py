@@ -46,6 +46,15 @@ def test_only_the_last_result_of_a_job_in_hand_is_awaited(desk):
     assert d.one(act.SendResult).awaited, "the first is not acknowledged, and yet nothing more is to come"
 
 
+def test_results_of_the_estimation_are_told_apart(desk):
+    d = desk(sandboxes=1)
+    [sandbox] = d.start({"job": [1, 2]}, estimation=True)
+    [(_, first)] = d.submitted()
+    d.complete(sandbox, first)
+    sent = d.one(act.SendResult)
+    assert (sent.estimation, sent.awaited) == (True, False)
+
+
 def test_short_slices_are_queued_deep_and_long_ones_alone(desk):
     d = desk(sandboxes=1, queue_s=0.1)
     [sandbox] = d.start({"job": list(range(1, 501))})
