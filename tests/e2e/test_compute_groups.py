@@ -91,10 +91,35 @@ async def test_cg_utility_and_job_utility(tools: Tools) -> None:
     assert (await tools.json(CG_UTILITY, "removeJob", job, *lab))["success"]
     assert await explained(job) == ["ENOGROUP"]
     assert (await tools.json(JOB_UTILITY, "cancelAllJobs", "enough"))["cancelled"] == [job]
+    await without_a_secret(tools)
     status, said = await tools.ours("job", "list", "--status", "cancelled")
     assert (status, job in said) == (0, True), said
     assert (await tools.json(CG_UTILITY, "delete", *lab))["success"]
     assert not (await tools.json(CG_UTILITY, "listJobs", *lab))["success"]
+
+
+OPEN = """
+    const joinKeystore = await wallet.get('other');
+    const open = { id: '%s', joinAddress: joinKeystore.address, joinKeystore };
+    for (let i = 0; i < 2; ++i) say('job', await deploy([open]));
+"""
+
+
+async def without_a_secret(tools: Tools) -> None:
+    """A group that is joined by its address, and a job that is cancelled alone."""
+    group, address = "A" * 22, tools.address("other")
+    created = await tools.json(CG_UTILITY, "create", "open", "--id", group, "--joinAddress", address)
+    assert created == {"success": True, "payload": group}
+    jobs = (await run(tools, OPEN % group)).all("job")
+    # In 5.6.1 this command lists them.
+    emptied = await tools.json(CG_UTILITY, "removeAllJobs", "--id", group)
+    assert sorted(one["job"] for one in emptied["payload"]) == sorted(jobs)
+    await tools.json(JOB_UTILITY, "cancelJob", jobs[0], "wrong data")
+    report, counted = await asyncio.gather(
+        tools.json(JOB_UTILITY, "fetchJobReport", jobs[0]), tools.json(JOB_UTILITY, "countJobs")
+    )
+    assert (report["status"], "wrong data" in str(report)) == ("cancelled", True), report
+    assert counted["estimation"] == 1
 
 
 GROUPS = """
@@ -107,6 +132,7 @@ GROUPS = """
     const job = compute.for(1, 20, (x) => { progress(); return x * 2; });
     job.computeGroups = [lab];
     say('results', Array.from(await job.exec(0.5)));
+    say('job', job.id);
     say('listed', await groups.listJobs({ joinKey: 'lab' }));
     say('emptied', await groups.removeAllJobs({ joinKey: 'lab' }));
     say('deleted', await groups.deleteGroup({ joinKey: 'lab' }));
@@ -148,11 +174,22 @@ async def test_a_worker_in_a_group_computes_its_jobs_and_no_others(tools: Tools,
     try:
         said = await run(tools, GROUPS)
         explained: Any = json.loads((await tools.ours("job", "explain", said.one("public"), "--output", "json"))[1])
+        counted, slices, found = await asyncio.gather(
+            tools.json(JOB_UTILITY, "countSlices", said.one("job")),
+            tools.json(JOB_UTILITY, "fetchSliceReport", said.one("job")),
+            tools.run(JOB_UTILITY, "fetchResult", said.one("job"), "2", "4"),
+        )
     finally:
         await worker.stop()
     assert said.one("created")["success"] and said.one("changed")["success"]
     assert not said.one("again")["success"] and said.one("again")["error"]["code"] == "EEXIST"
     assert said.one("results") == [x * 2 for x in range(1, 21)]
+    assert (counted["total"], counted["computed"]) == (20, 20)
+    assert [one["status"] for one in slices["slices"]] == ["accepted"] * 20
+    status, printed = found
+    printed = json.loads(printed[printed.index("[") :])
+    assert (status, [one["slice"] for one in printed]) == (0, [2, 3, 4])
+    assert all(f"what%2522%3A{2 * one['slice']}%257D" in one["value"] for one in printed), printed
     assert [one["status"] for one in said.one("listed")["payload"]] == ["finished"]
     assert said.one("emptied")["payload"] == 1
     assert said.one("deleted")["success"]
