@@ -20,6 +20,7 @@ OTHERS = {
     *("--network", "--oci-seccomp", "--ignore-cgroups", "--platform"),  # runsc's
     *("--hostname", "--payment"),  # dcp-worker's
     *("--minutes", "--no-bans", "--seed", "--versus", "--world"),  # benchmarks'
+    *("--postgres",),  # pytest's here
     *("--seeds", "--keep-going", "--least", "--workers", "--slices", "--log"),  # the simulator's
 }
 #: Files of other programs, and those that a Worker writes.
