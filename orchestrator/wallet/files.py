@@ -79,7 +79,11 @@ def find(name: str, *, environ: Mapping[str, str] | None = None) -> pathlib.Path
         raise InvalidInput(f"several keystores have the label {name!r}: {', '.join(map(str, labelled))}; give a path")
     if labelled:
         return labelled[0]
-    raise NotFound(f"no keystore {name!r}: looked for {path}", info={"looked": [str(path)]})
+    raise NotFound(
+        f"no keystore {name!r}: looked for {path}; make one (dcp-orchestrator keystore new {name}), "
+        "or name the folder of yours in DCP_RESOURCE_DIR",
+        info={"looked": [str(path)]},
+    )
 
 
 def load(path: str | os.PathLike[str], *, warn: Callable[[str], None] = _log.warning) -> Keystore:

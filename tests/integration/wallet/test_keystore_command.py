@@ -97,7 +97,7 @@ def test_a_given_private_key(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "arguments", "says"),
     [
-        (None, ["show"], "no keystore 'default': looked for"),
+        (None, ["show"], "make one (dcp-orchestrator keystore new default)"),
         (None, ["new"], "there is no terminal to ask for it: set DCP_ORCHESTRATOR_PASSPHRASE"),
         ("{", ["show"], "not a keystore: not JSON"),
         ('{"version": 1}', ["show"], "version is 1, but only version 3"),
