@@ -358,8 +358,12 @@ class Soak:
             await asyncio.sleep(SAMPLE_S)
 
     async def _tell(self, tell: Callable[[str], None]) -> None:
+        told = 0
         while True:
             await asyncio.sleep(15)
+            for wrong in self.report.wrong[told:]:
+                tell(f"WRONG: {wrong}")
+            told = len(self.report.wrong)
             memory = ", ".join(f"{name} {points[-1][1]:.0f} MiB" for name, points in self.samples.items() if points)
             tell(
                 f"{time.monotonic() - self.began:6.0f} s  {sum(self.report.jobs.values())} jobs, {self.report.results} results, "
