@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Collection
 
 _PROC = pathlib.Path("/proc")
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 class RunQueue:
@@ -26,10 +27,16 @@ class RunQueue:
         self._looked = False
 
     def waited_ns(self) -> int | None:
-        """Since the thread began. None where it cannot be seen: no such process here, or the kernel does not count."""
+        """Since the thread began. None where it cannot be seen: no such process here, or the kernel does not count.
+
+        None, too, while no file can be opened: it is looked for again then.
+        """
         if not self._looked:
+            try:
+                self._file = self._open()
+            except OSError:  # out of descriptors
+                return None
             self._looked = True
-            self._file = self._open()
         if self._file is None:
             return None
         try:
@@ -46,14 +53,15 @@ class RunQueue:
             self._file = None
 
     def _open(self) -> int | None:
+        """Raises OSError."""
         files = [
             file for process in self._processes() for file in self._proc.glob(f"{process}/task/*/schedstat") if process
         ]
         used = {}
         for file in files:
-            with contextlib.suppress(OSError, ValueError, IndexError):
+            with contextlib.suppress(*_GONE, ValueError, IndexError):
                 used[file] = int(file.read_bytes().split()[0])
         if used:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_GONE):
                 return os.open(max(used, key=lambda file: used[file]), os.O_RDONLY | os.O_CLOEXEC)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -52,6 +53,18 @@ def test_the_thread_that_works_counts(tmp_path: pathlib.Path):
 @pytest.mark.parametrize("processes", [set(), {0}, {123_456_789}])
 def test_what_cannot_be_seen_is_not_guessed(processes):
     assert RunQueue(lambda: processes).waited_ns() is None
+
+
+def test_without_descriptors_it_is_looked_for_later():
+    queue = RunQueue(lambda: {os.getpid()})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert queue.waited_ns() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert queue.waited_ns() is not None
+    queue.close()
 
 
 def test_a_thread_that_has_ended_tells_nothing():
