@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--calm-s", type=float, default=10, help="peace before the flood, to compare with")
     parser.add_argument("--connections", type=int, default=2_000)
-    parser.add_argument("--messages-per-s", type=float, default=50_000, help="what the attackers offer")
+    parser.add_argument("--messages-per-s", type=float, default=52_000, help="what the attackers offer")
     parser.add_argument("--volley", type=int, default=50, help="messages in one write, with the handshake before them")
     parser.add_argument("--no-bans", action="store_true", help="never ban an address: only shares and limits help")
     parser.add_argument("--output", choices=["text", "json"], default="text")

@@ -22,7 +22,7 @@ import psycopg
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from orchestrator import pg_connections, pg_tools, sqlite_driver
+from orchestrator import pg_connections, pg_tools, sqlite_driver, telemetry
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.fair_queue import FairSemaphore
 
@@ -136,6 +136,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A connection inside a write transaction."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(_record, "write", time.perf_counter())
             stack.enter_context(_values_checked())
             if self._is_sqlite:
                 await stack.enter_async_context(self._writer)
@@ -148,6 +149,7 @@ class Database:
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading one consistent state; changes made on it are rolled back."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(_record, "read", time.perf_counter())
             stack.enter_context(_values_checked())
             await stack.enter_async_context(self._connections)
             connection = await self._connected(stack)
@@ -327,6 +329,10 @@ _LIBPQ = {
     "application_name": "PGAPPNAME",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
+
+
+def _record(kind: str, begun: float) -> None:
+    telemetry.transaction_time.record(time.perf_counter() - begun, {"kind": kind})
 
 
 @contextlib.contextmanager

@@ -322,6 +322,48 @@ results_received = Counter(
     labels=["verdict"],
 )
 slices_leased = Counter("dcp.scheduler.leases", unit="{slice}", description="slices handed out to workers")
+slices_leased_again = Counter(
+    "dcp.scheduler.leases.late", unit="{slice}", description="slices handed out once more, since another worker is late"
+)
+settling_time = Histogram(
+    "dcp.scheduler.settling_time",
+    unit="s",
+    description="time in which results that came together were judged, paid and committed",
+    bounds=_TIMES,
+)
+request_time = Histogram(
+    "dcp.scheduler.request_time",
+    unit="s",
+    description="time from a request until its answer was made, by service; one for work rests until there is some",
+    bounds=_TIMES,
+    labels=["service"],
+)
+requests_answered_with_errors = Counter(
+    "dcp.scheduler.requests.failed",
+    unit="{request}",
+    description="requests that a service answered with an error, by its code",
+    labels=["code"],
+)
+transaction_time = Histogram(
+    "dcp.scheduler.transaction_time",
+    unit="s",
+    description="time of a database transaction, the wait for a connection included",
+    bounds=_TIMES,
+    labels=["kind"],
+)
+workers_present = Gauge("dcp.scheduler.workers", unit="{worker}", description="workers that were heard of lately")
+cores_present = Gauge("dcp.scheduler.workers.cores", unit="{core}", description="cores that these offer")
+jobs_with_work = Gauge("dcp.scheduler.jobs.waiting", unit="{job}", description="jobs that have slices to hand out")
+requests_waiting = Gauge(
+    "dcp.scheduler.requests.waiting", unit="{request}", description="requests for work that wait for some"
+)
+loop_lag = Gauge(
+    "dcp.scheduler.lag", unit="s", description="how late a timer was: what everything in the process waits for"
+)
+scheduler_cpu_time = Counter("dcp.scheduler.process.cpu_time", unit="s", description="CPU time of the Scheduler")
+scheduler_memory = Gauge(
+    "dcp.scheduler.process.memory", unit="By", description="memory of the Scheduler (resident set)"
+)
 connections_made = Counter(
     "dcp.scheduler.connections", unit="{connection}", description="network connections that were let in"
 )

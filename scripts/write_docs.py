@@ -1,4 +1,4 @@
-"""Rewrite the generated parts of docs/ and the dashboard: `python -m scripts.write_docs`, `--check` only compares.
+"""Rewrite the generated parts of docs/ and the dashboards: `python -m scripts.write_docs`, `--check` only compares.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -19,7 +19,7 @@ from scripts import grafana, log_events
 ROOT = pathlib.Path(__file__).parent.parent
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
 
-DASHBOARD = ROOT / "deploy" / "grafana" / "worker.json"
+DASHBOARDS = {ROOT / "deploy" / "grafana" / board.file: board for board in grafana.BOARDS}
 
 
 def metrics_table(prefix: str) -> str:
@@ -56,7 +56,7 @@ def rewritten(text: str) -> str:
 
 def main() -> None:
     wanted = {path: rewritten(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
-    wanted[DASHBOARD] = grafana.text()
+    wanted |= {path: grafana.text(board) for path, board in DASHBOARDS.items()}
     stale = []
     for path, after in wanted.items():
         before = path.read_text() if path.exists() else ""

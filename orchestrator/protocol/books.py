@@ -45,6 +45,36 @@ class ServerLimits:
     heir_quiet: float = 0.3
 
 
+class Absent:
+    """Sessions without a transport, by the address where they had one. The first to make room is the one that has been
+    there for the longest time, of the address that has the most."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[str, dict[ServerLink, None]] = {}
+        self._place_of: dict[ServerLink, str] = {}
+
+    def __contains__(self, link: ServerLink) -> bool:
+        return link in self._place_of
+
+    def add(self, link: ServerLink) -> None:
+        place = self._place_of[link] = link.place
+        self._by_place.setdefault(place, {})[link] = None
+
+    def discard(self, link: ServerLink) -> None:
+        place = self._place_of.pop(link, None)
+        if place is not None:
+            there = self._by_place[place]
+            del there[link]
+            if not there:
+                del self._by_place[place]
+
+    def first(self) -> ServerLink | None:
+        if not self._by_place:
+            return None
+        crowd = max(self._by_place, key=lambda place: len(self._by_place[place]))
+        return next(iter(self._by_place[crowd]))
+
+
 class Books:
     """A session is unready until it has a dcpsid, then listed; counted for its peer once it is established."""
 
@@ -60,9 +90,8 @@ class Books:
         self.links: dict[str, ServerLink] = {}
         self.unready: set[ServerLink] = set()
         self.by_peer: Counter[str] = Counter()
-        # Those without a transport, the longest first: strangers, and sessions that may be resumed.
-        self._strangers: dict[ServerLink, None] = {}
-        self._resumable: dict[ServerLink, None] = {}
+        self._strangers = Absent()
+        self._resumable = Absent()
         self.refused = 0
         self.sessions_elsewhere: Callable[[str], int] = lambda _identity: 0
         """how many sessions an identity has at other processes"""
@@ -113,15 +142,15 @@ class Books:
         session = link.session
         absent = self._strangers if session.state is State.CONNECTING else self._resumable
         if session.is_closed or link.transport is not None:
-            self._strangers.pop(link, None)
-            self._resumable.pop(link, None)
+            self._strangers.discard(link)
+            self._resumable.discard(link)
         elif link not in absent:
-            absent[link] = None
+            absent.add(link)
 
     def evict(self) -> bool:
-        """Make room: end the session that has been without a transport for the longest time, of those that were never
-        established first."""
-        oldest = next((link for links in (self._strangers, self._resumable) for link in links), None)
+        """Make room: end the session that has been without a transport for the longest time at the address that has the
+        most of them; those that were never established first."""
+        oldest = self._strangers.first() or self._resumable.first()
         if oldest is None:
             return False
         oldest.feed(Breach(ConnectionClosed("the place was needed for another session", code="ETIMEDOUT")))

@@ -96,10 +96,12 @@ class Handlers:
         if not is_first:
             # The message had a turn for one; its other requests do not all come at once.
             await self._turns.take(*actor)
+        begun = time.perf_counter()
         try:
             outcome = await service.handle(request)
         except Exception as error:  # a handler's bug must not end the other sessions
             outcome = self._as_outcome(error, request)
+        _measure(request, [outcome], begun)
         self._answer(link, message_id, outcome)
 
     async def _run_batch(
@@ -111,12 +113,14 @@ class Handlers:
         actor: tuple[str, str],
     ) -> None:
         acting_for.set(actor)
+        begun = time.perf_counter()
         try:
             outcomes = await handle_batch(requests)
             if len(outcomes) != len(requests):
                 raise RuntimeError(f"{len(outcomes)} answers to {len(requests)} requests")
         except Exception as error:  # as above
             outcomes = [self._as_outcome(error, requests[0])] * len(requests)
+        _measure(requests[0], outcomes, begun)
         written: dict[int, messages.Written] = {}
         with link.together():
             for message_id, outcome in zip(ids, outcomes, strict=True):
@@ -135,6 +139,15 @@ class Handlers:
             "%s of %s failed", request.operation, request.connection.service, extra={"action": "handler-failed"}
         )
         return OrchestratorError(f"{request.operation} failed inside the service; its log tells why")
+
+
+def _measure(request: Request, outcomes: Sequence[Any], begun: float) -> None:
+    """Requests that were handled together, by one service."""
+    took, service = time.perf_counter() - begun, request.connection.service
+    for outcome in outcomes:
+        telemetry.request_time.record(took, {"service": service})
+        if isinstance(outcome, OrchestratorError):
+            telemetry.requests_answered_with_errors.add(1, {"code": outcome.code})
 
 
 def _written_once(outcome: Any, written: dict[int, messages.Written]) -> Any:

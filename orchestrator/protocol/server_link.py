@@ -55,6 +55,8 @@ class ServerLink(Link):
         self._books = books
         self._handlers = handlers
         self.connection = connection
+        self.place = ""
+        """the address of its last transport"""
         self._remembered_nonce = ""
         self._counted_for: str | None = None
         self._hold = Hold(books.guard.holdings)
@@ -123,6 +125,8 @@ class ServerLink(Link):
                 self._books.memory.remember(seen)
 
     def attach(self, transport: Transport) -> None:
+        if isinstance(transport, ServerSocket):
+            self.place = transport.place
         super().attach(transport)
         if self.session.state is State.ESTABLISHED:
             self._establish()

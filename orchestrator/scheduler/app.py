@@ -27,6 +27,7 @@ from orchestrator.scheduler.config import config_text
 from orchestrator.scheduler.core import Clock, Core
 from orchestrator.scheduler.dialects import speaking_all
 from orchestrator.scheduler.exposure import server_limits, tls_context, trusted_proxies
+from orchestrator.scheduler.measuring import Gauges
 from orchestrator.scheduler.opening import opened
 from orchestrator.scheduler.shared_bans import SharedBans
 from orchestrator.scheduler.shared_limits import SharedLimits
@@ -111,6 +112,7 @@ class SchedulerApp:
             server = MetricsServer(settings.metrics_listen, page=page, live=Health, ready=Health)
             self.metrics = await stack.enter_async_context(server)
             self._tasks.start(Measuring(bank, database).run())
+            self._tasks.start(Gauges(self.core, self.roster, self.distributor).run())
         sides: list[Side] = [*parts.sides, SharedBans(self.server, database, self._clock, self.core.cluster)]
         if self.core.cluster is not None and shared is not None:
             sides += [shared, SharedLimits(self.server, self.core.cluster)]

@@ -82,6 +82,7 @@ class LateLeasing:
         self._leasing.took(lease)
         number = sum(len(grant.numbers) for grant in grants)
         telemetry.slices_leased.add(number)
+        telemetry.slices_leased_again.add(number)
         log.info("late_slices_leased", extra={"worker": wanted.profile.worker, "count": number})
         try:
             return await self._answers.of(lease, grants, data)

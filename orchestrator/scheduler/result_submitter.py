@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -199,10 +200,12 @@ class ResultSubmitter(BatchService):
         if not reports and not renewed:
             return
         expires_at = now + settings.lease_s
+        begun = time.perf_counter()
         async with self._core.database.transaction() as tx:
             outcome = await self._core.settlement.settle(tx, reports, now)
             if renewed:
                 await leases.renew(tx, renewed, expires_at)
+        telemetry.settling_time.record(time.perf_counter() - begun)
         for lease in renewed.values():
             self._core.leases.renewed(lease, expires_at)
         self._core.publish(outcome)

@@ -11,7 +11,8 @@
  *
  * Frames that are written alone wait until the connection takes them, and one that was closed is opened again after
  * RECONNECT_S. A kind with volleys waits for nothing: handshake and volley are one write, and a connection that takes no more
- * for PATIENCE_S, or was cut off, is given up for a new one. MESSAGES_PER_SECOND is for all of them together.
+ * for PATIENCE_S, or was cut off, is given up for a new one. MESSAGES_PER_SECOND is for all of them together; what could not
+ * be written for want of the processor is made up for within CATCH_UP_S.
  *
  * Prints one JSON object per kind at the end, and then one of itself. `offered` are frames that the kernel has taken (of
  * volleys without the handshake), `bytes` all their bytes, `acked` those of them that the other side's kernel has
@@ -39,7 +40,7 @@
 #include <unistd.h>
 
 enum { MOST_KINDS = 32, AT_ONCE = 512 };
-static const double RECONNECT_S = 0.2, PATIENCE_S = 0.1, GIVE_UP_S = 3;
+static const double RECONNECT_S = 0.2, PATIENCE_S = 0.1, GIVE_UP_S = 3, CATCH_UP_S = 5;
 
 struct belt { const char *data; uint32_t count, size, *ends; }; /* frames behind each other */
 struct kind {
@@ -231,14 +232,13 @@ int main(int count, char **words)
       if (c->fd >= 0) hear(c, events[i].events, t);
     }
     tokens += (t - last) * rate;
-    if (tokens > rate / 10) tokens = rate / 10;
+    if (tokens > rate * CATCH_UP_S) tokens = rate * CATCH_UP_S;
     last = t;
     int opened = 0;
     for (int looked = 0; looked < connections && tokens >= 1; looked++, at = (at + 1) % connections) {
       struct connection *c = &all[at];
       if (c->fd < 0) {
-        /* Those without frames to repeat pay for their connection. */
-        if (t >= c->again_at && opened < AT_ONCE) { begin(c, t); opened++; tokens -= !c->kind->volley; }
+        if (t >= c->again_at && opened < AT_ONCE) { begin(c, t); opened++; }
       } else if (c->is_open && !c->is_blocked)
         tokens -= shoot(c, t);
       else if (c->kind->volley && t - c->blocked_at > (c->is_open ? PATIENCE_S : GIVE_UP_S))

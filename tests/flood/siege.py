@@ -37,7 +37,7 @@ class Force:
 
     seconds: float
     connections: int = 2_000
-    messages_per_s: float = 50_000
+    messages_per_s: float = 52_000
     volley: int = 50
     """messages that are written at once, with the handshake before them"""
     talkers: int = 60

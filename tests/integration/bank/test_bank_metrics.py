@@ -15,8 +15,10 @@ from orchestrator.bank.sweep import Sweep
 from orchestrator.bank.teller import Teller
 from orchestrator.database import Database
 from orchestrator.errors import NotEnoughFunds
+from orchestrator.protocol.client import DcpClient
 from orchestrator.scheduler.app import SchedulerApp
 from orchestrator.settings import SchedulerSettings
+from orchestrator.wallet.keys import PrivateKey
 from tests.integration.bank.test_teller import A, Asked, B
 
 
@@ -73,8 +75,13 @@ async def test_a_scheduler_shows_its_metrics_and_that_it_serves(tmp_path: pathli
             for page in ("/healthz", "/readyz"):
                 async with session.get(page) as answer:
                     assert answer.status == 200
+            async with DcpClient(PrivateKey.generate()) as client:
+                await client.connect(f"{app.url}pheme/").request("listJobs", {})
             names: set[str] = set()
             while "dcp_bank_holds" not in names:  # the books are read at once
                 async with session.get("/metrics") as answer:
                     names = {family.name for family in text_string_to_metric_families(await answer.text())}
     assert {"dcp_bank_escrow", "dcp_bank_pending", "dcp_bank_chain_withdrawals_in_flight"} <= names
+    of_the_process = {"process_memory_bytes", "process_cpu_time_seconds", "lag_seconds", "workers", "requests_waiting"}
+    of_its_work = {"request_time_seconds", "transaction_time_seconds"}
+    assert {f"dcp_scheduler_{name}" for name in of_the_process | of_its_work} <= names

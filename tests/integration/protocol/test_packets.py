@@ -311,3 +311,23 @@ async def test_a_frame_in_crumbs_is_bounded(setup: Setup) -> None:
                 await asyncio.sleep(0)
                 if peer.socket._writer.transport.is_closing():
                     break
+
+
+# --- sessions
+
+
+@pytest.mark.parametrize("setup", [ServerLimits(sessions=8)], indirect=True)
+async def test_who_has_the_most_sessions_makes_room_first(setup: Setup) -> None:
+    """Sessions that wait for their clients to come back: those of one address do not push out another's."""
+    async with bound_session(OTHER) as http:
+        async with setup.peer() as honest:
+            await honest.establish()
+            await honest.ask("op")
+        await until(lambda: setup.server.statistics()["resumable"] == 1)
+        for number in range(20):
+            async with setup.peer(http=http) as greedy:
+                await greedy.establish()
+                await greedy.ask("op")
+            await until(lambda number=number: setup.server.statistics()["resumable"] == min(number + 2, 8))
+        assert honest.key.address in {one.peer for one in setup.server.connections}
+        assert len(setup.server.connections) == 8
