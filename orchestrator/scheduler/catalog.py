@@ -49,7 +49,8 @@ class Job:
     @property
     def rule(self) -> redundancy.Rule | None:
         """How many workers must agree on a slice; None when one is enough."""
-        return redundancy.read_rule(self.record.spec.get("redundancy"))
+        told = self.record.spec.get("redundancy")
+        return None if told is None else redundancy.read_rule(told)
 
     @property
     def slice_cost(self) -> int:

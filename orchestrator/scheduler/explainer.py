@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.database import Transaction
@@ -12,9 +14,10 @@ from orchestrator.scheduler import groups as rules
 from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.explaining import Doubt, Facts, GroupFacts, Holding
-from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Use
+from orchestrator.scheduler.groups import PUBLIC_GROUP_ID, Group, Use
 from orchestrator.scheduler.listing import job_profile
 from orchestrator.scheduler.matching import JobProfile, WhyNot, WorkerProfile, census
+from orchestrator.scheduler.memberships import Membership
 from orchestrator.scheduler.pricing import hold_for, to_dcc
 from orchestrator.scheduler.redundancy import Panel, Rule
 from orchestrator.scheduler.refusals import together
@@ -78,10 +81,12 @@ class Explainer:
         now = self._core.clock()
         state = (await jobs.states(tx, [job.key]))[job.key]
         ids = (await jobs.groups(tx, [job.key])).get(job.key, frozenset())
-        about_groups, usable = await self._groups(tx, job, state, ids)
+        known = await groups.by_ids(tx, ids)
+        about_groups, usable = self._groups(job, state, ids, known)
         profile = job_profile(job, usable)
         present = list(self._roster.profiles(now))
-        able, reasons = census(profile, present, state.estimate)
+        paid = _paid(profile, present, known)
+        able, reasons = _census(profile, state, paid)
         competitors, paying_more = await jobs.competing(tx, job.record, ids)
         holdings = await slices.holdings(tx, job.key, MOST_HOLDINGS)
         worktime = job.spec["worktime"]
@@ -109,7 +114,7 @@ class Explainer:
             lacking=_lacking(profile, present),
             worktime=f"{worktime['name']} {worktime['version']}",
             isolation=None if profile.isolation is None else str(profile.isolation),
-            wage=_least_wage(profile, state, present),
+            wage=_least_wage(profile, state, paid),
             holdings=tuple(
                 Holding(worker, count, now - opened, expires - now) for worker, count, opened, expires in holdings
             ),
@@ -134,13 +139,12 @@ class Explainer:
         left_s = since + self._core.settings.opinion_wait_s - now
         return Doubt(number, now - since, left_s, decision.quorum, decision.missing)
 
-    async def _groups(
-        self, tx: Transaction, job: Job, state: JobState, ids: frozenset[str]
+    def _groups(
+        self, job: Job, state: JobState, ids: frozenset[str], known: Mapping[str, Group]
     ) -> tuple[list[GroupFacts], frozenset[str]]:
         """About each group, and those that take the job as it is now."""
         now = self._core.clock()
         payment = hold_for(state.counts.total, job.slice_cost)
-        known = await groups.by_ids(tx, ids)
         found, usable = [], set()
         for one in sorted(ids):
             group = known.get(one)
@@ -185,11 +189,33 @@ def _lacking(job: JobProfile, present: Sequence[WorkerProfile]) -> dict[str, int
     return counts
 
 
-def _least_wage(job: JobProfile, state: JobState, present: Sequence[WorkerProfile]) -> int | None:
-    """Units per slice that the least demanding worker asks for among those that ask for more than the job pays."""
-    wages = [
-        worker.minimum_wage.slice_price(state.estimate)
-        for worker in present
-        if not worker.minimum_wage.accepts(job.slice_price, state.estimate)
+_Paid = Mapping[int, Sequence[WorkerProfile]]
+"""workers by what they get of the price of a slice"""
+
+
+def _paid(job: JobProfile, present: Iterable[WorkerProfile], known: Mapping[str, Group]) -> _Paid:
+    membership, found = Membership(known, frozenset()), collections.defaultdict(list)
+    for worker in present:
+        found[membership.pay(job.groups, worker.groups, job.slice_price)].append(worker)
+    return found
+
+
+def _census(job: JobProfile, state: JobState, paid: _Paid) -> tuple[int, collections.Counter[WhyNot]]:
+    able, reasons = 0, collections.Counter[WhyNot]()
+    for pay, workers in paid.items():
+        could, why = census(dataclasses.replace(job, slice_price=pay), workers, state.estimate)
+        able += could
+        reasons.update(why)
+    return able, reasons
+
+
+def _least_wage(job: JobProfile, state: JobState, paid: _Paid) -> int | None:
+    """Units per slice that the job must offer for the least demanding worker among those that ask for more than they
+    would get of it."""
+    prices = [
+        worker.minimum_wage.slice_price(state.estimate) * (job.slice_price / pay if pay else 1.0)
+        for pay, workers in paid.items()
+        for worker in workers
+        if not worker.minimum_wage.accepts(pay, state.estimate)
     ]
-    return max(round(min(wages)), 1) if wages else None
+    return max(round(min(prices)), 1) if prices else None

@@ -138,6 +138,10 @@ async def test_a_minimum_wage_is_what_is_left_after_the_commission(app: Schedule
         asking = await proof(dear.tasks)
         refused = await take(dear, asking, minimumWage={"CPU": 3_300_000})
         assert refused["body"]["noWork"] == {"EWAGE": 1}
+        await take(worker, await proof(worker.tasks), minimumWage={"CPU": 9_000_000})
+        told = await owner.pheme.request("explainJob", {"job": job})
+        [wage] = [one for one in told["findings"] if one["code"] == "EWAGE"]
+        assert "at least 1.02 DCC per slice" in wage["remedy"], "of which a tenth is the group's"
         assert job in (await take(dear, asking, minimumWage={"CPU": 3_200_000}))["body"]["task"]
 
 
