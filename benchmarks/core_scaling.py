@@ -50,7 +50,7 @@ JOBS = 5
 ALLOWED = 1.3
 SLICE_S = 1.0
 LONG_POLL_S, PAUSE_S = 5.0, 0.5
-"""how long a request waits for work, and a worker until it asks again"""
+"""how long a request usually waits for work, and a worker until it asks again"""
 GIVEN_BACK = 100
 """of every so many tasks one slice comes back unfinished"""
 SPEC = {"greedyEstimation": False, "discrete": False, "requirements": 64}
@@ -144,7 +144,7 @@ class World:
             self._at(self.now + len(pieces) * SLICE_S, index)
         elif self.line.rest(waiter):
             if not calls:  # its patience goes on where it was called in vain
-                self._at(self.now + LONG_POLL_S, index)
+                self._at(self.now + self.line.patience_s(LONG_POLL_S), index)
         else:
             self.called.append(index)
 
@@ -175,6 +175,8 @@ class World:
 
         choices, refused, _ = self.board.window(worker, look)
         assert refused[WhyNot.CAPABILITY] == JOBS - 1
+        if not choices:
+            return []
         ratio = worker.speed.ratio({one.entry.profile.job_id: one.entry.state.estimate for one in choices})
         candidates = [candidate_for(one, self.job, wanted, ratio) for one in choices]
         load, alone = self.roster.load(self.now), self.roster.alone(worker.worker, self.now)

@@ -239,7 +239,11 @@ class SchedulerSettings(ComponentSettings):
     target_task_s: float = Field(10.0, gt=0, description="work that a task should hold per core, seconds")
     min_task_s: float = Field(0.5, gt=0, description="work below which a task is not split further, seconds")
     max_task_slices: int = Field(500, ge=1, description="slices per task")
-    long_poll_s: float = Field(5.0, ge=0, description="how long a request for work waits for some, seconds")
+    long_poll_s: float = Field(
+        5.0,
+        ge=0,
+        description="how long a request for work waits for some, seconds; up to four times that where thousands wait",
+    )
 
     lease_s: float = Field(
         300.0,

@@ -74,6 +74,10 @@ class Entry:
     """where its account began"""
     done: float = 0.0
     out: float = 0.0
+    requirement: Requirement = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.requirement = self.profile.requirement
 
     @property
     def account(self) -> float:
@@ -294,6 +298,9 @@ class Board:
         for _, lane in lanes:
             refused[WhyNot.ESTIMATING] += len(lane.measuring)
             unfit += [(key, WhyNot.ESTIMATING) for key in itertools.islice(lane.measuring, _FIRST_JOBS)]
+        lanes = [(pool, lane) for pool, lane in lanes if len(lane.longest)]
+        if not lanes:  # as at the end of a job, for everybody who asks
+            return choices, +refused, unfit
         for entry, pool in self._due(lanes):
             if look(entry) is None:
                 seen.add(entry.key)
@@ -391,7 +398,10 @@ class Board:
     def _pools_of(self, entry: Entry) -> Iterator[_Pool]:
         if not entry.profile.local_exec:
             for group in entry.profile.groups:
-                yield self._pools.setdefault(group, _Pool())
+                pool = self._pools.get(group)
+                if pool is None:
+                    pool = self._pools[group] = _Pool()
+                yield pool
 
     def _served(self, entry: Entry) -> None:
         """It is about to get a portion."""
@@ -420,7 +430,10 @@ class Board:
 
     @staticmethod
     def _lane(pool: _Pool, entry: Entry) -> _Lane:
-        return pool.lanes.setdefault(entry.profile.requirement, _Lane())
+        lane = pool.lanes.get(entry.requirement)
+        if lane is None:
+            lane = pool.lanes[entry.requirement] = _Lane()
+        return lane
 
     def _place(self, entry: Entry) -> None:
         """Put a job where it belongs after a change."""
@@ -429,9 +442,10 @@ class Board:
         key, owner, state = entry.key, entry.owner, entry.state
         waits = state.status in DISTRIBUTABLE and state.counts.waiting > 0
         self._count_waiting(entry, waits)
+        has_slices, is_ending = entry.has_slices, entry.is_ending
         for pool in self._pools_of(entry):
             lane = self._lane(pool, entry)
-            if entry.has_slices:
+            if has_slices:
                 lane.jobs.setdefault(owner, Queue()).put(key, entry.account)
                 account = pool.accounts[owner]
                 if owner not in lane.owners:
@@ -440,11 +454,11 @@ class Board:
                 lane.longest.put(key, entry.waits_since)
             else:
                 self._leave(pool, lane, entry)
-            if entry.is_ending:
+            if is_ending:
                 lane.ending.put(key, state.served_at)
             else:
                 lane.ending.remove(key)
-            (lane.measuring.add if waits and not entry.has_slices else lane.measuring.discard)(key)
+            (lane.measuring.add if waits and not has_slices else lane.measuring.discard)(key)
 
     @staticmethod
     def _leave(pool: _Pool, lane: _Lane, entry: Entry) -> None:
@@ -466,7 +480,7 @@ class Board:
             lane.ending.remove(entry.key)
             lane.measuring.discard(entry.key)
             if not lane:
-                del pool.lanes[entry.profile.requirement]
+                del pool.lanes[entry.requirement]
             account = pool.accounts[entry.owner]
             account.jobs -= 1
             if account.jobs == 0 and account.total <= pool.stands_at:

@@ -62,6 +62,10 @@ class Dispatcher:
         finally:
             visit.end()
 
+    def patience_s(self) -> float:
+        """How long a request for work waits now."""
+        return self._line.patience_s(self._core.settings.long_poll_s)
+
     # --- what there is to do
 
     def work(self, keys: Iterable[int]) -> None:

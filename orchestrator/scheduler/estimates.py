@@ -158,13 +158,14 @@ class Speed:
 
 
 _MOST_QUANTA = 200
+_UNKNOWN_SPEED = Speed()
 
 
 def read_quanta(quanta: Any) -> Speed:
     """The `jobQuanta` of a request: {CPU: {jobId: ms, "0": ratio}, GPU: …}. What makes no sense is left out."""
     cpu = quanta.get("CPU") if isinstance(quanta, Mapping) else None
     if not isinstance(cpu, Mapping):
-        return Speed()
+        return _UNKNOWN_SPEED
     told = _number(cpu.get("0")) or 1.0
     local = {
         job: ms

@@ -124,11 +124,13 @@ class LateLeasing:
         worker = "" if who is None else who.worker
         out = await self._out(tx, entry.key, rule, worker, who)
         late, nothing_late, next_at = split(out, worker, now, self._restart)
+        if rule is not None and who is not None and not late:
+            # Only what this one may have was read. If there is nothing for anybody, the next ones need not look.
+            out = await self._out(tx, entry.key, rule, "", None)
+            _, nothing_late, next_at = split(out, "", now, self._restart)
         if len(out) == MOST_LATE or self._core.database.is_shared:
             # There are more, or other processes may lease some.
             next_at = min(next_at, now + LOOK_AGAIN_S)
-        # Where workers must agree, only what this one may have was read.
-        nothing_late = nothing_late and (rule is None or who is None)
         self._watchman.looked(entry.key, now, nothing_late=nothing_late, next_at=next_at)
         return late
 

@@ -13,7 +13,7 @@ from orchestrator.scheduler.catalog import Job
 from orchestrator.scheduler.pricing import hold_for, to_dcc
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # not frozen: freezing costs four times as much, and there is one for every result
 class Wage:
     """What is paid for one accepted slice, or one opinion on it: units for the worker's account, and for its compute
     group's."""

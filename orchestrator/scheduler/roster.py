@@ -51,11 +51,23 @@ class Roster:
         self._drop_dead(now)
 
     def _saw(self, profile: WorkerProfile, load: float, now: float, size: Use) -> None:
-        before = self._remove(profile.worker)
+        worker, offers = profile.worker, profile.offers
+        before = self._seen.get(worker)
+        if before is not None and before.profile.offers == offers:  # it only asks again
+            del self._seen[worker]
+            self._load = self._load - before.load if self._seen else 0.0
+            self._here.discard(worker)
+            kind = self._kinds[offers]
+            del kind[worker]
+        else:
+            before = self._remove(worker)
+            kind = self._kinds.setdefault(offers, {})
         if before is not None and now - before.at < self._alive_s:
             load = max(load, before.load)
-        self._seen[profile.worker] = Seen(profile, load, now, dataclasses.replace(size, cpus=load))
-        self._kinds.setdefault(profile.offers, {})[profile.worker] = None
+        if size.cpus != load:
+            size = dataclasses.replace(size, cpus=load)
+        self._seen[worker] = Seen(profile, load, now, size)
+        kind[worker] = None
         self._load += load
 
     def saw_elsewhere(self, seen: Seen, now: float) -> None:

@@ -100,16 +100,24 @@ class Settled:
     def state(self) -> JobState:
         """The job as it is now."""
         if self.moved:
-            counts = self.begun.counts
-            for (before, after), times in self.moved.items():
-                counts = counts.moved(before, after, times)
-            self.moved.clear()
-            self.begun = dataclasses.replace(self.begun, counts=counts)
+            self.begun = dataclasses.replace(self.begun, counts=self._counted())
         return self.begun
 
     @state.setter
     def state(self, state: JobState) -> None:
         self.begun = state
+
+    def _counted(self) -> lifecycle.Counts:
+        counts = self.begun.counts
+        for (before, after), times in self.moved.items():
+            counts = counts.moved(before, after, times)
+        self.moved.clear()
+        return counts
+
+    def measure(self, measured: Sequence[Measured]) -> None:
+        """What slices cost is in the job's estimate from now on."""
+        estimate = self.begun.estimate.fold(measured)
+        self.begun = dataclasses.replace(self.begun, counts=self._counted(), estimate=estimate)
 
     def change(self, before: Slice, after: Slice) -> None:
         """Keep the job's counters in step with a slice."""
@@ -141,14 +149,16 @@ def settle(
     batch = Settled(job, state, court)
     pieces = dict(rows)
     measured: list[Measured] = []
+    is_paid = court is None and job.slice_price > 0
     for report in reports:
         _judge(batch, pieces, report, budget, rows.get(report.number))
-        if report.verdict in _MEASURED and report.measured is not None:
+        verdict = report.verdict
+        if report.measured is not None and (verdict is Verdict.ACCEPTED or verdict in _MEASURED):
             measured.append(report.measured)
-        if report.verdict is Verdict.ACCEPTED and court is None and report.payee is not None and job.slice_price > 0:
+        if is_paid and verdict is Verdict.ACCEPTED and report.payee is not None:
             batch.wages.append(_wage(report))
     if measured:
-        batch.state = dataclasses.replace(batch.state, estimate=batch.state.estimate.fold(measured))
+        batch.measure(measured)
     errors = [one.reason for one in batch.failures if one.reason not in _OF_WORKERS]
     if errors and not batch.state.last_error:
         batch.state = dataclasses.replace(batch.state, last_error=errors[-1][:MAX_REASON])

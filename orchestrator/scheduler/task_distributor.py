@@ -67,7 +67,7 @@ class TaskDistributor:
             return await self._wait_for_work(request, wanted, opened)
 
     async def _wait_for_work(self, request: Request, wanted: TaskRequest, opened: OpenRequest) -> dict[str, Any]:
-        patience_s = self._core.settings.long_poll_s
+        patience_s = self._dispatcher.patience_s()
         if wanted.resolving:
             patience_s = min(patience_s, RESOLVING_S)
         wanted, groups = await self._memberships.resolve(wanted, request)

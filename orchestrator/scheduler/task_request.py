@@ -18,6 +18,7 @@ FETCH_NORMAL = 1
 FETCH_RETURN_ALL = 16
 _MOST_IDS = 1000
 _LONGEST_ID = 100
+_NO_IDS: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
             raise InvalidInput("coreStats.worker must be the worker's id")
         worker = ""
     groups = _groups(data.get("workerComputeGroups"))
-    load = _load(data.get("targetLoad"), "cpu", 1.0)
+    target = data.get("targetLoad")
+    load, gpu_load = _load(target, "cpu", 1.0), _load(target, "gpu", 0.0)
     request_id = data.get("requestId")
     return TaskRequest(
         profile=_profile(data, worker, groups),
@@ -78,7 +80,7 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
             workers=1,
             sandboxes=_sandboxes(core_stats),
             cpus=load,
-            gpus=_load(data.get("targetLoad"), "gpu", 0.0),
+            gpus=gpu_load,
         ),
         load=load,
         payment_address=data.get("paymentAddress") if isinstance(data.get("paymentAddress"), str) else None,
@@ -88,8 +90,8 @@ def parse_task_request(data: Mapping[str, Any]) -> TaskRequest:
         held=data["soteriaJobs"] if isinstance(data.get("soteriaJobs"), Mapping) else {},
         deferred=_ids(data.get("deferredJobs")),
         holds_nothing=data.get("holdsNothing") is True,
-        gpu_load=_load(data.get("targetLoad"), "gpu", 0.0),
-        long_slices=_long_slices(data.get("targetLoad")),
+        gpu_load=gpu_load,
+        long_slices=_long_slices(target),
         overdue=data["overdueSlices"] if isinstance(data.get("overdueSlices"), Mapping) else {},
         request_id=request_id if isinstance(request_id, str) and 0 < len(request_id) <= _LONGEST_ID else None,
         lost=_ids(data.get("lostRequests")),
@@ -134,8 +136,9 @@ def _sandboxes(core_stats: Any) -> int:
 
 
 def _ids(value: Any) -> frozenset[str]:
-    items = value if isinstance(value, list) else []
-    return frozenset(item for item in items[:_MOST_IDS] if isinstance(item, str))
+    if not value or not isinstance(value, list):
+        return _NO_IDS
+    return frozenset(item for item in value[:_MOST_IDS] if isinstance(item, str))
 
 
 def _isolation(told: Any) -> Isolation | None:

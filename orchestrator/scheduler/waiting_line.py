@@ -21,6 +21,10 @@ from orchestrator.scheduler.task_request import TaskRequest
 
 MOST_LOOKED_AT = 2_000
 """workers that one call looks at"""
+VAIN_PER_S = 500.0
+"""requests that are told a second that there is nothing; where more would be, each waits longer"""
+MOST_PATIENCE = 4.0
+"""how many times as long as usual a request waits where very many do"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Waiter:
     calls: list[Call] = dataclasses.field(default_factory=list)
     place: int | None = None
     """in the line; None while it looks"""
+    kind: _Kind | None = None
+    """with whom it rests"""
     seen: int = 0
     """overflows before its look began"""
 
@@ -51,7 +57,8 @@ class Waiter:
 class _Kind:
     """Waiters that offer the same."""
 
-    def __init__(self, profile: WorkerProfile) -> None:
+    def __init__(self, offers: tuple[object, ...], profile: WorkerProfile) -> None:
+        self.offers = offers
         self.profile = dataclasses.replace(profile, rejected=frozenset(), unresolved=frozenset())
         self.resting: dict[int, Waiter] = {}
 
@@ -71,6 +78,11 @@ class WaitingLine:
     def __len__(self) -> int:
         return len(self._waiters)
 
+    def patience_s(self, usual_s: float) -> float:
+        """How long a request waits for work. Very many workers that find none would keep the Scheduler busy with
+        asking."""
+        return min(MOST_PATIENCE * usual_s, max(usual_s, len(self._waiters) / VAIN_PER_S))
+
     def enter(self, wanted: TaskRequest, called: Callable[[], None]) -> Waiter:
         """A request has come. It looks at once, and rests when it has found nothing."""
         waiter = Waiter(wanted, called, next(self._numbers), seen=self._overflows)
@@ -88,8 +100,11 @@ class WaitingLine:
         """It has found nothing. False: more came while it looked, so it should look again at once."""
         if waiter.seen != self._overflows:
             return False
-        kind = self._kinds.setdefault(waiter.wanted.profile.offers, _Kind(waiter.wanted.profile))
-        waiter.place = next(self._places)
+        offers = waiter.wanted.profile.offers
+        kind = self._kinds.get(offers)
+        if kind is None:
+            kind = self._kinds[offers] = _Kind(offers, waiter.wanted.profile)
+        waiter.place, waiter.kind = next(self._places), kind
         kind.resting[waiter.place] = waiter
         return True
 
@@ -101,12 +116,12 @@ class WaitingLine:
         return calls
 
     def _lift(self, waiter: Waiter) -> None:
-        if waiter.place is not None:
-            kind = self._kinds[waiter.wanted.profile.offers]
+        if waiter.place is not None and waiter.kind is not None:
+            kind = waiter.kind
             del kind.resting[waiter.place]
-            waiter.place = None
+            waiter.place = waiter.kind = None
             if not kind.resting:
-                del self._kinds[waiter.wanted.profile.offers]
+                del self._kinds[kind.offers]
 
     def call(
         self,
@@ -165,6 +180,7 @@ class WaitingLine:
             assert list(kind.resting) == sorted(kind.resting), "who came first is called first"
             for place, waiter in kind.resting.items():
                 assert waiter.place == place and waiter.wanted.profile.offers == offers, "a place in the line"
+                assert waiter.kind is kind, "with others of its kind"
                 assert not waiter.calls, "a waiter that was called rests"
                 assert waiter.number in self._waiters, "a waiter that has left"
 

@@ -10,11 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.scheduler.bans import Record
 from orchestrator.scheduler.store.schema import bans
 
+_LOAD = sa.select(bans.c.job, bans.c.worker, bans.c.since, bans.c.failures, bans.c.successes, bans.c.until).where(
+    bans.c.job.in_(sa.bindparam("jobs", expanding=True))
+)
+
 
 async def load(tx: AsyncConnection, jobs: Iterable[int]) -> dict[tuple[int, str], Record]:
     """By job and worker."""
-    query = sa.select(bans.c.job, bans.c.worker, bans.c.since, bans.c.failures, bans.c.successes, bans.c.until)
-    rows = await tx.execute(query.where(bans.c.job.in_(sorted(jobs))))
+    rows = await tx.execute(_LOAD, {"jobs": sorted(jobs)})
     return {(job, worker): Record(*record) for job, worker, *record in rows}
 
 

@@ -72,6 +72,30 @@ def _saving(table: sa.Table, *changed: str) -> sa.Insert:
 _SAVE_PROCESS = _saving(processes, "seen_at")
 _SAVE_WORKER = _saving(present_workers, "process", "seen", "at")
 
+# Made once: every process asks these every few seconds.
+_OTHERS = (
+    sa.select(processes)
+    .where(processes.c.id != sa.bindparam("process"), processes.c.seen_at >= sa.bindparam("since"))
+    .order_by(processes.c.started_at)
+)
+_FORGET = {
+    name: sa.delete(last.table).where(last < sa.bindparam("before"))
+    for name, last in (
+        ("processes", processes.c.seen_at),
+        ("workers", present_workers.c.at),
+        ("sessions", sessions.c.at),
+    )
+}
+_ALIVE = sa.select(processes.c.id).where(processes.c.seen_at >= sa.bindparam("alive_since"))
+_WORKERS_ELSEWHERE = (
+    sa.select(present_workers.c.worker, present_workers.c.process, present_workers.c.seen)
+    .where(
+        present_workers.c.process != sa.bindparam("process"),
+        present_workers.c.at >= sa.bindparam("since"),
+        present_workers.c.process.in_(_ALIVE),
+    )
+    .order_by(present_workers.c.at)
+)
 _DROP_DEPARTED = sa.delete(present_workers).where(
     present_workers.c.worker == sa.bindparam("named"), present_workers.c.at <= sa.bindparam("left_at")
 )
@@ -97,8 +121,8 @@ async def register(tx: AsyncConnection, row: Mapping[str, Any]) -> None:
 
 
 async def others(tx: AsyncConnection, process: str, since: float) -> list[dict[str, Any]]:
-    query = sa.select(processes).where(processes.c.id != process, processes.c.seen_at >= since)
-    return [dict(row) for row in (await tx.execute(query.order_by(processes.c.started_at))).mappings()]
+    rows = await tx.execute(_OTHERS, {"process": process, "since": since})
+    return [dict(row) for row in rows.mappings()]
 
 
 async def leave(tx: AsyncConnection, process: str) -> None:
@@ -109,12 +133,12 @@ async def leave(tx: AsyncConnection, process: str) -> None:
 async def forget(
     tx: AsyncConnection, *, processes_before: float, workers_before: float, sessions_before: float
 ) -> None:
-    for last, before in (
-        (processes.c.seen_at, processes_before),
-        (present_workers.c.at, workers_before),
-        (sessions.c.at, sessions_before),
+    for name, before in (
+        ("processes", processes_before),
+        ("workers", workers_before),
+        ("sessions", sessions_before),
     ):
-        await tx.execute(sa.delete(last.table).where(last < before))
+        await tx.execute(_FORGET[name], {"before": before})
 
 
 # --- workers
@@ -144,11 +168,8 @@ async def workers_elsewhere(
 ) -> list[tuple[str, str, str]]:
     """(worker, process, what it said) of those whom other processes have heard since then. A process that was not heard
     of itself since `processes_since` has died; its workers are looked for nowhere."""
-    alive = sa.select(processes.c.id).where(processes.c.seen_at >= processes_since)
-    query = sa.select(present_workers.c.worker, present_workers.c.process, present_workers.c.seen).where(
-        present_workers.c.process != process, present_workers.c.at >= since, present_workers.c.process.in_(alive)
-    )
-    return [(worker, of, seen) for worker, of, seen in await tx.execute(query.order_by(present_workers.c.at))]
+    values = {"process": process, "since": since, "alive_since": processes_since}
+    return [(worker, of, seen) for worker, of, seen in await tx.execute(_WORKERS_ELSEWHERE, values)]
 
 
 # --- sessions. They are written by `journal`.

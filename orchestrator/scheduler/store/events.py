@@ -48,25 +48,32 @@ async def append(tx: AsyncConnection, fresh: Sequence[Event]) -> list[Event]:
     return numbered
 
 
+_QUEUED = (
+    sa.select(events.c.job, events.c.label, events.c.number, events.c.body, slice_results.c.uri, events.c.id)
+    .join_from(
+        events,
+        slice_results,
+        sa.and_(
+            events.c.label == "result",
+            slice_results.c.job == events.c.job,
+            slice_results.c.number == events.c.number,
+        ),
+        isouter=True,
+    )
+    .where(
+        events.c.job == sa.bindparam("of_job"),
+        events.c.label == sa.bindparam("named"),
+        events.c.id > sa.bindparam("after"),
+    )
+    .order_by(events.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+
+
 async def queued(tx: AsyncConnection, job: int, label: str, after: int, limit: int) -> list[Event]:
     """Unacknowledged events with an id greater than `after`, oldest first."""
-    query = (
-        sa.select(events.c.job, events.c.label, events.c.number, events.c.body, slice_results.c.uri, events.c.id)
-        .join_from(
-            events,
-            slice_results,
-            sa.and_(
-                events.c.label == "result",
-                slice_results.c.job == events.c.job,
-                slice_results.c.number == events.c.number,
-            ),
-            isouter=True,
-        )
-        .where(events.c.job == job, events.c.label == label, events.c.id > after)
-        .order_by(events.c.id)
-        .limit(limit)
-    )
-    return [Event(*row) for row in await tx.execute(query)]
+    values = {"of_job": job, "named": label, "after": after, "most": limit}
+    return [Event(*row) for row in await tx.execute(_QUEUED, values)]
 
 
 async def count(tx: AsyncConnection, job: int, label: str) -> int:

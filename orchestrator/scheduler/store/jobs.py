@@ -85,6 +85,19 @@ _LOCK_STATES = _SELECT_STATES.with_for_update()
 _SELECT_GROUPS = sa.select(job_groups.c.job, job_groups.c.group_id).where(
     job_groups.c.job.in_(sa.bindparam("keys", expanding=True))
 )
+_SELECT_LIVE = (
+    _SELECT_STATE.where(
+        jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]), jobs.c.key > sa.bindparam("after")
+    )
+    .order_by(jobs.c.key)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_PAUSED = (
+    sa.select(jobs.c.key)
+    .where(jobs.c.status == str(RunStatus.PAUSED))
+    .order_by(jobs.c.served_at, jobs.c.key)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 _SAVE = BulkUpdate(jobs, ("key",), *_CHANGING)
 
 
@@ -123,12 +136,7 @@ async def states(tx: AsyncConnection, keys: Iterable[int], *, lock: bool = False
 
 async def live(tx: AsyncConnection, after: int, limit: int) -> list[JobState]:
     """Jobs that may give slices now or later and whose keys are greater than `after`, in the order of their keys."""
-    query = (
-        _SELECT_STATE.where(jobs.c.status.in_([str(status) for status in sorted(DISTRIBUTABLE)]), jobs.c.key > after)
-        .order_by(jobs.c.key)
-        .limit(limit)
-    )
-    return [_state(row) for row in await tx.execute(query)]
+    return [_state(row) for row in await tx.execute(_SELECT_LIVE, {"after": after, "most": limit})]
 
 
 async def save(tx: AsyncConnection, changed: Iterable[JobState]) -> None:
@@ -213,8 +221,7 @@ async def add_input_characters(tx: AsyncConnection, key: int, characters: int) -
 
 async def paused(tx: AsyncConnection, limit: int) -> list[int]:
     """Keys of jobs that wait for funds, the longest unserved first."""
-    query = sa.select(jobs.c.key).where(jobs.c.status == str(RunStatus.PAUSED)).order_by(jobs.c.served_at, jobs.c.key)
-    return list((await tx.execute(query.limit(limit))).scalars())
+    return list((await tx.execute(_PAUSED, {"most": limit})).scalars())
 
 
 async def abandoned(tx: AsyncConnection, before: float, limit: int) -> list[int]:

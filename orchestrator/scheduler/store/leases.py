@@ -130,9 +130,18 @@ async def renew_all(tx: AsyncConnection, expires_at: float) -> None:
     await tx.execute(sa.update(leases).where(*where).values(expires_at=expires_at))
 
 
+# Made once: each process asks these again and again.
+_OVERDUE = (
+    sa.select(leases)
+    .where(leases.c.ended.is_(False), leases.c.expires_at <= sa.bindparam("now"))
+    .order_by(leases.c.expires_at)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_NEXT_EXPIRY = sa.select(sa.func.min(leases.c.expires_at)).where(leases.c.ended.is_(False))
+
+
 async def overdue(tx: AsyncConnection, now: float, limit: int) -> list[Lease]:
-    query = sa.select(leases).where(leases.c.ended.is_(False), leases.c.expires_at <= now).limit(limit)
-    return [_lease(row) for row in (await tx.execute(query.order_by(leases.c.expires_at))).mappings()]
+    return [_lease(row) for row in (await tx.execute(_OVERDUE, {"now": now, "most": limit})).mappings()]
 
 
 async def take_overdue(tx: AsyncConnection, ids: Iterable[int], now: float) -> dict[int, Lease]:
@@ -147,8 +156,7 @@ async def take_overdue(tx: AsyncConnection, ids: Iterable[int], now: float) -> d
 
 
 async def next_expiry(tx: AsyncConnection) -> float | None:
-    query = sa.select(sa.func.min(leases.c.expires_at)).where(leases.c.ended.is_(False))
-    expiry = (await tx.execute(query)).scalar()
+    expiry = (await tx.execute(_NEXT_EXPIRY)).scalar()
     return None if expiry is None else float(expiry)
 
 

@@ -17,11 +17,14 @@ _GROW = (
 )
 
 
+_LOAD = sa.select(owner_accounts.c.group_id, owner_accounts.c.owner, owner_accounts.c.done).where(
+    owner_accounts.c.grown_at >= sa.bindparam("since")
+)
+
+
 async def load(tx: AsyncConnection, since: float = 0.0) -> dict[tuple[str, str], float]:
     """Accounts by group and owner, those that have grown since then."""
-    query = sa.select(owner_accounts.c.group_id, owner_accounts.c.owner, owner_accounts.c.done)
-    rows = await tx.execute(query.where(owner_accounts.c.grown_at >= since))
-    return {(group, owner): done for group, owner, done in rows}
+    return {(group, owner): done for group, owner, done in await tx.execute(_LOAD, {"since": since})}
 
 
 async def grow(tx: AsyncConnection, fresh: Mapping[tuple[str, str], float], now: float) -> None:

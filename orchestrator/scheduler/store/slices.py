@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -218,16 +219,24 @@ async def lease_again(tx: AsyncConnection, job: int, numbers: Iterable[int], lea
         )
 
 
+_UNDER = [
+    sa.select(slices.c.job, slices.c.number, column).where(
+        slices.c.job.in_(sa.bindparam("jobs", expanding=True)),
+        column.in_(sa.bindparam("leases", expanding=True)),
+        where,
+    )
+    for column, where in ((slices.c.lease, _IS_OUT), (slices.c.rival, _HAS_RIVAL))
+]
+
+
 async def leased_under(tx: AsyncConnection, held: Mapping[int, Iterable[int]]) -> list[tuple[int, int, int]]:
     """(job, number, lease) of every slice that is out under these leases; `held` names the jobs of each."""
     found: list[tuple[int, int, int]] = []
     for chunk in _chunks(held):
         of_jobs = sorted({job for lease in chunk for job in held[lease]})
-        for column, where in ((slices.c.lease, _IS_OUT), (slices.c.rival, _HAS_RIVAL)):
-            query = sa.select(slices.c.job, slices.c.number, column).where(
-                slices.c.job.in_(of_jobs), column.in_(chunk), where
-            )
-            found.extend((job, number, lease) for job, number, lease in await tx.execute(query))
+        for query in _UNDER:
+            rows = await tx.execute(query, {"jobs": of_jobs, "leases": list(chunk)})
+            found.extend((job, number, lease) for job, number, lease in rows)
     return found
 
 
@@ -249,24 +258,30 @@ async def longest_out(
     """Slices of a job that are out under one lease, the oldest leases first, without those whose leases are not due at
     any time. `worker`: of whom it is told which of them it has failed before. `unheard_of`: without those on which this
     worker is or was asked, or somebody in the same hands."""
-    query = (
-        sa.select(*_SLICE, leases.c.worker, leases.c.due_at, leases.c.opened_at, _failed_by(worker))
+    query = _longest_out()
+    if unheard_of is not None:
+        query = query.where(~opinions.heard_kin(unheard_of), ~opinions.held_by_kin(unheard_of))
+    rows = await tx.execute(query, {"of_job": job, "most": limit, "asking": worker})
+    return [
+        Late(Slice(number, SliceState(state), lease, failures, losses, rival, opinions), *about)
+        for number, state, lease, failures, losses, rival, opinions, *about in rows
+    ]
+
+
+@functools.cache
+def _longest_out() -> sa.Select[Any]:
+    return (
+        sa.select(*_SLICE, leases.c.worker, leases.c.due_at, leases.c.opened_at, _failed_by(sa.bindparam("asking")))
         .join(leases, leases.c.id == slices.c.lease)
         .where(
-            slices.c.job == job,
+            slices.c.job == sa.bindparam("of_job"),
             _IS_OUT,
             slices.c.rival == 0,
             leases.c.due_at.is_not(None),
         )
         .order_by(slices.c.lease, slices.c.number)
-        .limit(limit)
+        .limit(sa.bindparam("most", type_=sa.Integer))
     )
-    if unheard_of is not None:
-        query = query.where(~opinions.heard_kin(unheard_of), ~opinions.held_by_kin(unheard_of))
-    return [
-        Late(Slice(number, SliceState(state), lease, failures, losses, rival, opinions), *about)
-        for number, state, lease, failures, losses, rival, opinions, *about in await tx.execute(query)
-    ]
 
 
 async def lease_beside(tx: AsyncConnection, job: int, numbers: Iterable[int], lease: int) -> None:
@@ -276,7 +291,7 @@ async def lease_beside(tx: AsyncConnection, job: int, numbers: Iterable[int], le
         await tx.execute(sa.update(slices).where(*where).values(rival=slices.c.lease, lease=lease))
 
 
-def _failed_by(worker: str) -> sa.Exists:
+def _failed_by(worker: str | sa.BindParameter[str]) -> sa.Exists:
     return (
         sa.select(slice_failures.c.number)
         .where(

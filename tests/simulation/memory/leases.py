@@ -22,8 +22,15 @@ async def insert(tx: Memory, made: Iterable[Lease]) -> None:
 
 
 def _put(tx: Memory, lease: Lease) -> None:
+    before = tx.leases.get(lease.id)
     tx.put(tx.leases, lease.id, lease)
     tx.touched.leases.add(lease.id)
+    _await_expiry(tx, lease)
+    if before is not None and not before.ended:
+        tx.afterwards(lambda: _await_expiry(tx, before))
+
+
+def _await_expiry(tx: Memory, lease: Lease) -> None:
     if not lease.ended:
         heapq.heappush(tx.expiries, (lease.expires_at, lease.id))
 
@@ -64,14 +71,14 @@ async def renew_all(tx: Memory, expires_at: float) -> None:
 
 
 def _next(tx: Memory) -> tuple[float, int] | None:
-    """The lease that expires next. What is not so any more is dropped, unless the transaction is taken back."""
+    """The lease that expires next. What is not so any more is dropped: a transaction that is taken back notes again
+    what it had made untrue."""
     while tx.expiries:
         expires_at, one = first = tx.expiries[0]
         lease = tx.leases.get(one)
         if lease is not None and not lease.ended and lease.expires_at == expires_at:
             return first
         heapq.heappop(tx.expiries)
-        tx.afterwards(lambda first=first: heapq.heappush(tx.expiries, first))  # type: ignore[misc]
     return None
 
 

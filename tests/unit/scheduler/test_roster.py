@@ -80,3 +80,21 @@ def test_a_farewell_that_comes_to_another_process_is_passed_on(roster: Roster) -
     roster.gone("leaves")
     assert gone == ["leaves"]
     assert not waits(roster)
+
+
+def test_a_worker_that_says_the_same_to_another_process_asks_here_no_more(roster: Roster) -> None:
+    assert roster.asks_here("stays")
+    roster.saw_elsewhere(Seen(STAYS, 2.0, 0.5), now=1.0)
+    assert not roster.asks_here("stays")
+
+
+def test_cores_and_kinds_are_those_of_the_workers_however_they_come_and_change(roster: Roster) -> None:
+    roster.saw(STAYS, 3.0, now=1.0)
+    roster.saw(LEAVES, 1.0, now=1.0)
+    roster.saw(STAYS, 1.0, now=2.0)  # what it asked for lately counts
+    assert roster.load(2.0) == 4.0
+    roster.saw(dataclasses.replace(LEAVES, capabilities=0), 1.0, now=3.0)
+    assert not waits(roster)
+    roster.saw(LEAVES, 1.0, now=4.0)
+    assert waits(roster)
+    assert roster.load(200.0) == 0.0

@@ -180,3 +180,15 @@ def test_no_work_is_left_while_somebody_rests_who_could_take_it(steps: list[tupl
                 if waiter in waiters and not waiter.calls:
                     line.rest(waiter)
     assert not (slices and any(waiter.place is not None for waiter in waiters))
+
+
+def test_where_very_many_wait_each_waits_longer_and_nobody_for_ever() -> None:
+    line = Line()
+    for number in range(2_400):
+        line.rest(f"w{number}")
+    assert line.line.patience_s(5.0) == 5.0
+    for number in range(2_600):
+        line.rest(f"v{number}")
+    assert line.line.patience_s(5.0) == 10.0
+    assert line.line.patience_s(1.0) == 4.0
+    assert line.line.patience_s(0.0) == 0.0, "who wants no waiting gets none"
