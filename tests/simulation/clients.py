@@ -190,7 +190,9 @@ class Client(Speaker):
 
     async def fund(self) -> None:
         """A job that has used up its money gets more from a friend, a little at a time, or is given up."""
-        friends = 0
+        friends, given = 0, 0.0
+        rule = self.plan.redundancy
+        slice_cost = self.plan.price / 1000 * (1 if rule is None else rule["of"])
         while True:
             await self._poor.wait()
             self._poor.clear()
@@ -203,6 +205,11 @@ class Client(Speaker):
             data = {"fromAccount": friend.address, "toAccount": self.address, "transferId": "gift", **amount}
             self._world.note(friend.name, f"gives {amount['amount']}")
             await friend.ask("bankTeller", "transfer@1", data)
+            given += float(amount["amount"])
+            if given < slice_cost:  # the job cannot go on with so little, and will not ask again
+                self._poor.set()
+            else:
+                given = 0.0
             await asyncio.sleep(self._world.random.random() * 10)
 
     async def stay(self) -> None:
