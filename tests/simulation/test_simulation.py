@@ -18,6 +18,7 @@ from orchestrator.scheduler import escrow, lifecycle, settling
 from orchestrator.scheduler.court import Court
 from orchestrator.scheduler.job_keeper import JobKeeper
 from orchestrator.scheduler.lease_book import LeaseBook
+from orchestrator.scheduler.leasing import Leasing
 from orchestrator.scheduler.lifecycle import Budget, Counts, Ending, Slice, SliceState, Verdict
 from orchestrator.scheduler.money import Money
 from orchestrator.scheduler.redundancy import Decision, Opinion, Panel
@@ -224,6 +225,17 @@ def _wrong_ones_are_paid(self: Court, number: int) -> list[Opinion]:
     return list(self.panel(number).opinions)
 
 
+def _money_comes_from_nowhere(self: Book, postings: Any) -> None:
+    _post(self, postings)
+    for one in postings:
+        self.moved[one.target] += 1
+
+
+def _leases_without_a_token(self: Leasing, *arguments: Any, **others: Any) -> Any:
+    return dataclasses.replace(_new_lease(self, *arguments, **others), token="")
+
+
+_post, _new_lease = Book._post, Leasing.new_lease
 _decide = Panel.decide
 _settle, _pay, _open, _add = lifecycle.settle, Book.pay, Money.open, Money.add
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
@@ -243,6 +255,8 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "less is added to a hold than the job is told": (Money, "add", _adds_less_than_it_says),
     "one worker fewer must agree": (Panel, "decide", _one_fewer_agrees),
     "who is shown wrong is paid": (Court, "to_pay", _wrong_ones_are_paid),
+    "money comes from nowhere": (Book, "_post", _money_comes_from_nowhere),
+    "leases have no token": (Leasing, "new_lease", _leases_without_a_token),
     "balances go below zero": (Book, "_check_balance", _balances_are_not_checked),
 }
 
