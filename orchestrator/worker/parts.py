@@ -25,6 +25,8 @@ from orchestrator.worker.receipts import Terms, limits_in_force
 
 log = logging.getLogger(__name__)
 
+_START_PATIENCE_S = 60.0
+
 
 def runtime(settings: WorkerSettings, worker_id: str) -> DockerRuntime:
     return DockerRuntime(
@@ -36,6 +38,7 @@ def runtime(settings: WorkerSettings, worker_id: str) -> DockerRuntime:
             docker_host=settings.docker_host,
             runtime=settings.oci_runtime,
             call_timeout_s=settings.docker_timeout_s,
+            start_patience_s=_START_PATIENCE_S,
             limits=limit_settings.kernel_limits(settings),
         ),
     )

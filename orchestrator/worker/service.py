@@ -62,9 +62,9 @@ _FETCH_AGAIN_S: Final = 60.0
 class Worker:
     """`await run()` until somebody calls `stop`; a second, hard `stop` gives back what is not finished.
 
-    `run` raises `RuntimeUnavailable` when Docker cannot be used at start (with the remedy), `InvalidInput` for settings
-    that make no sense, `StateInUse` when another worker has the state folder. A Scheduler that cannot be reached is
-    waited for; a Docker Engine that goes away later, too.
+    `run` raises `RuntimeUnavailable` when Docker cannot be used at start, or is silent for a minute (with the remedy),
+    `InvalidInput` for settings that make no sense, `StateInUse` when another worker has the state folder. A Scheduler
+    that cannot be reached is waited for; a Docker Engine that goes away later, too.
     When `run` is cancelled, sandboxes are removed and nothing is returned: the Scheduler hears of it at the next start.
     """
 

@@ -80,6 +80,20 @@ async def test_frozen(
         await assert_complete(client, on_engine)
 
 
+async def test_frozen_when_the_worker_starts(engine: Engine, tmp_path: pathlib.Path) -> None:
+    """It waits, says so, and starts when the Engine answers."""
+    env = {**engine.env, "DCP_ORCHESTRATOR_WORKER_DOCKER_TIMEOUT_S": "1"}
+    engine.pause()
+    try:
+        async with running_parts(tmp_path, env) as parts:
+            await parts.wait_for_log("docker_silent")
+            engine.resume()
+            await parts.wait_for_log("worker_started")
+            assert "worker_started" not in parts.logs().partition("docker_silent")[0]
+    finally:
+        engine.ensure_running()
+
+
 FROZEN_LONG = """
     const job = compute.for(1, 4, (i) => { progress(); const end = Date.now() + 8000; while (Date.now() < end) progress(); return i * 2; });
     job.on('error', (event) => say('error', event));

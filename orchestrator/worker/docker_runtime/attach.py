@@ -41,6 +41,8 @@ class AttachStream(asyncio.Protocol):
         self._pending: list[bytes] = []
         self._flush_planned = False
         self.upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whoever gave up while the connection was being made does not ask what became of it.
+        self.upgraded.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -78,7 +80,7 @@ class AttachStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.upgraded.done():
-            self.upgraded.set_exception(failures.gone(str(exc) or "attach was cut off"))
+            self.upgraded.set_exception(failures.gone(str(exc or "") or "attach was cut off"))
         elif not self._aborted:
             self._aborted = True
             self._receiver.ended()

@@ -87,7 +87,7 @@ class Endpoint:
                     return await loop.create_unix_connection(factory, self.socket)
                 return await loop.create_connection(factory, self.host, self.port, ssl=self.tls_context())
         except OSError as exc:
-            raise self.failure(exc) from exc
+            raise self.failure(exc, timeout_s) from exc
 
     async def open(self, timeout_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection with streams. Raises RuntimeUnavailable."""
@@ -97,12 +97,12 @@ class Endpoint:
                     return await asyncio.open_unix_connection(self.socket, limit=_HEAD_LIMIT)
                 return await asyncio.open_connection(self.host, self.port, ssl=self.tls_context(), limit=_HEAD_LIMIT)
         except OSError as exc:
-            raise self.failure(exc) from exc
+            raise self.failure(exc, timeout_s) from exc
 
-    def failure(self, exc: OSError) -> failures.RuntimeUnavailable:
+    def failure(self, exc: OSError, timeout_s: float) -> failures.RuntimeUnavailable:
         """What it means that a connection could not be made."""
         if isinstance(exc, TimeoutError):
-            return failures.silent("connect", 0)
+            return failures.silent("connect", timeout_s)
         if isinstance(exc, PermissionError):
             return failures.forbidden(self.address)
         return failures.missing(self.address)

@@ -98,7 +98,7 @@ class DockerRuntime:
 
     async def __aenter__(self) -> DockerRuntime:
         try:
-            self.info = await self._engine.connect()
+            self.info = await self._connect_first()
             self._choose_runtime(self.info)
             self._check_limits(self.info)
             await self._find_own_image()
@@ -140,6 +140,17 @@ class DockerRuntime:
                 self._cgroups.dismantle()
                 self.owner.close()
                 self._engine.close()
+
+    async def _connect_first(self) -> EngineInfo:
+        """An Engine that is only silent (frozen, or busy) may answer yet; whatever else is wrong is told at once."""
+        until = time.monotonic() + self.settings.start_patience_s
+        while True:
+            try:
+                return await self._engine.connect()
+            except failures.RuntimeUnavailable as exc:
+                if exc.reason != "silent" or time.monotonic() >= until:
+                    raise
+                log.warning("docker_silent", extra={"code": exc.code, "error": exc.message})
 
     def _start_side_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._tasks.create_task(work, name=name)

@@ -18,6 +18,8 @@ class RuntimeSettings:
     runtime: str | None = None
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     call_timeout_s: float = 20.0
+    start_patience_s: float = 0.0
+    """How long an Engine that is there, but silent, is waited for at the start."""
     lease_s: float = 1800.0
     """After this without renewal, a container whose owner cannot be seen is anybody's to remove."""
     lease_patience_s: float = 90.0
