@@ -187,8 +187,10 @@ class Watch:
         self._wake.set()
 
     def note(self, state: JobState) -> None:
-        """The job changed."""
+        """The job changed. Whoever committed first may tell of it last: what was before an end does not undo it."""
         self.notes += 1
+        if self._state.ended_at is not None and state.ended_at is None:
+            return
         self._state = state
         self._status_dirty = True
         self._wake.set()

@@ -47,6 +47,18 @@ async def test_a_job_without_slices_finishes(app: SchedulerApp) -> None:
         assert (await client.wait_for("stop"))[0]["sliceCount"] == 0
 
 
+async def test_what_was_before_the_end_and_is_told_after_it_holds_up_no_stop(app: SchedulerApp) -> None:
+    async with deployer(app.url) as client:
+        job, _ = await client.submit()
+        async with app.core.database.snapshot() as tx:
+            key = (await app.core.catalog.get(tx, job)).key
+            before = (await jobs.states(tx, [key]))[key]
+        await client.subscribe(job)
+        await client.results.request("closeJob", {"job": job})
+        app.core.publish_state(before)
+        assert (await client.wait_for("stop"))[0]["sliceCount"] == 0
+
+
 async def test_stop_is_repeated_until_the_client_unsubscribes(app: SchedulerApp) -> None:
     async with deployer(app.url) as client:
         job, _ = await client.submit()
