@@ -29,7 +29,7 @@ from orchestrator.bank.amounts import parse_amount
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.jobs import data_uris, piles, ranges, values
 from orchestrator.kvin.decoder import Limits
-from orchestrator.protocol import js_json, messages, signing
+from orchestrator.protocol import js_json, messages, packets, signing
 from orchestrator.protocol.authorization import authorized_resources
 from orchestrator.protocol.framing import FramingLimits, Receiver, Sender
 from orchestrator.protocol.guard import TrustedProxies, place_of
@@ -227,11 +227,17 @@ _PEER = PrivateKey.generate()
 _SMALL = Limits()
 
 
-def _framing(packets: list[str]) -> None:
+def _packet(packet: str | bytes) -> None:
+    kind, carried = packets.engine_packet(packet)
+    if kind is packets.Outer.MESSAGE:
+        packets.socket_packet(carried)
+
+
+def _framing(fragments: list[str]) -> None:
     limits = FramingLimits(message=2_000, partial=3, fragments=20)
     receiver, sender = Receiver(limits), Sender()
-    for packet in packets:
-        receiver.receive(packet, sender)
+    for fragment in fragments:
+        receiver.receive(fragment, sender)
         assert 0 <= receiver.characters <= 4 * limits.message * limits.partial
     for frame in sender.frames("x" * 50_000):
         assert frame
@@ -278,6 +284,12 @@ DECODERS: dict[str, tuple[st.SearchStrategy[Any], Decoder]] = {
     "kvin.parse": (JSON_TEXT, kvin.parse),
     "kvin.unmarshal": (JSON | OBJECTS, kvin.unmarshal),
     "js_json.loads": (JSON_TEXT, js_json.loads),
+    "packet": (
+        st.binary(max_size=20)
+        | st.text(max_size=20)
+        | st.builds("4{}{}".format, st.sampled_from("0123456"), JSON_TEXT),
+        _packet,
+    ),
     "framing": (st.lists(FRAGMENTS | JSON_TEXT | st.text(max_size=20), max_size=8), _framing),
     "envelope": (JSON_TEXT | OBJECTS.map(_text_of), signing.open_envelope),
     "envelope, well signed": (JSON.map(_sealed), signing.open_envelope),
