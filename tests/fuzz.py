@@ -32,7 +32,7 @@ from orchestrator.kvin.decoder import Limits
 from orchestrator.protocol import js_json, messages, packets, signing
 from orchestrator.protocol.authorization import authorized_resources
 from orchestrator.protocol.framing import FramingLimits, Receiver, Sender
-from orchestrator.protocol.guard import TrustedProxies, place_of
+from orchestrator.protocol.places import TrustedProxies, place_of
 from orchestrator.protocol.server import Request, ServerConnection
 from orchestrator.protocol.session import Session
 from orchestrator.protocol.validity import Stamps

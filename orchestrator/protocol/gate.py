@@ -18,7 +18,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from orchestrator import telemetry
-from orchestrator.protocol.guard import Guard, Hold, TooMany, TrustedProxies, place_of
+from orchestrator.protocol.guard import Guard, TooMany
+from orchestrator.protocol.holdings import Hold
+from orchestrator.protocol.places import TrustedProxies, place_of
 from orchestrator.protocol.turns import Turns
 
 __all__ = ["Door", "Gate"]

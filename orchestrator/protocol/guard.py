@@ -9,8 +9,6 @@ has signed such things loses its sessions and opens no new ones.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,11 +16,9 @@ from dataclasses import dataclass
 from orchestrator import telemetry
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.bans import Ban, Bans, kind_of
+from orchestrator.protocol.holdings import Holdings
 
-__all__ = [
-    "NOTHING", "Arrived", "Banned", "Bucket", "Guard", "GuardLimits", "Hold", "Holdings", "Spent", "Standing",
-    "TooMany", "TrustedProxies", "place_of",
-]  # fmt: skip
+__all__ = ["NOTHING", "Arrived", "Banned", "Bucket", "Guard", "GuardLimits", "Spent", "Standing", "TooMany"]
 
 _MOST_BUCKETS = 50_000
 _LONGEST_PAUSE = 10.0
@@ -147,75 +143,6 @@ class Bucket:
 
     def validate(self) -> None:
         assert self._level <= self.burst
-
-
-class Holdings:
-    """Characters that are held for identities, addresses and all peers together."""
-
-    def __init__(self, limits: GuardLimits) -> None:
-        self._limits = limits
-        self._of: Counter[str] = Counter()
-        self.places: set[str] = set()
-        """addresses that something is held for"""
-        self.total = 0
-        self.held_elsewhere: Callable[[str], int] = lambda _place: 0
-        """characters that other servers hold for an address"""
-
-    def of(self, name: str) -> int:
-        return self._of.get(name, 0)
-
-    def add(self, place: str | None, identity: str | None, characters: int) -> None:
-        """Also less than nothing: what is not held any more."""
-        self.total += characters
-        for name in (place, identity):
-            if name is not None:
-                held = self._of[name] + characters
-                if held:
-                    self._of[name] = held
-                else:
-                    del self._of[name]
-        if place is not None:
-            (self.places.add if place in self._of else self.places.discard)(place)
-
-    def excess(self, place: str | None, identity: str | None) -> str | None:
-        """Which limit is exceeded, in words; None when none is."""
-        limits = self._limits
-        if identity is not None and self.of(identity) > limits.identity_held:
-            return f"more than {limits.identity_held} characters are held for {identity}"
-        if place is not None and self.of(place) + self.held_elsewhere(place) > limits.address_held:
-            return f"more than {limits.address_held} characters are held for address {place}"
-        if self.total > limits.all_held:
-            return f"more than {limits.all_held} characters are held for all peers"
-        return None
-
-    def validate(self) -> None:
-        assert all(self._of.values())
-        assert all(self.of(place) for place in self.places)
-        assert self.total >= 0
-
-
-class Hold:
-    """One thing that is held for a peer: it grows and shrinks, and may turn out to be somebody else's."""
-
-    __slots__ = ("_holdings", "_place", "identity", "size")
-
-    def __init__(self, holdings: Holdings, place: str | None = None) -> None:
-        self._holdings = holdings
-        self._place = place
-        self.identity: str | None = None
-        self.size = 0
-
-    def set(self, size: int, identity: str | None) -> None:
-        if identity != self.identity:
-            self._holdings.add(self._place, self.identity, -self.size)
-            self.identity, self.size = identity, 0
-        if size != self.size:
-            self._holdings.add(self._place, identity, size - self.size)
-            self.size = size
-
-    def excess(self) -> str | None:
-        """See `Holdings.excess`."""
-        return self._holdings.excess(self._place, self.identity)
 
 
 class Guard:
@@ -488,44 +415,3 @@ def _less(counts: Counter[str], name: str) -> None:
     counts[name] -= 1
     if counts[name] <= 0:
         del counts[name]
-
-
-@functools.lru_cache(4096)
-def place_of(address: str | None) -> str:
-    """What counts as one place: an IPv4 address, or the /64 that a machine with IPv6 has for itself."""
-    try:
-        parsed = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return "unknown"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
-
-
-class TrustedProxies:
-    """Which addresses are believed about whom they speak for."""
-
-    def __init__(self, networks: tuple[str, ...] = ()) -> None:
-        """Raises ValueError for what is no address or network."""
-        self._networks = tuple(ipaddress.ip_network(one, strict=False) for one in networks)
-
-    def trusts(self, address: str | None) -> bool:
-        try:
-            parsed = ipaddress.ip_address((address or "").partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        return any(parsed in network for network in self._networks)
-
-    def client(self, remote: str | None, forwarded_for: str) -> str | None:
-        """The address of the client. `forwarded_for` (X-Forwarded-For) grows at its end: what the last trusted proxy
-        has written there is true, and what stands before it anybody may have written."""
-        address = remote
-        for hop in reversed(forwarded_for.split(",")):
-            if not self.trusts(address) or not hop.strip():
-                break
-            address = hop.strip()
-        return address

@@ -24,8 +24,8 @@ from orchestrator.protocol import sockets
 from orchestrator.protocol.bans import Ban
 from orchestrator.protocol.books import Books, ServerLimits
 from orchestrator.protocol.errors import ConnectionClosed
-from orchestrator.protocol.guard import TrustedProxies
 from orchestrator.protocol.handlers import Handlers
+from orchestrator.protocol.places import TrustedProxies
 from orchestrator.protocol.reception import Reception
 from orchestrator.protocol.scope import TaskScope
 from orchestrator.protocol.service import BatchService, Request, ServerConnection, Service

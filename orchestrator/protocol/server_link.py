@@ -11,8 +11,8 @@ from typing import Any
 from orchestrator.errors import OrchestratorError
 from orchestrator.protocol.books import Books
 from orchestrator.protocol.errors import ConnectionClosed
-from orchestrator.protocol.guard import Hold
 from orchestrator.protocol.handlers import Handlers
+from orchestrator.protocol.holdings import Hold
 from orchestrator.protocol.link import Link, Transport
 from orchestrator.protocol.service import ServerConnection
 from orchestrator.protocol.session import Session

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import json
 import logging
@@ -26,12 +25,15 @@ from aiohttp.typedefs import Handler
 from orchestrator import telemetry
 from orchestrator.protocol.framing import ANNOUNCEMENT, FramingLimits, Receiver, Sender
 from orchestrator.protocol.gate import Door, Gate
-from orchestrator.protocol.guard import Guard, Hold, TooMany, TrustedProxies, place_of
+from orchestrator.protocol.guard import Guard, TooMany
+from orchestrator.protocol.holdings import Hold
 from orchestrator.protocol.link import Link
 from orchestrator.protocol.packets import Connect, Disconnect, MalformedPacket, Outer, engine_packet, socket_packet
+from orchestrator.protocol.places import TrustedProxies, place_of
 from orchestrator.protocol.session_memory import Memory
 from orchestrator.protocol.signing import Envelope
 from orchestrator.protocol.turns import Turns
+from orchestrator.protocol.unread import UnreadPackets, current_request
 from orchestrator.protocol.websockets import FairWebSocket
 from orchestrator.task_groups import TaskGroup
 
@@ -172,7 +174,7 @@ class SocketServer:
             logger=_library_log,
             engineio_logger=_library_log,
         )
-        self._sio.eio.create_queue = functools.partial(_UnreadPackets, self, unread_packets, unread_characters)
+        self._sio.eio.create_queue = functools.partial(UnreadPackets, self, unread_packets, unread_characters)
         self._sio.eio._async = {**self._sio.eio._async, "websocket": functools.partial(FairWebSocket, self)}
         self._sio.on("connect", self._connected)
         self._sio.on("disconnect", self._disconnected)
@@ -328,7 +330,7 @@ class SocketServer:
             self.guard.admit(place, time.monotonic())
 
     async def _handle(self, request: web.Request, gate: Gate | None) -> web.StreamResponse:
-        _current_request.set(request)
+        current_request.set(request)
         if request.method != "POST":
             return await self._sio.handle_request(request)  # type: ignore[no-any-return]
         eio_sid = request.query.get("sid", "")
@@ -341,7 +343,7 @@ class SocketServer:
                 return web.Response(
                     status=413, text=f"before there is a session a body may have {self.greeting.message} bytes\n"
                 )
-        elif gate is not None and socket.is_established:
+        elif gate is not None:
             gate.becomes_known(socket.identity)
         place = self.place(request)
         identity = socket.identity if socket is not None else None
@@ -481,75 +483,6 @@ class SocketServer:
         except Exception:  # a bug of ours may cost this peer its socket, and nobody else anything
             log.exception("a packet for %s could not be handled", socket.service, extra={"action": "bug"})
             socket.drop()
-
-
-# The request that engine.io is making a socket for.
-_current_request: contextvars.ContextVar[web.Request] = contextvars.ContextVar("_current_request")
-
-
-class _UnreadPackets(asyncio.Queue[Any]):
-    """The packets that a peer has not taken yet. Too many end its socket: engine.io itself would keep them all.
-
-    Lives as long as engine.io's socket, of which one connection that polls may open many: so these are what is counted
-    for an address.
-    """
-
-    def __init__(self, owner: SocketServer, most: int, most_characters: int) -> None:
-        super().__init__()
-        self._most = most
-        self._most_characters = most_characters
-        self._request = _current_request.get()
-        self._gate = owner.door.gate(self._request.transport)
-        self._guard = owner.guard
-        self._place = owner.place(self._request)
-        self._hold = Hold(owner.guard.holdings, self._place)
-        self._is_established = False
-        self._is_released = False
-        self._guard.socket_opened(self._place)
-
-    def establish(self) -> None:
-        """Its peer has a session."""
-        if not self._is_established and not self._is_released:
-            self._is_established = True
-            self._guard.socket_established(self._place)
-
-    def release(self) -> None:
-        """Its socket is gone."""
-        if not self._is_released:
-            self._is_released = True
-            self._hold.set(0, None)
-            self._guard.socket_gone(self._place, is_established=self._is_established)
-
-    def _count(self, characters: int) -> None:
-        if not self._is_released and characters:
-            identity = self._hold.identity if self._gate is None else self._gate.identity
-            self._hold.set(self._hold.size + characters, identity)
-
-    def _put(self, item: Any) -> None:
-        super()._put(item)
-        self._count(_size(item))
-
-    def _get(self) -> Any:
-        item = super()._get()
-        self._count(-_size(item))
-        return item
-
-    async def put(self, item: Any) -> None:
-        # One packet is always taken, whatever its size.
-        held = self._hold.size
-        fits = held == 0 or (held + _size(item) <= self._most_characters and self._hold.excess() is None)
-        if (self.qsize() < self._most and fits) or item is None:
-            self.put_nowait(item)
-        elif self._request.transport is not None:
-            # Whoever writes to this peer waits for it to read; only this wakes them.
-            log.info("cut off a peer that does not read", extra={"action": "unread"})
-            telemetry.connections_cut.add(1, {"reason": "unread"})
-            self._request.transport.abort()
-
-
-def _size(packet: Any) -> int:
-    data = getattr(packet, "data", None)
-    return len(data) if isinstance(data, str | bytes) else 0
 
 
 def _cut(environ: dict[str, Any] | None) -> None:

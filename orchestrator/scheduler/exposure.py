@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 
 from orchestrator.errors import InvalidInput
-from orchestrator.protocol.guard import GuardLimits, TrustedProxies
+from orchestrator.protocol.guard import GuardLimits
+from orchestrator.protocol.places import TrustedProxies
 from orchestrator.protocol.server import ServerLimits
 from orchestrator.settings import SchedulerSettings
 

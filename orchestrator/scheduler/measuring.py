@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pathlib
 import time
 from typing import Final
 
 from orchestrator import telemetry
+from orchestrator.own_memory import own_memory
 from orchestrator.scheduler.core import Core
 from orchestrator.scheduler.roster import Roster
 from orchestrator.scheduler.task_distributor import TaskDistributor
@@ -40,9 +39,6 @@ class Gauges:
         telemetry.jobs_with_work.set(self._core.listing.board.statistics()["waiting"])
         telemetry.requests_waiting.set(self._distributor.statistics()["waiters"])
         telemetry.scheduler_cpu_time.set_total(time.process_time())
-        telemetry.scheduler_memory.set(resident_bytes())
-
-
-def resident_bytes() -> int:
-    """Memory of this process."""
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        memory = own_memory()
+        if memory is not None:
+            telemetry.scheduler_memory.set(memory)

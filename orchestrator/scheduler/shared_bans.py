@@ -18,7 +18,7 @@ from dataclasses import replace
 from orchestrator.database import Database, persistently, retried
 from orchestrator.errors import InvalidInput
 from orchestrator.protocol.bans import Ban
-from orchestrator.protocol.guard import place_of
+from orchestrator.protocol.places import place_of
 from orchestrator.protocol.server import DcpServer
 from orchestrator.scheduler.cluster import CHANNEL, Cluster
 from orchestrator.scheduler.store import peer_bans as store

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bank.amounts import format_amount
+from orchestrator.own_memory import own_memory
 from orchestrator.settings import WorkerSettings
 from orchestrator.worker import health, machine, status
 from orchestrator.worker.account import WorkerAccount
@@ -121,7 +122,7 @@ class Answers:
             "sandboxes_cpu_s": sandboxes.cpu_ns / 1e9,
             "sandboxes_memory_bytes": sandboxes.peak_bytes,
             "worker_cpu_s": own.user + own.system,
-            "worker_memory_bytes": machine.own_memory(),
+            "worker_memory_bytes": own_memory(),
             "cores": os.cpu_count() or 1,
             "load": os.getloadavg()[0],
             "memory_bytes": None if memory is None else memory.total,

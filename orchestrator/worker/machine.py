@@ -81,14 +81,6 @@ def memory(proc: pathlib.Path = _PROC) -> Memory | None:
         return None
 
 
-def own_memory(proc: pathlib.Path = _PROC) -> int | None:
-    """Bytes of this process that are in memory."""
-    try:
-        return int((proc / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def crowding(proc: pathlib.Path = _PROC) -> float | None:
     """Tasks that want a core, per core, at this moment; at least 1. We who ask are not counted."""
     try:

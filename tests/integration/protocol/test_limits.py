@@ -20,7 +20,8 @@ from orchestrator.protocol import gate
 from orchestrator.protocol.bans import Ban
 from orchestrator.protocol.client import DcpClient
 from orchestrator.protocol.errors import ConnectionLost, RemoteError
-from orchestrator.protocol.guard import GuardLimits, TrustedProxies
+from orchestrator.protocol.guard import GuardLimits
+from orchestrator.protocol.places import TrustedProxies
 from orchestrator.protocol.server import DcpServer, ServerLimits
 from orchestrator.telemetry import Readings
 from orchestrator.wallet.keys import PrivateKey

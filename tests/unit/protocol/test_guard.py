@@ -6,20 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.protocol.guard import (
-    NOTHING,
-    Arrived,
-    Banned,
-    Bucket,
-    Guard,
-    GuardLimits,
-    Hold,
-    Holdings,
-    Standing,
-    TooMany,
-    TrustedProxies,
-    place_of,
-)
+from orchestrator.protocol.guard import NOTHING, Arrived, Banned, Bucket, Guard, GuardLimits, Standing, TooMany
+from orchestrator.protocol.holdings import Hold, Holdings
+from orchestrator.protocol.places import TrustedProxies, place_of
 
 ME = "0x" + "1" * 40
 
