@@ -47,32 +47,49 @@ class ServerLimits:
 
 class Absent:
     """Sessions without a transport, by the address where they had one. The first to make room is the one that has been
-    there for the longest time, of the address that has the most."""
+    there for the longest time, of an address that has the most; to find it takes as long among many addresses."""
 
     def __init__(self) -> None:
         self._by_place: dict[str, dict[ServerLink, None]] = {}
         self._place_of: dict[ServerLink, str] = {}
+        self._by_count: dict[int, dict[str, None]] = {}
+        """places that have so many"""
+        self._most = 0
 
     def __contains__(self, link: ServerLink) -> bool:
         return link in self._place_of
 
     def add(self, link: ServerLink) -> None:
         place = self._place_of[link] = link.place
-        self._by_place.setdefault(place, {})[link] = None
+        there = self._by_place.setdefault(place, {})
+        there[link] = None
+        self._count(place, len(there) - 1, len(there))
 
     def discard(self, link: ServerLink) -> None:
         place = self._place_of.pop(link, None)
         if place is not None:
             there = self._by_place[place]
             del there[link]
+            self._count(place, len(there) + 1, len(there))
             if not there:
                 del self._by_place[place]
 
     def first(self) -> ServerLink | None:
-        if not self._by_place:
+        if not self._most:
             return None
-        crowd = max(self._by_place, key=lambda place: len(self._by_place[place]))
+        crowd = next(iter(self._by_count[self._most]))
         return next(iter(self._by_place[crowd]))
+
+    def _count(self, place: str, before: int, now: int) -> None:
+        if before:
+            del self._by_count[before][place]
+            if not self._by_count[before]:
+                del self._by_count[before]
+        if now:
+            self._by_count.setdefault(now, {})[place] = None
+        # It moves by one, and so does the most of all.
+        if now > self._most or self._most not in self._by_count:
+            self._most = now
 
 
 class Books:
