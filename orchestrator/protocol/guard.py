@@ -23,6 +23,8 @@ __all__ = ["NOTHING", "Arrived", "Banned", "Bucket", "Guard", "GuardLimits", "Sp
 _MOST_BUCKETS = 50_000
 _LONGEST_PAUSE = 10.0
 _NOTICED = 0.02
+_CONNECT, _MESSAGE, _OFFENCE = range(3)
+"""places of the fields of `Arrived`"""
 
 
 class TooMany(OrchestratorError):
@@ -207,7 +209,7 @@ class Guard:
             if not bucket.take(1, now):
                 problem, why = f"address {place} connects more than {limits.address_connects:g} times a second", "rate"
             elif self.is_shared:
-                self._note_arrival(place, 0)
+                self._note_arrival(place, _CONNECT)
         if problem is not None:
             self.refused += 1
             raise TooMany(f"{problem}; wait, then connect again", why)
@@ -256,7 +258,7 @@ class Guard:
         if ban_s <= 0 or self.bans.find(subject, now) is not None:
             return False
         if self.is_shared and kind == "address":
-            self._note_arrival(subject, 2)
+            self._note_arrival(subject, _OFFENCE)
         if self._bucket(buckets, subject, rate, burst, now).take(1, now):
             return False
         self.bans.begin(Ban(subject, now + ban_s, f"too many offences, the last: {what}"))
@@ -292,7 +294,7 @@ class Guard:
         rate, burst = limits.address_messages, limits.address_messages_burst
         pause = self._bucket(self._messages, place, rate, burst, now).spend(1, now)
         if self.is_shared:
-            self._note_arrival(place, 1)
+            self._note_arrival(place, _MESSAGE)
         # Before there is an identity the address answers for what it sends.
         who = identity or place
         rate, burst = limits.identity_characters, limits.identity_characters_burst
@@ -324,7 +326,7 @@ class Guard:
         self._spent[identity] = spent if before is None else before.plus(spent)
 
     def _note_arrival(self, place: str, what: int) -> None:
-        """One more, by its place among the fields of `Arrived`."""
+        """One more of its kind."""
         counts = self._arrived.get(place)
         if counts is None:
             if len(self._arrived) >= _MOST_BUCKETS:
