@@ -12,6 +12,7 @@ import pytest
 from orchestrator.bank import Bank
 from orchestrator.protocol.errors import RemoteError
 from orchestrator.scheduler.app import SchedulerApp
+from orchestrator.scheduler.late_leasing import LateLeasing
 from orchestrator.scheduler.pricing import to_dcc
 from orchestrator.settings import SchedulerSettings
 from tests.integration.scheduler.actors import Deployer, FakeWorker, authorization_of, deployer, fake_worker, serving
@@ -339,6 +340,26 @@ async def test_a_late_opinion_counts_and_an_expired_one_is_asked_for_again(setti
         await client.wait_for("stop")
         assert await earned(app, one, other, third) == [PRICE, 0, PRICE]
         await sound(app, client)
+
+
+async def test_who_has_nothing_to_do_does_not_look_for_late_slices_when_there_are_none(
+    app: SchedulerApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    look = LateLeasing._out
+
+    async def counted(self: LateLeasing, tx: Any, job: int, rule: Any, worker: str, who: Any) -> Any:
+        looked.append(worker)
+        return await look(self, tx, job, rule, worker, who)
+
+    monkeypatch.setattr(LateLeasing, "_out", counted)
+    async with deployer(app.url) as client, workers(app, 5) as (one, other, *idle):
+        job = await deploy(client, {"agree": 2, "of": 2})
+        assert [numbers(await who.take(), job) for who in (one, other)] == [[1], [1]]
+        looked.clear()
+        for who in idle:
+            assert numbers(await who.take(), job) == []
+        assert len(looked) <= 2, "the first that finds nothing late for anybody"
 
 
 async def test_opinions_survive_a_restart(settings: SchedulerSettings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.worker.scheduler_link import pace
 
 pytestmark = pytest.mark.docker
 
@@ -48,3 +49,12 @@ async def test_without_piles_each_goes_alone(scheduler, worker, code):
     assert len(scheduler.results) == 200 and w.statistics()["supervisor"].counts["results accepted"] == 200
     if code == "ENOSYS":
         assert len(scheduler.piles) < 10, "it was asked again and again"
+
+
+async def test_many_results_leave_before_their_time(scheduler, worker, monkeypatch):
+    monkeypatch.setattr(pace, "EVERY_S", 3600.0)
+    monkeypatch.setattr(pace, "MOST", 4)
+    code = "async (n) => { progress(); if (n === 13) await new Promise(() => setInterval(progress, 100)); return n }"
+    scheduler.add(JOB, code, DATA[:13])
+    async with worker(scheduler):
+        await scheduler.done(9)  # of twelve: the last three at most are too few
