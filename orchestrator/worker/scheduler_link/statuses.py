@@ -16,8 +16,8 @@ from orchestrator.protocol.client import ClientConnection
 from orchestrator.protocol.errors import Congested, ConnectionClosed
 from orchestrator.worker import reports
 from orchestrator.worker import supervisor_actions as act
+from orchestrator.worker.scheduler_link import pace
 from orchestrator.worker.scheduler_link.emissions import Emissions
-from orchestrator.worker.scheduler_link.pace import AWAITED_EVERY_S, EVERY_S
 from orchestrator.worker.scheduler_link.traffic import Traffic, pause
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Statuses:
         attempt = 0
         while True:
             await self._due.wait()
-            await self._traffic.pace.turn(AWAITED_EVERY_S if self._returns else EVERY_S)
+            await self._traffic.pace.turn(pace.AWAITED_EVERY_S if self._returns else pace.EVERY_S)
             self._due.clear()
             while self._returns or self._begins:
                 returns = [self._returns.popleft() for _ in range(min(len(self._returns), _MOST_ENTRIES))]

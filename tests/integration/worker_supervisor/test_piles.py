@@ -54,7 +54,13 @@ async def test_without_piles_each_goes_alone(scheduler, worker, code):
 async def test_many_results_leave_before_their_time(scheduler, worker, monkeypatch):
     monkeypatch.setattr(pace, "EVERY_S", 3600.0)
     monkeypatch.setattr(pace, "MOST", 4)
-    code = "async (n) => { progress(); if (n === 13) await new Promise(() => setInterval(progress, 100)); return n }"
+    code = """async (n) => {
+      progress();
+      await new Promise((resolve) => n === 13 ? setInterval(progress, 100) : setTimeout(resolve, 20));
+      return n }"""
     scheduler.add(JOB, code, DATA[:13])
-    async with worker(scheduler):
-        await scheduler.done(9)  # of twelve: the last three at most are too few
+    async with worker(scheduler, stops=True) as w:
+        try:
+            await scheduler.done(9)  # of twelve: the last three at most are too few
+        finally:
+            w.stop(hard=True)  # the thirteenth never ends
